@@ -1,0 +1,5 @@
+"""``python -m invsuite``."""
+
+from invsuite.cli import main
+
+main()

@@ -1,0 +1,194 @@
+"""What the commands do: wire suite, plan, runner, store and report together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from invsuite.errors import SetupError, UsageError, unknown_name
+from invsuite.grid import Plan, Selection, make_plan
+from invsuite.progress import ConsoleReporter
+from invsuite.regress import Finding, compare, load_baseline, pin, summary
+from invsuite.report import write_report
+from invsuite.report.leaderboard import terminal
+from invsuite.runner import estimate, run
+from invsuite.store import Record, Store
+from invsuite.suite import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of ``invsuite bench``; None selects everything the suite has."""
+
+    suite: str
+    models: tuple[str, ...] | None = None
+    stages: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    device: str = "auto"
+    out: Path = Path("results")
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a command prints: text for people, a tree for ``--json``; ``failed`` if any cell failed."""
+
+    text: str
+    tree: dict[str, Any]
+    failed: bool
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: for a name torch does not know.
+        SetupError: for a device this machine has not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def store_of(suite: Suite, out: Path) -> Store:
+    """Where a suite's records are."""
+    return Store(out / "records" / suite.name)
+
+
+def run_bench(options: BenchOptions) -> BenchResult:
+    """Run what is missing, render, and say what was done."""
+    suite = load_suite(options.suite)
+    device = pick_device(options.device)
+    store = store_of(suite, options.out)
+    selection = Selection(options.models, options.stages, options.methods, options.metrics, options.seeds)
+    with ConsoleReporter() as reporter:
+        plan = make_plan(suite, selection, reporter.note)
+        if options.dry_run:
+            return _describe(plan, store)
+        outcome = run(plan, store, device, reporter)
+    records = _records(plan, store)
+    files = write_report(suite.name, suite.title, records, store, options.out)
+    failed = sum(r["status"] == "failed" for r in records)
+    states = Counter(r["status"] for r in records)
+    text = "\n".join(
+        [
+            f"{suite.title}\n",
+            terminal(records),
+            "",
+            "* best mean of its stage. Intervals, n and how to read each column: " + str(files[0]),
+            f"{outcome.computed} cells computed, {outcome.reused} reused; "
+            + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
+            *(f"{r['status']}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
+        ]
+    )
+    tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}
+    return BenchResult(text, tree, failed > 0)
+
+
+def _describe(plan: Plan, store: Store) -> BenchResult:
+    """The matrix and its cost, for ``--dry-run``."""
+    rows = [
+        {
+            "cell": cell.id,
+            "state": "finished" if store.finished(cell.id) else "to run",
+            "image passes": round(estimate(plan, cell)),
+        }
+        for cell in plan.cells
+    ]
+    to_run = [row for row in rows if row["state"] == "to run"]
+    passes = sum(int(str(row["image passes"])) for row in to_run)
+    total = f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model"
+    return BenchResult(tabulate(rows, headers="keys") + "\n\n" + total, {"cells": rows, "image_passes": passes}, False)
+
+
+def _records(plan: Plan, store: Store) -> list[Record]:
+    """Records of the plan's cells, in the plan's order."""
+    return [record for cell in plan.cells if (record := store.read(cell.id)) is not None]
+
+
+def load_records(suite: Suite, out: Path) -> list[Record]:
+    """The newest record of every model/stage/method/seed, in the suite's order.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    newest: dict[tuple[Any, ...], Record] = {}
+    for record in store_of(suite, out).records():
+        cell = record["cell"]
+        key = (cell["model"], cell["stage"], cell["method"], cell["seed"])
+        if key not in newest or newest[key]["provenance"]["written"] <= record["provenance"]["written"]:
+            newest[key] = record
+    if not newest:
+        raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
+    models = [m.name for m in suite.models]
+    stages = {m.name: list(m.stages) for m in suite.models}
+    methods = [m.name for m in suite.methods]
+
+    def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        model, stage, method, seed = key
+        return (_index(models, model), seed, _index(stages.get(model, []), stage), _index(methods, method))
+
+    return [newest[key] for key in sorted(newest, key=rank)]
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def rerender(suite_name: str, out: Path) -> list[Path]:
+    """Render the report of a suite from its records; returns the files."""
+    suite = load_suite(suite_name)
+    return write_report(suite.name, suite.title, load_records(suite, out), store_of(suite, out), out)
+
+
+def _baseline_path(suite: Suite, path: Path | None) -> Path:
+    return path or Path("baselines") / f"{suite.name}.json"
+
+
+def check_records(suite_name: str, out: Path, path: Path | None) -> tuple[list[Finding], str]:
+    """Verdicts on a suite's records, and their summary."""
+    suite = load_suite(suite_name)
+    baseline = load_baseline(_baseline_path(suite, path))
+    findings = compare(load_records(suite, out), baseline)
+    return findings, summary(findings)
+
+
+def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
+    """Pin a suite's records as its baseline; returns the file."""
+    suite = load_suite(suite_name)
+    target = _baseline_path(suite, path)
+    pin(load_records(suite, out), target)
+    return target
+
+
+def find_record(suite_name: str, out: Path, part: str) -> Record:
+    """The one record whose id contains ``part``.
+
+    Raises:
+        UsageError: if none or several match.
+    """
+    records = {r["cell"]["id"]: r for r in store_of(load_suite(suite_name), out).records()}
+    if part in records:
+        return records[part]
+    found = [cell_id for cell_id in records if part in cell_id]
+    if not found:
+        raise unknown_name("cell", part, records)
+    if len(found) > 1:
+        raise UsageError(f"'{part}' matches {len(found)} cells: {', '.join(found[:5])}")
+    return records[found[0]]

@@ -1,0 +1,56 @@
+"""The two bundled architectures, small enough to commit and to invert on a CPU: a timm ViT and a transformers DETR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from transformers import DetrConfig, DetrForObjectDetection
+
+from invsuite.data.scenes import CLASSES
+
+IMAGE_SIZE = 96
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+
+VIT_ARGS: dict[str, Any] = {
+    "img_size": IMAGE_SIZE,
+    "patch_size": 8,
+    "embed_dim": 96,
+    "depth": 6,
+    "num_heads": 4,
+    "mlp_ratio": 2.0,
+    "num_classes": len(CLASSES),
+}
+
+DETR_ARGS: dict[str, Any] = {
+    # resnet10t cut at stride 8: a 12 x 12 map of 128 channels at 96 px
+    "backbone_config": {
+        "model_type": "timm_backbone",
+        "backbone": "resnet10t",
+        "num_channels": 3,
+        "features_only": True,
+        "use_pretrained_backbone": False,
+        "out_indices": [2],
+    },
+    "num_queries": 12,
+    "d_model": 128,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 256,
+    "decoder_ffn_dim": 256,
+    "dropout": 0.0,
+    "num_labels": len(CLASSES),
+}
+
+
+def build_vit() -> VisionTransformer:
+    """A ViT for 96 px scenes: patch 8 (12 x 12 tokens and a class token), width 96, 6 blocks, randomly initialised."""
+    return VisionTransformer(**VIT_ARGS)
+
+
+def build_detr() -> DetrForObjectDetection:
+    """A DETR for 96 px scenes: ``DETR_ARGS``, randomly initialised, its batch normalisation frozen by transformers."""
+    return DetrForObjectDetection(DetrConfig(**DETR_ARGS))

@@ -1,0 +1,117 @@
+"""From the sources a suite names to the three disjoint splits a model of a given input size sees."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from invsuite.data.base import Dataset
+from invsuite.data.coco import CocoInstances
+from invsuite.data.folder import PhotoFolder
+from invsuite.data.geometry import FitMode, Geometry
+from invsuite.data.scenes import Scenes
+from invsuite.data.split import Split, Splits, hold_back
+from invsuite.errors import Unavailable, UsageError
+
+
+@dataclass(frozen=True)
+class ScenesSource:
+    """Procedural scenes of the model's input size."""
+
+    seed: int
+    count: int
+    max_objects: int = 4
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder of photos; ``count`` limits them (0: all); ``$NAME`` in the path is an environment variable."""
+
+    path: str
+    count: int = 0
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """A split of a COCO root with instance masks; ``count`` limits the photos (0: all)."""
+
+    path: str
+    split: str
+    count: int = 0
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
+class HeldBackSource:
+    """``count`` images held back from the fit source, chosen by content."""
+
+    count: int
+
+
+Source = ScenesSource | FolderSource | CocoSource | HeldBackSource
+SOURCES: dict[str, type[Source]] = {
+    "scenes": ScenesSource,
+    "folder": FolderSource,
+    "coco": CocoSource,
+    "held-back": HeldBackSource,
+}
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where fit, selection and scored images come from."""
+
+    fit: Source
+    select: Source
+    score: Source
+
+
+def expand_path(path: str) -> Path:
+    """A path with ``~`` and ``$NAME`` expanded.
+
+    Raises:
+        Unavailable: naming the environment variable that is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    missing = re.search(r"\$\{?(\w+)", expanded)
+    if missing:
+        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/photos")
+    return Path(expanded)
+
+
+def open_source(source: Source, size: tuple[int, int]) -> Dataset:
+    """The dataset a source describes, at image ``size`` (H, W).
+
+    Raises:
+        Unavailable: if a folder or file is not there.
+        UsageError: if scenes are asked for in a shape that is not square.
+    """
+    if isinstance(source, ScenesSource):
+        if size[0] != size[1]:
+            raise UsageError(f"scenes are square, the model's input is {size[0]} x {size[1]}")
+        return Scenes(source.seed, source.count, size[0], source.max_objects)
+    if isinstance(source, FolderSource):
+        return PhotoFolder(expand_path(source.path), Geometry(size, source.geometry))
+    if isinstance(source, CocoSource):
+        return CocoInstances(expand_path(source.path), source.split, Geometry(size, source.geometry))
+    raise UsageError("a held-back source has no images of its own")
+
+
+def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
+    """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint."""
+    fit_data = open_source(spec.fit, size)
+    if isinstance(spec.select, HeldBackSource):
+        fit, select = hold_back(fit_data, spec.select.count)
+    else:
+        fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size), spec.select)
+    return Splits(fit, select, _take(open_source(spec.score, size), spec.score))
+
+
+def _take(dataset: Dataset, source: Source) -> Split:
+    wanted = source.count or len(dataset)
+    if wanted > len(dataset):
+        raise UsageError(f"'{dataset.name}' has {len(dataset)} readable images, the suite asks for {wanted}")
+    return Split(dataset, tuple(range(wanted)))

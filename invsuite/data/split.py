@@ -1,0 +1,111 @@
+"""The three disjoint sets of a run - fit, selection, scored - and the images they hold in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import torch
+
+from invsuite.data.base import Dataset, Sample, from_unit_range, to_unit_range
+from invsuite.errors import UsageError
+
+MEMORY_LIMIT = 4 * 2**30  # bytes of 8-bit pixels a split keeps decoded; larger ones are decoded at every use
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some rows of a dataset. Pixels are kept as 8 bits in memory while they fit `MEMORY_LIMIT`."""
+
+    dataset: Dataset
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, index: int) -> Sample:
+        """Sample ``index`` with its instances."""
+        return self.dataset[self.rows[index]]
+
+    def samples(self) -> list[Sample]:
+        """Every sample, decoded now."""
+        return [self.sample(i) for i in range(len(self))]
+
+    @cached_property
+    def _pixels(self) -> torch.Tensor | None:
+        first = from_unit_range(self.sample(0).image)
+        if first.numel() * len(self) > MEMORY_LIMIT:
+            return None
+        kept = torch.empty((len(self), *first.shape), dtype=torch.uint8)
+        for i in range(len(self)):
+            kept[i] = from_unit_range(self.sample(i).image)
+        return kept
+
+    def images(self, indices: Sequence[int] | slice) -> torch.Tensor:
+        """Images (B, 3, H, W), float32 in [0, 1]."""
+        if self._pixels is not None:
+            return to_unit_range(self._pixels[indices if isinstance(indices, slice) else list(indices)])
+        chosen = range(len(self))[indices] if isinstance(indices, slice) else indices
+        return torch.stack([self.sample(i).image for i in chosen])
+
+    def batches(self, size: int) -> Iterator[torch.Tensor]:
+        """All images once, in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.images(slice(start, start + size))
+
+    def identities(self) -> set[str]:
+        """Content identity of every image."""
+        return {self.dataset.identity(row) for row in self.rows}
+
+    def digest(self) -> str:
+        """SHA-256 over the dataset's digest and the rows."""
+        return hashlib.sha256(f"{self.dataset.digest()}-{self.rows}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Fit, selection and scored images of one model.
+
+    Raises:
+        UsageError: if an image is in two of them, naming how many and which.
+    """
+
+    fit: Split
+    select: Split
+    score: Split
+
+    def __post_init__(self) -> None:
+        named = {"fit": self.fit, "select": self.select, "score": self.score}
+        for (first, a), (second, b) in combinations(named.items(), 2):
+            shared = a.identities() & b.identities()
+            if shared:
+                keys = [b.sample(i).key for i in range(len(b)) if b.dataset.identity(b.rows[i]) in shared][:3]
+                raise UsageError(
+                    f"{len(shared)} images are in both the {first} and the {second} split (first: {', '.join(keys)}); "
+                    "remove them from one of the two"
+                )
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """``{path: reason}`` of photos that were left out of any split."""
+        found: dict[str, str] = {}
+        for split in (self.fit, self.select, self.score):
+            found |= getattr(split.dataset, "unreadable", {})
+        return found
+
+
+def hold_back(dataset: Dataset, count: int) -> tuple[Split, Split]:
+    """Split ``dataset`` into the rest and ``count`` held-back images, chosen by content, not by order.
+
+    Raises:
+        UsageError: if fewer than ``count`` + 1 images are there.
+    """
+    if not 0 < count < len(dataset):
+        raise UsageError(f"cannot hold back {count} of the {len(dataset)} images of '{dataset.name}'")
+    rank = sorted(range(len(dataset)), key=lambda i: hashlib.sha256(dataset.identity(i).encode()).hexdigest())
+    held = set(rank[:count])
+    rest = tuple(i for i in range(len(dataset)) if i not in held)
+    return Split(dataset, rest), Split(dataset, tuple(sorted(held)))

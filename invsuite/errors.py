@@ -1,0 +1,51 @@
+"""Errors a user can act on. Each message is one line that names the thing and the fix.
+
+Exit codes of the command line: 0 ok, 1 a cell failed or a regression, 2 usage, 3 environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InvsuiteError(Exception):
+    """Base of every error the suite raises on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(InvsuiteError):
+    """A name, option or suite key that does not exist or does not fit (exit code 2)."""
+
+    exit_code = 2
+
+
+class SetupError(InvsuiteError):
+    """Something outside the suite is missing or damaged: weights, photos, a device (exit code 3)."""
+
+    exit_code = 3
+
+
+class WeightsError(SetupError):
+    """Weights that are damaged or do not fit the model."""
+
+
+class Unavailable(SetupError):
+    """Weights or data that cannot be had here; a cell that needs them is recorded as ``skipped``."""
+
+
+class DataError(InvsuiteError):
+    """An image, mask or representation with wrong values."""
+
+
+class ConvergenceError(InvsuiteError):
+    """A fit that produced NaN or infinity."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that matches nothing: the nearest names first, then the whole list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return UsageError(f"unknown {kind} '{name}': {hint}known: {', '.join(names)}")

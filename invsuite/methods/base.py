@@ -1,0 +1,118 @@
+"""What every method of inversion is: fitted once for a model's stages, then asked for images.
+
+A method sees a `Problem` (a frozen model, the stages to invert, fit and selection images, a budget, a seed) and
+returns a `Fitted`: an inverter and what the fit cost. It never sees a scored image, and never imports a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+
+from invsuite.data.split import Split
+from invsuite.models.base import Model, Representation
+
+Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular"]
+
+#: ``progress(done, total, note)``: called often and cheaply while a method works.
+ProgressHook = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """A progress hook that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trained method may spend on each inverse it trains: ``image_passes`` images seen, with repeats."""
+
+    image_passes: int
+    batch: int = 32
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All a method may look at.
+
+    ``stages`` are the stages to invert and ``cut`` every stage at which the suite cuts the chain, in chain order:
+    a modular inverse of a late stage passes through the earlier ones.
+    """
+
+    model: Model
+    stages: tuple[str, ...]
+    cut: tuple[str, ...]
+    fit: Split
+    select: Split
+    budget: Budget
+    seed: int
+    progress: ProgressHook = silent
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def chain_to(self, stage: str) -> tuple[str, ...]:
+        """The stages of the cut from the image up to and including ``stage``."""
+        return self.cut[: self.cut.index(stage) + 1]
+
+
+@dataclass
+class FitCost:
+    """What a fit took. ``stage_seconds`` is each stage's own share, ``shared_seconds`` what all stages used together
+    (the frozen forward passes); ``parameters`` are trained values per stage."""
+
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    shared_seconds: float = 0.0
+    image_passes: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+
+
+class Inverter(Protocol):
+    """Answers for one representation of a batch of images: reconstructions (B, 3, H, W) in [0, 1]."""
+
+    def invert(self, stage: str, representation: Representation) -> torch.Tensor: ...
+
+
+@dataclass
+class Fitted:
+    """A fitted method: its inverter, its cost, and notes per stage for the record (curves, chosen lambda ...)."""
+
+    inverter: Inverter
+    cost: FitCost
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A method with its parameters, which are dataclass fields so that they are part of a cell's identity.
+
+    Class attributes: ``name``; ``family``; ``source`` (paper); ``version``, to be raised when results change;
+    ``uses_cut``, true where the result at a stage depends on the cuts before it; ``seeded``, true where it depends
+    on the seed.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+    uses_cut: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
+    uses_budget: ClassVar[bool] = False
+
+    @abstractmethod
+    def fit(self, problem: Problem) -> Fitted:
+        """Prepare to invert ``problem.stages``."""
+
+    def params(self) -> dict[str, Any]:
+        """The parameters, as they go into a record."""
+        return asdict(self)
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed that depends on every part and on nothing else, e.g. (run seed, method, stage)."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")

@@ -1,0 +1,115 @@
+"""What every measure is: per-image values with a unit and a direction, computed from images, masks and a callable
+that reconstructs other images the same way."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from invsuite.data.base import Instance, Sample
+from invsuite.data.edits import editable
+
+Direction = Literal["higher", "lower", "one"]  # better when higher, when lower, when closer to one
+
+
+@dataclass
+class Scoring:
+    """One cell's material.
+
+    Attributes:
+        samples: the scored samples (image and instances).
+        images: their images (N, 3, H, W) in [0, 1].
+        reconstructions: what the method made of them, same shape and range.
+        reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
+        edit_limit: how many images measures that need an edited image use.
+    """
+
+    samples: Sequence[Sample]
+    images: torch.Tensor
+    reconstructions: torch.Tensor
+    reconstruct: Callable[[torch.Tensor], torch.Tensor]
+    edit_limit: int
+    _edits: dict[str, Edits] = field(default_factory=dict)
+
+    def edits(self, name: str, edit: Callable[[torch.Tensor, Any], torch.Tensor]) -> Edits:
+        """Apply ``edit(image, mask)`` to the editable object of the first images that have one, and reconstruct.
+
+        The result is kept under ``name`` so that two measures of one edit pay for it once.
+        """
+        if name not in self._edits:
+            rows: list[int] = []
+            objects: list[Instance] = []
+            edited: list[torch.Tensor] = []
+            for row, sample in enumerate(self.samples):
+                found = editable(sample)
+                if found is not None and len(rows) < self.edit_limit:
+                    rows.append(row)
+                    objects.append(found)
+                    edited.append(edit(self.images[row], found.mask))
+            after = self.reconstruct(torch.stack(edited)) if rows else self.images[:0]
+            shown = torch.stack(edited) if rows else self.images[:0]
+            self._edits[name] = Edits(rows, objects, self.images[rows], shown, self.reconstructions[rows], after)
+        return self._edits[name]
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Images before and after an edit of one object, and their reconstructions; ``rows`` index the scored images."""
+
+    rows: list[int]
+    objects: list[Instance]
+    shown_before: torch.Tensor
+    shown_after: torch.Tensor
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Values:
+    """Per-image values; None where the measure is not defined for that image, with the reason in ``undefined``.
+
+    ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant.
+    """
+
+    per_image: list[float | None]
+    undefined: str = ""
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """A measure. ``version`` must be raised when its values change. Parameters are dataclass fields.
+
+    Attributes:
+        name: column key in records.
+        label: column title in tables.
+        unit: of the values ("" for a plain number).
+        direction: which way is better.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    unit: ClassVar[str] = ""
+    direction: ClassVar[Direction]
+    version: ClassVar[int] = 1
+    digits: ClassVar[int] = 3
+
+    def prepare(self, device: torch.device) -> dict[str, str]:
+        """Load what the measure needs; returns facts for the record (digests, variants).
+
+        Raises:
+            Unavailable: if it cannot be had: the value is then recorded as skipped with the reason.
+        """
+        return {}
+
+    @abstractmethod
+    def compute(self, scoring: Scoring) -> Values:
+        """Values for ``scoring``, one an image."""
+
+    def params(self) -> dict[str, Any]:
+        """The parameters, as they go into a record."""
+        return asdict(self)

@@ -1,0 +1,284 @@
+"""The chain every method works on: a frozen model as components with named stages between them.
+
+    image --embed--> tokens --block01--> tokens ... --head--> predictions
+
+A *stage* is the cut behind a component; its *representation* is what the model holds there. Components take and
+give plain tensors; `Layout` says what a tensor's axes mean. Images enter in [0, 1]: normalisation is inside the
+first component and comes from the checkpoint's own configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from invsuite.data.base import check_images
+from invsuite.errors import DataError, UsageError, unknown_name
+
+LayoutKind = Literal["map", "tokens", "queries", "predictions"]
+TaskKind = Literal["classification", "detection"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of a representation mean.
+
+    ============  =====================  ==================================================
+    kind          tensor shape           meaning
+    ============  =====================  ==================================================
+    map           (B, channels, h, w)    a feature map (an RGB image is one)
+    tokens        (B, count, channels)   ``prefix`` tokens without a place (class, registers),
+                                         then h * w tokens in row-major order
+    queries       (B, count, channels)   object queries, no spatial order
+    predictions   (B, count, channels)   class logits, or logits and box (cx, cy, w, h) a query
+    ============  =====================  ==================================================
+    """
+
+    kind: LayoutKind
+    channels: int
+    grid: tuple[int, int] | None = None
+    count: int = 0
+    prefix: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tensor shape without the batch axis."""
+        if self.kind == "map":
+            assert self.grid is not None
+            return (self.channels, *self.grid)
+        return (self.count, self.channels)
+
+    @property
+    def values(self) -> int:
+        """How many numbers the representation of one image has."""
+        total = 1
+        for length in self.shape:
+            total *= length
+        return total
+
+    @property
+    def spatial(self) -> bool:
+        """True where every value has a place in the image (maps, tokens)."""
+        return self.grid is not None
+
+    def to_map(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The spatial part as a map (B, channels, h, w); prefix tokens are left out.
+
+        Raises:
+            DataError: for layouts without a grid.
+        """
+        if self.grid is None:
+            raise DataError(f"a {self.kind} representation has no spatial grid")
+        if self.kind == "map":
+            return tensor
+        return tensor[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+
+
+def image_layout(size: tuple[int, int]) -> Layout:
+    """The layout of RGB images of ``size`` (H, W)."""
+    return Layout("map", 3, size)
+
+
+@dataclass(frozen=True)
+class Representation:
+    """A tensor with a batch axis and the layout of everything after it.
+
+    Raises:
+        DataError: if the tensor's shape is not the layout's.
+    """
+
+    tensor: torch.Tensor
+    layout: Layout
+
+    def __post_init__(self) -> None:
+        if tuple(self.tensor.shape[1:]) != self.layout.shape:
+            raise DataError(f"representation {tuple(self.tensor.shape)} does not fit layout {self.layout}")
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, rows: slice) -> Representation:
+        return Representation(self.tensor[rows], self.layout)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``."""
+
+    stage: str
+    module: nn.Module
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes + 1) with
+    ``boxes`` (B, Q, 4) as normalised (cx, cy, w, h)."""
+
+    logits: torch.Tensor
+    boxes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``."""
+
+    source: str
+    sha256: str
+    licence: str = "unknown"
+
+
+class Model:
+    """A frozen vision model as a chain.
+
+    Args:
+        name: how the suite calls it.
+        network: the library's own module, put in eval mode and frozen here.
+        components: the chain, in order; running all of them equals the network's own forward.
+        image_size: (H, W) the checkpoint expects.
+        task: what the last component predicts.
+        origin: provenance of the weights.
+        split: turns the last component's tensor into a `Prediction`.
+        reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        components: Sequence[Component],
+        image_size: tuple[int, int],
+        task: TaskKind,
+        origin: WeightsOrigin,
+        split: Callable[[torch.Tensor], Prediction],
+        reference: Callable[[torch.Tensor], Prediction],
+    ) -> None:
+        self.name = name
+        self.network = network
+        self.components = tuple(components)
+        self.image_size = image_size
+        self.task = task
+        self.origin = origin
+        self.reference = reference
+        self._split = split
+        for module in (network, *(component.module for component in components)):
+            module.eval().requires_grad_(False)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The invertible stages: every cut of the chain but the final predictions."""
+        return tuple(c.stage for c in self.components[:-1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move every component to ``device``."""
+        self.network.to(device)
+        for component in self.components:
+            component.module.to(device)
+        return self
+
+    def position(self, stage: str) -> int:
+        """Index of ``stage`` in the chain.
+
+        Raises:
+            UsageError: listing the stages, if there is none of that name.
+        """
+        for index, component in enumerate(self.components):
+            if component.stage == stage:
+                return index
+        raise unknown_name(f"stage of model '{self.name}'", stage, self.stages)
+
+    def layout(self, stage: str) -> Layout:
+        """Layout of the representation at ``stage``."""
+        return self.components[self.position(stage)].layout
+
+    def order(self, stages: Sequence[str]) -> tuple[str, ...]:
+        """``stages`` without repeats, in chain order; every name is checked."""
+        return tuple(sorted(dict.fromkeys(stages), key=self.position))
+
+    def run(self, tensor: torch.Tensor, start: str | None, stop: str) -> torch.Tensor:
+        """Run the components after stage ``start`` (``None``: from images in [0, 1]) up to stage ``stop``.
+
+        Differentiable; gradients flow to ``tensor``, never to the frozen weights.
+        """
+        first = 0 if start is None else self.position(start) + 1
+        last = self.position(stop)
+        if last < first - 1:
+            raise UsageError(f"stage '{stop}' lies before '{start}' in the chain of '{self.name}'")
+        for component in self.components[first : last + 1]:
+            tensor = component.module(tensor)
+        return tensor
+
+    @torch.no_grad()
+    def represent(self, images: torch.Tensor, stages: Sequence[str]) -> dict[str, Representation]:
+        """All representations at ``stages`` from one forward pass over images (B, 3, H, W) in [0, 1]."""
+        check_images(images)
+        self.check_frozen()
+        found: dict[str, Representation] = {}
+        previous: str | None = None
+        tensor = images
+        for stage in self.order(stages):
+            tensor = self.run(tensor, previous, stage)
+            found[stage] = Representation(tensor, self.layout(stage))
+            previous = stage
+        return found
+
+    @torch.no_grad()
+    def predict(self, images: torch.Tensor) -> Prediction:
+        """The model's own answer for images (B, 3, H, W) in [0, 1]."""
+        check_images(images)
+        return self._split(self.run(images, None, self.components[-1].stage))
+
+    def check_frozen(self) -> None:
+        """Raise `DataError` if any part of the model is in train mode or trainable."""
+        for module in (self.network, *(c.module for c in self.components)):
+            for name, part in module.named_modules():
+                if part.training:
+                    raise DataError(f"model '{self.name}' is in train mode at '{name or 'root'}': call eval()")
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    raise DataError(f"model '{self.name}': weight '{name}' is trainable, expected frozen")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every weight and buffer, to prove that nothing changed them."""
+        digest = hashlib.sha256()
+        for key, value in self.network.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, x in [0, 1]; constants are buffers so they move with the module."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.mean) / self.std
+
+
+class Lambda(nn.Module):
+    """A function as a chain link; the modules it uses are named so that freezing and moving reach them."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **modules: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(modules)
+        self.function = function
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.function(tensor)

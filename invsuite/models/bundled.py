@@ -1,0 +1,57 @@
+"""Adapter for the two bundled models: weights and card travel in the package, the digest is checked at load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from typing import Any
+
+from safetensors.torch import load
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from invsuite.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
+from invsuite.errors import WeightsError, unknown_name
+from invsuite.models.base import Model, WeightsOrigin
+from invsuite.models.detr import detr_chain
+from invsuite.models.timm import vit_chain
+
+BUILDERS = {"vit": build_vit, "detr": build_detr}
+FOLDER = files("invsuite") / "bundled"
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
+    if name not in BUILDERS:
+        raise unknown_name("bundled model", name, BUILDERS)
+    found: dict[str, Any] = json.loads((FOLDER / "card.json").read_text())["models"][name]
+    return found
+
+
+def load_bundled(name: str, source: str) -> Model:
+    """Load the bundled model ``source`` (``vit`` or ``detr``) under the suite's ``name``.
+
+    Raises:
+        WeightsError: if the file's SHA-256 is not the card's, or a tensor does not fit.
+    """
+    facts = card(source)
+    path = FOLDER / facts["file"]
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != facts["sha256"]:
+        raise WeightsError(
+            f"{path}: SHA-256 {digest[:12]}... is not the card's {facts['sha256'][:12]}...; "
+            "the file is damaged, reinstall invsuite"
+        )
+    network: nn.Module = BUILDERS[source]()
+    network.load_state_dict(load(data), strict=True)
+    origin = WeightsOrigin(f"bundled {source}", digest, "Apache-2.0")
+    return bundled_chain(name, network, origin)
+
+
+def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
+    """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
+    if isinstance(network, VisionTransformer):
+        return vit_chain(name, network, MEAN, STD, origin)
+    return detr_chain(name, network, (IMAGE_SIZE, IMAGE_SIZE), MEAN, STD, origin)

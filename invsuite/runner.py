@@ -1,0 +1,255 @@
+"""From a plan to records: look in the store first, load once, fit once for all stages, invert, score, write.
+
+A cell that cannot run becomes a record with its reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from invsuite.data.base import Sample, check_images, from_unit_range
+from invsuite.errors import DataError, InvsuiteError, Unavailable
+from invsuite.grid import Cell, Opened, Plan, Refused
+from invsuite.methods.base import Fitted, Problem
+from invsuite.metrics.base import Metric, Scoring
+from invsuite.models.base import Model
+from invsuite.provenance import collect, set_determinism
+from invsuite.statistics import summarise
+from invsuite.store import Record, Store, write_atomically
+from invsuite.timing import Meter, clock_name
+
+STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
+INVERT_BATCH = 64
+
+
+class Reporter(Protocol):
+    """What the runner tells while it works."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+    def begin(self, cells: int, weight: float) -> None:
+        """The run has ``cells`` cells to compute and this much work in all."""
+
+    def work(self, label: str, weight: float) -> Callable[[int, int, str], None]:
+        """A piece of work starts; the hook reports its progress."""
+
+    def cell_done(self, cell: Cell, status: str) -> None:
+        """A cell has its record."""
+
+
+@dataclass
+class Outcome:
+    """Counts of one run."""
+
+    computed: int = 0
+    reused: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Outcome:
+    """Compute every cell that has no successful record yet.
+
+    Args:
+        plan: the matrix.
+        store: where records are looked up and written.
+        device: where models and inverse networks run.
+        report: told what happens.
+    """
+    outcome = Outcome()
+    pending = [cell for cell in plan.cells if not store.finished(cell.id)]
+    outcome.reused = len(plan.cells) - len(pending)
+    report.begin(len(pending), sum(estimate(plan, cell) for cell in pending))
+    waiting = {cell.id for cell in pending}
+    for entry in plan.models:
+        cells = [cell for cell in entry.cells if cell.id in waiting]
+        if isinstance(entry, Refused):
+            for cell in cells:
+                status = "skipped" if isinstance(entry.error, Unavailable) else "failed"
+                _finish(plan, store, cell, _problem_record(status, entry.error), device, report, outcome)
+        elif cells:
+            _run_model(plan, entry, cells, store, device, report, outcome)
+    return outcome
+
+
+def estimate(plan: Plan, cell: Cell) -> float:
+    """Rough work of a cell in image passes: what the time left is judged by."""
+    method, suite = cell.method.method, plan.suite
+    scored = getattr(suite.data.score, "count", 0) or 100
+    images = scored + 2 * suite.edits
+    passes = float(images)
+    if method.uses_budget:
+        passes += suite.budget.image_passes
+    iterations = getattr(method, "iterations", 0)
+    return passes + iterations * images
+
+
+def _run_model(
+    plan: Plan,
+    entry: Opened,
+    cells: list[Cell],
+    store: Store,
+    device: torch.device,
+    report: Reporter,
+    outcome: Outcome,
+) -> None:
+    model = entry.model.to(device)
+    before = model.fingerprint()
+    samples = entry.splits.score.samples()
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.method.name, cell.seed), []).append(cell)
+    for group in groups.values():
+        method, seed = group[0].method.method, group[0].seed
+        set_determinism(seed)
+        label = f"{entry.spec.name} {group[0].method.name}"
+        progress = report.work(label, sum(estimate(plan, cell) for cell in group))
+        problem = Problem(
+            model=model,
+            stages=tuple(cell.stage for cell in group),
+            cut=model.order(entry.spec.stages),
+            fit=entry.splits.fit,
+            select=entry.splits.select,
+            budget=plan.suite.budget,
+            seed=seed,
+            progress=progress,
+        )
+        try:
+            with Meter(device) as fit_meter:
+                fitted = method.fit(problem)
+            if model.fingerprint() != before:
+                raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
+        except Exception as error:
+            for cell in group:
+                _finish(plan, store, cell, _problem_record("failed", error), device, report, outcome)
+            continue
+        for cell in group:
+            try:
+                body = _score(plan, cell, model, fitted, samples, images, store)
+                body["cost"]["fit_total_seconds"] = fit_meter.seconds
+                body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
+                body["data"] = {
+                    "fit": len(entry.splits.fit),
+                    "select": len(entry.splits.select),
+                    "score": len(entry.splits.score),
+                    "unreadable": entry.splits.unreadable,
+                }
+                body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
+            except Exception as error:
+                body = _problem_record("failed", error)
+            _finish(plan, store, cell, body, device, report, outcome)
+    model.to("cpu")
+
+
+def _score(
+    plan: Plan, cell: Cell, model: Model, fitted: Fitted, samples: list[Sample], images: torch.Tensor, store: Store
+) -> dict[str, Any]:
+    """Invert and measure one cell; returns the record's body."""
+
+    def reconstruct(shown: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for start in range(0, len(shown), INVERT_BATCH):
+            found = model.represent(shown[start : start + INVERT_BATCH], [cell.stage])[cell.stage]
+            parts.append(fitted.inverter.invert(cell.stage, found))
+        made = torch.cat(parts).detach()
+        if made.shape != shown.shape:
+            raise DataError(f"'{cell.method.name}' made images {tuple(made.shape)} from {tuple(shown.shape)}")
+        return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
+
+    with Meter(model.device) as meter:
+        made = reconstruct(images)
+    scoring = Scoring(samples, images, made, reconstruct, plan.suite.edits)
+    metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
+    write_atomically(store.strip_path(cell.id), _strip(made))
+    cost = fitted.cost
+    return {
+        "status": "ok",
+        "reason": "",
+        "metrics": metrics,
+        "images": [sample.key for sample in samples],
+        "cost": {
+            "clock": clock_name(model.device),
+            "fit_seconds": cost.stage_seconds.get(cell.stage, 0.0),
+            "fit_shared_seconds": cost.shared_seconds,
+            "fit_image_passes": cost.image_passes.get(cell.stage, 0),
+            "parameters": cost.parameters.get(cell.stage, 0),
+            "invert_seconds_per_image": meter.seconds / len(images),
+            "invert_cpu_seconds_per_image": meter.cpu_seconds / len(images),
+            "invert_peak_bytes": meter.peak_bytes,
+        },
+        "notes": fitted.notes.get(cell.stage, {}),
+    }
+
+
+def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str, Any]:
+    """One measure of one cell: values and summary, or ``skipped`` with the reason."""
+    facts: dict[str, Any] = {"unit": metric.unit, "direction": metric.direction, "version": metric.version}
+    try:
+        facts |= metric.prepare(device)
+    except Unavailable as error:
+        return facts | {"status": "skipped", "reason": str(error)}
+    found = metric.compute(scoring)
+    summary = summarise(found.per_image)
+    if summary.n == 0:
+        return facts | {"status": "undefined", "reason": found.undefined, "n": 0}
+    return facts | {
+        "status": "ok",
+        "reason": found.undefined,
+        "n": summary.n,
+        "mean": summary.mean,
+        "low": summary.low,
+        "high": summary.high,
+        "ceiling": found.ceiling,
+        "values": found.per_image,
+    }
+
+
+def _problem_record(status: str, error: Exception) -> dict[str, Any]:
+    text = str(error) if isinstance(error, InvsuiteError) else f"{type(error).__name__}: {error}"
+    body: dict[str, Any] = {"status": status, "reason": text}
+    if status == "failed":
+        body["traceback"] = "".join(traceback.format_exception(error))
+    return body
+
+
+def _finish(
+    plan: Plan, store: Store, cell: Cell, body: dict[str, Any], device: torch.device, report: Reporter, outcome: Outcome
+) -> None:
+    record: Record = {
+        "cell": {
+            "id": cell.id,
+            "suite": plan.suite.name,
+            "model": cell.model.name,
+            "stage": cell.stage,
+            "method": cell.method.name,
+            "family": cell.method.method.family,
+            "seed": cell.seed,
+        },
+        "identity": cell.identity,
+        **body,
+        "provenance": collect(device, cell.seed) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
+    }
+    store.write(record)
+    outcome.computed += 1
+    outcome.failed += body["status"] == "failed"
+    outcome.skipped += body["status"] == "skipped"
+    report.cell_done(cell, body["status"])
+
+
+def _strip(images: torch.Tensor) -> bytes:
+    """The first images side by side as PNG bytes."""
+    row = from_unit_range(torch.cat(list(images[:STRIP_IMAGES].cpu()), dim=2)).permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(row.numpy()).save(buffer, "PNG")
+    return buffer.getvalue()

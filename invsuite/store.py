@@ -1,0 +1,81 @@
+"""One JSON record a cell, written atomically. A failure never replaces a success."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invsuite.errors import SetupError
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part: temp file, fsync, rename.
+
+    Raises:
+        SetupError: if the disk refuses, naming the file; the temp file is removed.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise SetupError(f"cannot write '{path}': {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """Records of one suite in ``folder``."""
+
+    folder: Path
+
+    def path(self, cell_id: str) -> Path:
+        """File of a cell's record."""
+        return self.folder / f"{cell_id}.json"
+
+    def strip_path(self, cell_id: str) -> Path:
+        """File of a cell's first few reconstructions."""
+        return self.folder / f"{cell_id}.png"
+
+    def read(self, cell_id: str) -> Record | None:
+        """The record of a cell, or None; a damaged file counts as none."""
+        try:
+            record: Record = json.loads(self.path(cell_id).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return record if record.get("schema") == SCHEMA else None
+
+    def finished(self, cell_id: str) -> bool:
+        """True if the cell has a successful record."""
+        record = self.read(cell_id)
+        return record is not None and record["status"] == "ok"
+
+    def write(self, record: Record) -> None:
+        """Write a record, unless it is not a success and a success is already there."""
+        cell_id = record["cell"]["id"]
+        if record["status"] != "ok" and self.finished(cell_id):
+            return
+        text = json.dumps(record | {"schema": SCHEMA}, indent=1, allow_nan=False)
+        write_atomically(self.path(cell_id), text.encode())
+
+    def records(self) -> Iterator[Record]:
+        """Every readable record, by file name."""
+        for path in sorted(self.folder.glob("*.json")):
+            record = self.read(path.stem)
+            if record is not None:
+                yield record

@@ -1,0 +1,121 @@
+"""Fixtures: bundled models, small splits of scenes, a tiny suite file, and the optional folder of real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY_SUITE, scene_split
+from torch import nn
+
+from invsuite.data.split import Split
+from invsuite.methods.base import Budget, Problem
+from invsuite.models import load_model
+from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def vit() -> Model:
+    return load_model("vit", "bundled:vit")
+
+
+@pytest.fixture(scope="session")
+def detr() -> Model:
+    return load_model("detr", "bundled:detr")
+
+
+@pytest.fixture(scope="session")
+def scenes() -> Split:
+    return scene_split(901, 12)
+
+
+@pytest.fixture(scope="session")
+def make_problem() -> Callable[..., Problem]:
+    """A small problem on a model: 48 fit scenes, 16 selection scenes."""
+
+    def build(model: Model, stages: tuple[str, ...], passes: int = 64, seed: int = 0, fit: int = 48) -> Problem:
+        size = model.image_size[0]
+        return Problem(
+            model=model,
+            stages=stages,
+            cut=stages,
+            fit=scene_split(902, fit, size),
+            select=scene_split(903, 16, size),
+            budget=Budget(image_passes=passes, batch=16),
+            seed=seed,
+        )
+
+    return build
+
+
+class Reshape(nn.Module):
+    """Token-wise linear map, as one link of a linear chain."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+@pytest.fixture(scope="session")
+def linear_chain() -> Model:
+    """A known, invertible, linear model: patch 8 of a 24 px image to 192 values by an orthogonal map, then another."""
+    torch.manual_seed(5)
+    patch = nn.Conv2d(3, 192, 8, stride=8, bias=False)
+    nn.init.orthogonal_(patch.weight.view(192, 192))
+    mix = nn.Linear(192, 192, bias=False)
+    nn.init.orthogonal_(mix.weight)
+    head = nn.Linear(192, 8)
+    tokens = Layout("tokens", 192, (3, 3), 9)
+
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch = patch
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.patch(x - 0.5).flatten(2).transpose(1, 2)
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x.mean(1))
+
+    components = [
+        Component("first", Patches(), tokens),
+        Component("second", Reshape(mix), tokens),
+        Component("head", Head(), Layout("predictions", 8, None, 1)),
+    ]
+    network = nn.ModuleList(c.module for c in components)
+    origin = WeightsOrigin("a test", "0" * 64)
+
+    def reference(images: torch.Tensor) -> Prediction:
+        return Prediction(head(mix(patch(images - 0.5).flatten(2).transpose(1, 2)).mean(1)))
+
+    return Model("linear", network, components, (24, 24), "classification", origin, Prediction, reference)
+
+
+@pytest.fixture
+def tiny_suite(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_SUITE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def extra_data() -> Path:
+    """The folder of real weights and photos that INVSUITE_TEST_DATA names; the test is skipped without it."""
+    folder = os.environ.get("INVSUITE_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("INVSUITE_TEST_DATA does not name a folder with real weights and photos")
+    return Path(folder)

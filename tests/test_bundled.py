@@ -1,0 +1,79 @@
+"""The bundled models are what their card says, and good enough for an inversion to mean something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from invsuite.bundled import recipe
+from invsuite.bundled.train import measure_accuracy, measure_ap, train_all
+from invsuite.models.base import Model
+from invsuite.models.bundled import FOLDER, card
+
+
+def test_weights_and_card_are_under_8_mb() -> None:
+    size = sum(p.stat().st_size for p in Path(str(FOLDER)).iterdir() if p.suffix in (".safetensors", ".json"))
+    assert size < 8e6
+
+
+def test_the_card_tells_what_a_reader_needs() -> None:
+    whole = json.loads((FOLDER / "card.json").read_text())
+    assert whole["data"]["seeds"]
+    assert whole["recipe"]
+    for name in ("vit", "detr"):
+        facts = card(name)
+        assert facts["trained"]["seconds"] > 60
+        assert len(facts["sha256"]) == 64
+        assert facts["measured"]["held_out_scenes"] == 500
+
+
+def test_the_classifier_names_95_percent_of_single_objects(vit: Model) -> None:
+    found = measure_accuracy(vit, recipe.held_out(single=True, count=500))
+    assert found >= 0.95
+    assert found == pytest.approx(card("vit")["measured"]["accuracy_single_object"], abs=0.005)
+
+
+@pytest.mark.slow
+def test_the_detector_has_ap50_of_80_percent(detr: Model) -> None:
+    found = measure_ap(detr, recipe.held_out(single=False, count=500))
+    assert found["ap50"] >= 0.80
+    assert found["ap50"] == pytest.approx(card("detr")["measured"]["ap50"], abs=0.005)
+
+
+def test_held_out_scenes_are_not_training_scenes() -> None:
+    held = {recipe.held_out(single=s).seed for s in (True, False)}
+    assert not held & {recipe.TRAIN_SEED, recipe.SINGLE_TRAIN_SEED}
+
+
+def test_a_symmetry_moves_images_cells_and_boxes_together() -> None:
+    import numpy as np
+
+    pool = recipe.training_pool(64)
+    rows = [getattr(pool, name)[:8] for name in ("images", "cells", "owner", "boxes", "labels", "largest")]
+    for seed in range(12):
+        images, cells, _, boxes, labels, _ = recipe._symmetry([r.clone() for r in rows], np.random.default_rng(seed))
+        for image, cell, box, label in zip(images, cells, boxes, labels, strict=True):
+            assert image.shape == (3, 96, 96)
+            for place, name in zip(box, label, strict=True):
+                if name >= 0:
+                    cx, cy = (int(v * recipe.GRID) for v in place[:2])
+                    near = cell[max(cy - 2, 0) : cy + 3, max(cx - 2, 0) : cx + 3]
+                    assert (near == name).any()
+
+
+def test_the_recipe_runs_and_writes_what_the_loader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from invsuite.bundled import train
+    from invsuite.models import bundled, load_model
+
+    monkeypatch.setattr(train, "HELD_OUT", 4)
+    lines: list[str] = []
+    card = train_all(tmp_path, 0.0005, lines.append)
+    assert any("left" in line for line in lines)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    for name in ("vit", "detr"):
+        model = load_model(name, f"bundled:{name}")
+        assert model.origin.sha256 == card["models"][name]["sha256"]
+        assert torch.isfinite(model.predict(torch.rand(1, 3, 96, 96)).logits).all()

@@ -1,0 +1,224 @@
+"""Photos of every kind become upright RGB in [0, 1]; masks follow; splits are disjoint; bad files are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from invsuite.data.base import Instance, Sample, check_images
+from invsuite.data.coco import CocoInstances
+from invsuite.data.edits import editable, relight, turn_hue
+from invsuite.data.folder import PhotoFolder
+from invsuite.data.geometry import Geometry
+from invsuite.data.scenes import Scenes
+from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, ScenesSource, open_splits
+from invsuite.data.split import Split, Splits, hold_back
+from invsuite.errors import DataError, Unavailable, UsageError
+
+SIZE = (32, 32)
+
+
+def gradient(width: int = 48, height: int = 40) -> np.ndarray:
+    x = np.linspace(0, 255, width)[None, :].repeat(height, 0)
+    y = np.linspace(0, 255, height)[:, None].repeat(width, 1)
+    return np.stack([x, y, 255 - x], -1).round().astype(np.uint8)
+
+
+def write_photos(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rgb = Image.fromarray(gradient())
+    rgb.save(folder / "rgb.png")
+    rgb.convert("L").save(folder / "grey.png")
+    rgb.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    rgb.convert("P").save(folder / "palette.png")
+    rgba = rgb.convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.full((40, 48), 128, np.uint8)))
+    rgba.save(folder / "alpha.png")
+    Image.fromarray(gradient()[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated by 90 degrees
+    rgb.save(folder / "turned.jpg", exif=exif, quality=95)
+    return folder
+
+
+def test_every_kind_of_photo_is_read_alike(tmp_path: Path) -> None:
+    data = PhotoFolder(write_photos(tmp_path), Geometry(SIZE))
+    assert not data.unreadable
+    found = {data[i].key: data[i].image for i in range(len(data))}
+    for image in found.values():
+        check_images(image[None])
+        assert image.shape == (3, *SIZE)
+    grey = found["rgb.png"].mul(torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
+    torch.testing.assert_close(found["grey.png"][0], grey, atol=0.01, rtol=0)
+    torch.testing.assert_close(found["cmyk.jpg"], found["rgb.png"], atol=0.1, rtol=0)
+    torch.testing.assert_close(found["alpha.png"], found["rgb.png"] * 0.502 + 0.498, atol=0.02, rtol=0)
+    torch.testing.assert_close(found["deep.png"][1], found["rgb.png"][0], atol=0.01, rtol=0)
+    turned = torch.rot90(found["rgb.png"], -1, (1, 2))
+    torch.testing.assert_close(found["turned.jpg"], turned, atol=0.1, rtol=0)
+
+
+def test_unreadable_photos_are_named_and_counted(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"not a photo")
+    whole = (tmp_path / "rgb.png").read_bytes()
+    (tmp_path / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    data = PhotoFolder(tmp_path, Geometry(SIZE))
+    assert len(data) == 7
+    assert {Path(p).name for p in data.unreadable} == {"broken.jpg", "truncated.png"}
+    assert all("broken" in r or "truncated" in r for r in data.unreadable.values())
+
+
+def test_a_folder_without_photos_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="none of its 0 photos"):
+        PhotoFolder(tmp_path, Geometry(SIZE))
+    with pytest.raises(Unavailable, match="does not exist"):
+        PhotoFolder(tmp_path / "nowhere", Geometry(SIZE))
+
+
+def test_resize_is_antialiased() -> None:
+    """A one-pixel checkerboard shrinks to its mean, not to aliased stripes."""
+    board = np.indices((256, 256)).sum(0) % 2 * 255
+    photo = Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8))
+    small = Geometry(SIZE).tensor(photo)
+    assert float((small - 0.5).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash"])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (64, 64)])
+def test_masks_follow_the_photo(mode: str, shape: tuple[int, int]) -> None:
+    """A white rectangle and its mask land on the same pixels."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[shape[0] // 4 : shape[0] // 2, shape[1] // 3 : shape[1] // 2] = True
+    photo = Image.fromarray(np.stack([mask * 255] * 3, -1).astype(np.uint8))
+    geometry = Geometry(SIZE, mode)  # type: ignore[arg-type]
+    pixels = geometry.tensor(photo)[0].numpy()
+    resized = geometry.mask(mask)
+    assert resized.any()
+    assert ((pixels > 0.5) != resized).mean() < 0.03
+
+
+def coco_root(tmp_path: Path, mask_error: bool = False) -> Path:
+    root = tmp_path / "coco"
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for number in range(3):
+        Image.fromarray(np.roll(gradient(), number, 1)).save(root / "val2017" / f"{number:012d}.jpg")
+        height = 20 if mask_error else 40
+        images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 48, "height": height})
+        annotations.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 18,
+                "iscrowd": 0,
+                "bbox": [10, 8, 20, 10],
+                "area": 200,
+                "segmentation": [[10, 8, 30, 8, 30, 18, 10, 18]],
+            }
+        )
+    annotations.append(
+        {**annotations[0], "id": 99, "iscrowd": 1, "segmentation": {"counts": [0, 1920], "size": [40, 48]}}
+    )
+    tree = {"images": images, "annotations": annotations, "categories": [{"id": 18, "name": "dog"}]}
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(tree))
+    return root
+
+
+def test_coco_gives_masks_without_crowds(tmp_path: Path) -> None:
+    data = CocoInstances(coco_root(tmp_path), "val2017", Geometry((40, 40)))
+    assert len(data) == 3
+    assert data.classes == ("dog",)
+    sample = data[0]
+    assert len(sample.instances) == 1
+    assert sample.instances[0].mask.sum() == pytest.approx(200, rel=0.1)
+    assert sample.instances[0].box == pytest.approx((6, 8, 26, 18), abs=1)
+
+
+def test_coco_names_missing_photos(tmp_path: Path) -> None:
+    root = coco_root(tmp_path)
+    (root / "val2017" / f"{1:012d}.jpg").unlink()
+    data = CocoInstances(root, "val2017", Geometry(SIZE))
+    assert len(data) == 2
+    assert [Path(p).name for p in data.unreadable] == [f"{1:012d}.jpg"]
+
+
+def test_coco_with_another_size_of_mask_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mask is \(20, 48\), the photo is \(40, 48\)"):
+        CocoInstances(coco_root(tmp_path, mask_error=True), "val2017", Geometry(SIZE))[0]
+
+
+def test_coco_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="instances_val2017"):
+        CocoInstances(tmp_path, "val2017", Geometry(SIZE))
+
+
+def test_a_sample_refuses_a_mask_of_another_size() -> None:
+    instance = Instance(np.ones((31, 32), dtype=bool), 0, (0, 0, 1, 1))
+    with pytest.raises(DataError, match=r"mask 0 of x is \(31, 32\)"):
+        Sample("x", torch.zeros(3, 32, 32), (instance,))
+
+
+def test_splits_that_share_an_image_are_refused(tmp_path: Path) -> None:
+    data = Scenes(1, 30)
+    with pytest.raises(UsageError, match="2 images are in both the fit and the score split"):
+        Splits(Split(data, tuple(range(10))), Split(data, (20, 21)), Split(data, (8, 9, 22)))
+    first, second = write_photos(tmp_path / "a"), tmp_path / "b"
+    second.mkdir()
+    (second / "copy.png").write_bytes((first / "rgb.png").read_bytes())
+    spec = DataSpec(FolderSource(str(first)), HeldBackSource(2), FolderSource(str(second)))
+    with pytest.raises(UsageError, match=r"copy\.png"):
+        open_splits(spec, SIZE)
+
+
+def test_held_back_images_are_chosen_by_content() -> None:
+    data = Scenes(1, 30)
+    rest, held = hold_back(data, 5)
+    assert len(rest) == 25
+    assert len(held) == 5
+    assert not rest.identities() & held.identities()
+    assert held.rows != tuple(range(25, 30))
+    with pytest.raises(UsageError, match="cannot hold back 30"):
+        hold_back(data, 30)
+
+
+def test_splits_hold_the_same_pixels_in_memory_and_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Split(Scenes(1, 6), (1, 3, 5))
+    expected = torch.stack([Scenes(1, 6)[i].image for i in (3, 5)])
+    assert torch.equal(kept.images(slice(1, 3)), expected)
+    monkeypatch.setattr("invsuite.data.split.MEMORY_LIMIT", 0)
+    lazy = Split(Scenes(1, 6), (1, 3, 5))
+    assert torch.equal(lazy.images([1, 2]), expected)
+
+
+def test_an_unset_variable_in_a_path_is_named() -> None:
+    spec = DataSpec(FolderSource("$NO_SUCH_FOLDER_HERE"), HeldBackSource(2), ScenesSource(1, 2))
+    with pytest.raises(Unavailable, match="set NO_SUCH_FOLDER_HERE first"):
+        open_splits(spec, SIZE)
+
+
+def test_coco_source_takes_the_first_photos(tmp_path: Path) -> None:
+    root = str(coco_root(tmp_path))
+    spec = DataSpec(ScenesSource(1, 8), ScenesSource(2, 4), CocoSource(root, "val2017", 2))
+    assert len(open_splits(spec, SIZE).score) == 2
+    with pytest.raises(UsageError, match="has 3 readable images, the suite asks for 9"):
+        open_splits(DataSpec(ScenesSource(1, 8), ScenesSource(2, 4), CocoSource(root, "val2017", 9)), SIZE)
+
+
+def test_edits_touch_the_object_only() -> None:
+    sample = Scenes(9, 5)[3]
+    found = editable(sample)
+    assert found is not None
+    assert found.mask.sum() == max(i.mask.sum() for i in sample.instances)
+    outside = torch.from_numpy(~found.mask)
+    for edited in (turn_hue(sample.image, found.mask, 1 / 3), relight(sample.image, found.mask, 0.3)):
+        check_images(edited[None])
+        assert torch.equal(edited[:, outside], sample.image[:, outside])
+        assert float((edited - sample.image).abs().max()) > 0.1
+    back = turn_hue(turn_hue(sample.image, found.mask, 0.25), found.mask, 0.75)
+    torch.testing.assert_close(back, sample.image, atol=1e-5, rtol=0)

@@ -1,0 +1,269 @@
+"""Every registered method against its protocol, and each against a known linear chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import scene_split
+from torch import nn
+
+from invsuite.data.base import check_images
+from invsuite.errors import ConvergenceError, UsageError
+from invsuite.inverses.networks import InverseNetwork, make_inverse
+from invsuite.methods import METHODS, make_method
+from invsuite.methods.base import Method, Problem
+from invsuite.methods.networks import Layerwise, Modular
+from invsuite.methods.ridge import NormalEquations, images_from, patches_of, solve
+from invsuite.models.base import Layout, Model, image_layout
+from invsuite.training import Job, Recipe, train
+
+SMALL: dict[str, dict[str, object]] = {
+    "mean": {},
+    "ridge": {},
+    "optimisation": {"iterations": 3},
+    "layerwise": {"width": 16, "depth": 1},
+    "modular": {"width": 16, "depth": 1},
+}
+MakeProblem = Callable[..., Problem]
+
+
+def small(name: str) -> Method:
+    return make_method(name, dict(SMALL[name]))
+
+
+def reconstruct(method: Method, problem: Problem, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    fitted = method.fit(problem)
+    found = problem.model.represent(images, problem.stages)
+    return {stage: fitted.inverter.invert(stage, found[stage]) for stage in problem.stages}
+
+
+def psnr(made: torch.Tensor, images: torch.Tensor) -> float:
+    return float(-10 * F.mse_loss(made, images).log10())
+
+
+def test_every_method_is_tested() -> None:
+    assert set(SMALL) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("which", "stages"), [("vit", ("embed", "block03")), ("detr", ("backbone", "encoder", "decoder"))]
+)
+def test_contract(
+    name: str, which: str, stages: tuple[str, ...], make_problem: MakeProblem, request: pytest.FixtureRequest
+) -> None:
+    """Images in [0, 1] of the right shape; the model's weights, buffers and mode untouched; the cost accounted for;
+    the same seed gives the same images."""
+    model: Model = request.getfixturevalue(which)
+    before = model.fingerprint()
+    images = scene_split(904, 3).images(slice(0, 3))
+    problem = make_problem(model, stages)
+    first = reconstruct(small(name), problem, images)
+    for made in first.values():
+        assert made.shape == images.shape
+        check_images(made)
+        assert not made.requires_grad
+    model.check_frozen()
+    assert model.fingerprint() == before
+    second = reconstruct(small(name), problem, images)
+    for stage in stages:
+        assert torch.equal(first[stage], second[stage])
+    cost = small(name).fit(problem).cost
+    assert set(cost.image_passes) == set(stages)
+    assert set(cost.parameters) == set(stages)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "passes", "least"),
+    [
+        ("ridge", {}, 0, 60.0),
+        ("optimisation", {"iterations": 300, "tv": 0.0}, 0, 30.0),
+        ("layerwise", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
+        ("modular", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
+    ],
+)
+def test_recovers_images_from_a_known_linear_chain(
+    linear_chain: Model,
+    make_problem: MakeProblem,
+    name: str,
+    params: dict[str, object],
+    passes: int,
+    least: float,
+) -> None:
+    """Two orthogonal maps lose nothing: a method that works finds the images again, far above the mean image."""
+    problem = make_problem(linear_chain, ("first", "second"), passes=passes, fit=160)
+    images = scene_split(905, 4, 24).images(slice(0, 4))
+    made = reconstruct(make_method(name, params), problem, images)
+    floor = psnr(reconstruct(small("mean"), problem, images)["first"], images)
+    for stage, image in made.items():
+        assert psnr(image, images) > least, stage
+        assert psnr(image, images) > floor + 6
+
+
+def test_mean_is_the_mean_of_the_fit_images(linear_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(linear_chain, ("first",))
+    made = reconstruct(small("mean"), problem, torch.rand(2, 3, 24, 24))["first"]
+    torch.testing.assert_close(made[1], problem.fit.images(slice(None)).mean(0), atol=1e-6, rtol=0)
+
+
+def test_trained_methods_do_not_depend_on_which_stages_train_together(vit: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(904, 2).images(slice(0, 2))
+    together = make_problem(vit, ("embed", "block03"))
+    for name in ("layerwise", "modular"):
+        alone = Problem(**{**together.__dict__, "stages": ("embed",)})
+        both = reconstruct(small(name), together, images)["embed"]
+        assert torch.equal(reconstruct(small(name), alone, images)["embed"], both), name
+
+
+def test_the_seed_matters_to_trained_methods_only(vit: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(904, 2).images(slice(0, 2))
+    for name, cls in METHODS.items():
+        one = reconstruct(small(name), make_problem(vit, ("embed",), seed=0), images)["embed"]
+        two = reconstruct(small(name), make_problem(vit, ("embed",), seed=1), images)["embed"]
+        assert torch.equal(one, two) != cls.seeded, name
+
+
+def test_equal_footing(vit: Model, make_problem: MakeProblem) -> None:
+    """Layer-wise and modular train the same networks, on the same passes, with the same recipe."""
+    problem = make_problem(vit, ("embed", "block03"), passes=160)
+    layerwise, modular = small("layerwise").fit(problem), small("modular").fit(problem)
+    assert Layerwise().recipe == Modular().recipe
+    assert layerwise.cost.image_passes == modular.cost.image_passes == {"embed": 160, "block03": 160}
+    total = modular.cost.parameters["embed"] + modular.cost.parameters["block03"]
+    assert layerwise.cost.parameters["embed"] == modular.cost.parameters["embed"]
+    assert layerwise.cost.parameters["block03"] == total
+
+
+def test_inverse_networks_train_in_train_mode_and_score_in_eval_mode(
+    linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    modes: list[bool] = []
+    frozen: list[bool] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            frozen.append(not any(m.training for m in linear_chain.network.modules()))
+            return x.mean() * self.scale
+
+    problem = make_problem(linear_chain, ("first",), passes=32)
+    job = Job("spy", Spy(), ("first",), lambda m, images, t: (m(t["first"]) - 1).square())
+    train(problem, [job], Recipe(evaluations=1))
+    assert modes == [True, True, False], "two steps in train mode, then one selection batch in eval mode"
+    assert all(frozen)
+    assert not job.module.training
+    assert not job.module.scale.requires_grad
+
+
+def test_training_that_diverges_says_so(linear_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(linear_chain, ("first",), passes=32)
+    job = Job("bad", nn.Linear(192, 1), ("first",), lambda m, images, t: m(t["first"]).mean() * torch.nan)
+    with pytest.raises(ConvergenceError, match="'bad'"):
+        train(problem, [job], Recipe())
+
+
+def test_ridge_is_least_squares_where_lambda_vanishes() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(400, 12), torch.randn(12, 5)
+    y = x @ w + 3 + 0.1 * torch.randn(400, 5)
+    fit, select = NormalEquations(), NormalEquations()
+    for rows in (slice(0, 100), slice(100, 300)):
+        fit.add(x[rows], y[rows])
+    select.add(x[300:], y[300:])
+    weight, bias, _ = solve(fit, select)
+    ones = torch.cat([x[:300], torch.ones(300, 1)], 1)
+    expected = torch.linalg.lstsq(ones, y[:300]).solution
+    torch.testing.assert_close(weight, expected[:12], atol=1e-3, rtol=0)
+    torch.testing.assert_close(bias, expected[12], atol=1e-3, rtol=0)
+    residual = (x[300:] @ weight + bias - y[300:]).square().sum(1).mean()
+    assert select.error(weight.double(), bias.double()) == pytest.approx(float(residual), rel=1e-3)
+
+
+def test_ridge_shrinks_on_noise() -> None:
+    torch.manual_seed(0)
+    fit, select = NormalEquations(), NormalEquations()
+    fit.add(torch.randn(40, 30), torch.randn(40, 2))
+    select.add(torch.randn(200, 30), torch.randn(200, 2))
+    weight, _, relative = solve(fit, select)
+    assert relative >= 1.0
+    assert float(weight.abs().max()) < 0.2
+
+
+def test_patches_and_images_are_inverse() -> None:
+    images = torch.rand(2, 3, 24, 36)
+    patches = patches_of(images, (3, 4))
+    assert patches.shape == (24, 3 * 8 * 9)
+    assert torch.equal(images_from(patches, (3, 4), (24, 36)), images)
+    assert torch.equal(patches[1].view(3, 8, 9), images[0, :, :8, 9:18])
+
+
+LAYOUTS = {
+    "tokens": Layout("tokens", 20, (4, 6), 26, 2),
+    "tokens without prefix": Layout("tokens", 24, (4, 6), 24),
+    "map": Layout("map", 10, (4, 6)),
+    "queries": Layout("queries", 16, None, 7),
+    "image": image_layout((32, 48)),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("tokens", "tokens without prefix"),
+        ("tokens", "map"),
+        ("tokens", "image"),
+        ("map", "map"),
+        ("map", "image"),
+        ("queries", "tokens"),
+        ("queries", "map"),
+        ("queries", "image"),
+    ],
+)
+def test_inverse_networks_join_layouts(source: str, target: str) -> None:
+    torch.manual_seed(0)
+    before, after = LAYOUTS[source], LAYOUTS[target]
+    network = make_inverse(before, after, 16, 1)
+    made = network(torch.randn(3, *before.shape))
+    assert tuple(made.shape[1:]) == after.shape
+    made.square().mean().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None]
+    assert not silent, "every parameter is used"
+
+
+def test_inverse_network_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="no inverse network"):
+        make_inverse(LAYOUTS["map"], LAYOUTS["queries"], 8, 1)
+    with pytest.raises(UsageError, match="whole multiple"):
+        make_inverse(LAYOUTS["map"], image_layout((30, 48)), 8, 1)
+
+
+def test_channel_scales_are_measured() -> None:
+    layout = Layout("tokens", 3, (2, 2), 4)
+    network = InverseNetwork(layout, layout, nn.Identity())
+    values = torch.randn(50, 4, 3) * torch.tensor([1.0, 10.0, 0.0]) + torch.tensor([5.0, 0.0, 2.0])
+    network.source_scale.calibrate([values[:20], values[20:]])
+    scaled = network.source_scale(values)
+    torch.testing.assert_close(scaled.mean((0, 1)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.std((0, 1))[:2], torch.ones(2), atol=0.01, rtol=0)
+    assert torch.isfinite(scaled).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "message"),
+    [
+        ("rigde", {}, "did you mean ridge"),
+        ("optimisation", {"iteration": 3}, "did you mean iterations"),
+        ("optimisation", {"iterations": "many"}, "expected int"),
+        ("modular", {"recipe": {"learning": 1.0}}, "did you mean learning_rate"),
+    ],
+)
+def test_wrong_parameters_are_named(kind: str, params: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_method(kind, params)

@@ -1,0 +1,106 @@
+"""The README's commands, run as written on a copy of the project, in an environment where invsuite is not installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = [
+    line
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+MAIN = "pip install . && invsuite bench --models vit,detr"
+TESTS = "pip install tox && tox"
+
+
+def test_the_readme_promises_two_commands() -> None:
+    assert MAIN in COMMANDS
+    assert TESTS in COMMANDS
+    assert TESTS in (ROOT / ".ci" / "run").read_text(), "CI calls the README's test command"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of the project and an environment without invsuite that finds this one's other packages."""
+    folder = tmp_path_factory.mktemp("readme")
+    ignore = shutil.ignore_patterns(".git", ".tox", ".venv", "records", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, folder / "project", ignore=ignore)
+    venv.create(folder / "env", with_pip=True)
+    python = folder / "env" / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", where], text=True).strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_REQUIRE", "TOX"))},
+        "PATH": f"{folder / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return folder, environment
+
+
+def run(command: str, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=1500
+    )
+
+
+@pytest.mark.slow
+def test_the_main_command_as_written(fresh: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = fresh
+    project = folder / "project"
+    shutil.rmtree(project / "results", ignore_errors=True)
+    # pip would find the borrowed invsuite already there: what counts is the one installed from this folder
+    done = run(MAIN.replace("pip install .", "pip install --force-reinstall --no-deps ."), project, environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = (project / "results" / "quick.md").read_text()
+    assert "small bundled models" in table.splitlines()[0]
+    for method in ("mean", "ridge", "optimisation", "layerwise", "modular"):
+        assert table.count(f"| {method} ") == 6
+    check_the_claims(project / "results" / "quick.csv")
+    again = run("invsuite bench --models vit,detr", project, environment)
+    assert "0 cells computed, 30 reused" in again.stdout
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    planned = run("invsuite bench --models vit,detr --dry-run", elsewhere, environment)
+    assert planned.returncode == 0, planned.stderr[-2000:]
+    assert "30 cells, 30 to run" in planned.stdout
+
+
+def check_the_claims(path: Path) -> None:
+    """Networks beat the mean by 3 dB at the first stage, and early stages reconstruct better than late ones."""
+    import csv
+
+    with path.open() as file:
+        psnr = {
+            (row["model"], row["stage"], row["method"]): float(row["mean"])
+            for row in csv.DictReader(file)
+            if row["measure"] == "psnr"
+        }
+    for model, first, last in (("vit", "embed", "block06"), ("detr", "backbone", "decoder")):
+        for method in ("layerwise", "modular"):
+            assert psnr[model, first, method] >= psnr[model, first, "mean"] + 3
+        for method in ("ridge", "layerwise", "modular"):
+            assert psnr[model, first, method] > psnr[model, last, method]
+
+
+@pytest.mark.slow
+def test_the_other_commands_as_written(fresh: tuple[Path, dict[str, str]]) -> None:
+    """Every other command of the README runs after the main one, in the same folder."""
+    folder, environment = fresh
+    assert sys.version_info >= (3, 11)
+    for command in COMMANDS:
+        if command in (MAIN, TESTS) or command.startswith(("export ", "invsuite bench --suite photos")):
+            continue
+        done = run(command, folder / "project", environment)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"

@@ -1,0 +1,243 @@
+"""Records are atomic and successes safe; the check has a verdict for every case."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from invsuite.errors import SetupError, UsageError
+from invsuite.metrics import METRICS
+from invsuite.regress import compare, load_baseline, pin, summary
+from invsuite.report.leaderboard import markdown, to_csv
+from invsuite.statistics import summarise
+from invsuite.store import Record, Store, write_atomically
+
+
+def record(method: str = "ridge", status: str = "ok", shift: float = 0.0, seed: int = 0) -> Record:
+    rng = np.random.default_rng(0)
+    metrics = {}
+    for name, mean in (("psnr", 20.0), ("ssim", 0.7), ("hue_gain", 0.8)):
+        values = (rng.normal(mean, 0.05 * mean, 16) + (shift if name == "psnr" else 0)).tolist()
+        found = summarise(values)
+        cls = METRICS[name]
+        metrics[name] = {
+            "status": "ok",
+            "reason": "",
+            "unit": cls.unit,
+            "direction": cls.direction,
+            "version": 1,
+            "ceiling": None,
+            "values": values,
+            "n": found.n,
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+        }
+    body: dict[str, Any] = {"status": status, "reason": "" if status == "ok" else "it broke"}
+    if status == "ok":
+        body |= {
+            "metrics": metrics,
+            "images": [f"scene-{i}" for i in range(16)],
+            "data": {"fit": 100, "select": 8, "score": 16, "unreadable": {}},
+            "weights": {"source": "bundled vit", "sha256": "a" * 64},
+            "cost": {
+                "clock": "wall",
+                "fit_seconds": 1.0,
+                "fit_shared_seconds": 0.5,
+                "fit_image_passes": 100,
+                "parameters": 1234,
+                "invert_seconds_per_image": 0.01,
+                "invert_cpu_seconds_per_image": 0.02,
+                "invert_peak_bytes": 2**30,
+                "fit_peak_bytes": 2**29,
+            },
+        }
+    return {
+        "schema": 1,
+        "cell": {
+            "id": f"vit-embed-{method}-s{seed}-0123456789ab",
+            "suite": "tiny",
+            "model": "vit",
+            "stage": "embed",
+            "method": method,
+            "family": "closed form",
+            "seed": seed,
+        },
+        "identity": {"seed": seed},
+        "provenance": {
+            "git": {"sha": "c" * 40, "dirty": True},
+            "source_sha256": "b" * 64,
+            "versions": {"torch": "2.0"},
+            "device": "CPU (test)",
+            "threads": 2,
+            "written": "2026-01-01T00:00:00+00:00",
+        },
+        **body,
+    }
+
+
+def test_a_failure_never_replaces_a_success(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    cell = record()["cell"]["id"]
+    store.write(record(status="failed"))
+    assert not store.finished(cell)
+    store.write(record())
+    assert store.finished(cell)
+    store.write(record(status="failed"))
+    assert store.finished(cell)
+    assert len(list(store.records())) == 1
+
+
+def test_a_damaged_record_counts_as_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(record())
+    path = store.path(record()["cell"]["id"])
+    path.write_text(path.read_text()[:100])
+    assert store.read(path.stem) is None
+    assert list(store.records()) == []
+    store.write(record())
+    assert store.finished(path.stem)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(SetupError, match=r"cannot write .*a\.json.*No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_record_with_nan_is_refused(tmp_path: Path) -> None:
+    bad = record()
+    bad["metrics"]["psnr"]["mean"] = float("nan")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        Store(tmp_path).write(bad)
+
+
+def baseline_of(tmp_path: Path, *records: Record) -> dict[str, Any]:
+    path = tmp_path / "baseline.json"
+    pin(records, path)
+    return load_baseline(path)
+
+
+def verdicts(baseline: dict[str, Any], *records: Record) -> set[tuple[str, str]]:
+    return {(f.measure, f.verdict) for f in compare(records, baseline)}
+
+
+def test_the_same_results_pass(tmp_path: Path) -> None:
+    found = compare([record()], baseline_of(tmp_path, record()))
+    assert {f.verdict for f in found} == {"same"}
+    assert not any(f.bad for f in found)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.5, "worse"), (0.5, "better"), (-0.2, "same"), (0.2, "same")])
+def test_a_shift_beyond_the_tolerance_counts(tmp_path: Path, shift: float, verdict: str) -> None:
+    found = verdicts(baseline_of(tmp_path, record()), record(shift=shift))
+    assert ("psnr", verdict) in found
+    assert ("ssim", "same") in found
+
+
+def test_noise_that_large_but_not_significant_passes(tmp_path: Path) -> None:
+    noisy = record()
+    rng = np.random.default_rng(1)
+    noisy["metrics"]["psnr"]["values"] = (
+        np.array(noisy["metrics"]["psnr"]["values"]) + rng.normal(-0.4, 4, 16)
+    ).tolist()
+    assert ("psnr", "worse") not in verdicts(baseline_of(tmp_path, record()), noisy)
+
+
+def test_missing_failing_new_and_fixed_cells(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path, record(), record("mean", status="failed"))
+    assert ("", "missing") in verdicts(baseline, record("mean"))
+    assert ("", "newly failing") in verdicts(baseline, record(status="failed"), record("mean"))
+    assert ("", "fixed") in verdicts(baseline, record(), record("mean"))
+    assert ("", "new") in verdicts(baseline, record(), record("mean"), record("modular"))
+    still = verdicts(baseline, record(), record("mean", status="failed"))
+    assert ("", "same") in still
+    assert ("", "newly failing") not in still
+
+
+def test_another_identity_or_metric_version_is_not_comparable(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path, record())
+    other = record()
+    other["cell"]["id"] = "vit-embed-ridge-s0-ffffffffffff"
+    assert verdicts(baseline, other) == {("", "not comparable")}
+    newer = record()
+    newer["metrics"]["ssim"]["version"] = 2
+    assert ("ssim", "not comparable") in verdicts(baseline, newer)
+
+
+def test_a_measure_that_vanishes_is_newly_failing(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path, record())
+    gone = record()
+    gone["metrics"]["ssim"] = {"status": "skipped", "reason": "no backbone"}
+    assert ("ssim", "newly failing") in verdicts(baseline, gone)
+    fewer = record()
+    fewer["metrics"]["ssim"]["values"][0] = None
+    assert ("ssim", "newly failing") in verdicts(baseline, fewer)
+
+
+def test_closer_to_one_is_better_on_either_side(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path, record())
+    over = record()
+    over["metrics"]["hue_gain"]["values"] = [2 - v + 0.3 for v in over["metrics"]["hue_gain"]["values"]]
+    assert ("hue_gain", "worse") in verdicts(baseline, over)
+
+
+def test_the_summary_names_what_is_wrong(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path, record())
+    text = summary(compare([record(shift=-1)], baseline))
+    assert "1 worse" in text
+    assert "worse: vit/embed/ridge/s0 psnr" in text
+    assert "(n=16, tolerance 0.3)" in text
+
+
+def test_a_baseline_that_is_not_there_or_not_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="invsuite baseline"):
+        load_baseline(tmp_path / "no.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UsageError, match="not JSON"):
+        load_baseline(tmp_path / "bad.json")
+    (tmp_path / "old.json").write_text(json.dumps({"schema": 0}))
+    with pytest.raises(UsageError, match="schema 0"):
+        load_baseline(tmp_path / "old.json")
+
+
+def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None:
+    worse = record("mean", shift=-3)
+    text = markdown("tiny: a test", [record(), worse, record("modular", status="failed")])
+    assert text.startswith("# tiny: a test\n")
+    assert "PSNR dB ↑ (n=16)" in text
+    assert "Hue gain →1 (n=16)" in text
+    row = next(line for line in text.splitlines() if "| ridge" in line)
+    assert f"**{record()['metrics']['psnr']['mean']:.2f} [" in row
+    assert "**" not in next(line for line in text.splitlines() if "| mean" in line).split("|")[3]
+    assert "failed: it broke (vit/embed/modular)" in text
+    assert "Fit s (wall)" in text
+    assert "(dirty)" in text
+
+
+def test_a_cell_with_another_n_shows_it() -> None:
+    fewer = copy.deepcopy(record("mean"))
+    fewer["metrics"]["ssim"]["n"] = 9
+    text = markdown("t", [record(), record("modular"), fewer])
+    assert "(n=9)" in next(line for line in text.splitlines() if "| mean" in line)
+
+
+def test_csv_has_every_number() -> None:
+    rows = to_csv([record(), record("mean", status="skipped")]).splitlines()
+    assert any(",psnr,dB,higher,16," in row for row in rows)
+    assert any(",fit_seconds,s,lower,1,1.0,,,,clock: wall," in row for row in rows)
+    assert any(",skipped," in row and "it broke" in row for row in rows)
+    assert len({row.count(",") for row in rows}) == 1

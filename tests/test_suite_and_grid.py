@@ -1,0 +1,148 @@
+"""Suite files fail by key; identities cover what changes a result and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import TINY_SUITE
+
+from invsuite.errors import UsageError
+from invsuite.grid import Opened, Plan, Refused, Selection, choose, make_plan
+from invsuite.suite import bundled_suites, load_suite
+
+
+def plan_of(tmp_path: Path, text: str = TINY_SUITE, selection: Selection | None = None) -> Plan:
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    return make_plan(load_suite(str(path)), selection or Selection(), lambda note: None)
+
+
+def ids(plan: Plan) -> dict[str, str]:
+    return {cell.key: cell.id for cell in plan.cells}
+
+
+def test_bundled_suites_load() -> None:
+    assert {"quick", "ci", "photos"} <= set(bundled_suites())
+    for name in bundled_suites():
+        assert load_suite(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "tiny"', "", "'name' is missing"),
+        ("seeds = [0]", "seeds = []", "'seeds' is \\[\\]"),
+        ("seeds = [0]", 'seeds = ["a"]', "expected a list of int"),
+        ("seeds = [0]", "seed = [0]", "unknown key 'seed': did you mean seeds"),
+        ('"psnr"', '"pnsr"', "did you mean psnr"),
+        ("edits = 3", "edits = -3", "'edits' is -3"),
+        ("batch = 16", 'batch = "16"', "'budget.batch' is '16', expected int"),
+        ("image_passes = 64", "passes = 64", "unknown key 'budget.passes'"),
+        ('kind = "scenes"\nseed = 31', 'kind = "scene"\nseed = 31', "unknown data.fit.kind 'scene'"),
+        ("seed = 32\ncount = 8", "count = 8", "'data.select.seed' is missing"),
+        ('kind = "scenes"\nseed = 33', 'kind = "held-back"\nseed = 33', "unknown data.score.kind 'held-back'"),
+        ('source = "bundled:vit"', 'sauce = "bundled:vit"', "did you mean models.vit.source"),
+        ("[methods.mean]", "[methods.median]", "unknown method 'median'"),
+        ("iterations = 3", "iterations = 3.5", "parameter 'iterations' of method 'optimisation': expected int"),
+        ("[budget]", "[budget", "is not TOML"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TINY_SUITE
+    path = tmp_path / "broken.toml"
+    path.write_text(TINY_SUITE.replace(old, new, 1))
+    with pytest.raises(UsageError, match=message) as caught:
+        load_suite(str(path))
+    assert "broken.toml" in str(caught.value)
+
+
+def test_unknown_suite_and_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean quick"):
+        load_suite("quik")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_suite(str(tmp_path / "no.toml"))
+
+
+def test_the_matrix_is_models_by_stages_by_methods(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    assert len(plan.cells) == 2 * 2 * 5
+    assert len(set(ids(plan).values())) == 20
+    assert ids(plan) == ids(plan_of(tmp_path)), "identities are stable"
+
+
+def test_seeds_multiply_trained_methods_only(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, selection=Selection(seeds=(0, 1), models=("vit",)))
+    seeds = [(c.method.name, c.seed) for c in plan.cells if c.stage == "embed"]
+    assert sorted(seeds) == [
+        ("layerwise", 0),
+        ("layerwise", 1),
+        ("mean", 0),
+        ("modular", 0),
+        ("modular", 1),
+        ("optimisation", 0),
+        ("ridge", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("image_passes = 64", "image_passes = 65", {"layerwise", "modular"}),
+        ("seed = 31", "seed = 41", {"mean", "ridge", "optimisation", "layerwise", "modular"}),
+        ("seed = 33", "seed = 43", {"mean", "ridge", "optimisation", "layerwise", "modular"}),
+        ("iterations = 3", "iterations = 4", {"optimisation"}),
+        ("width = 16\ndepth = 1\n[methods.modular]", "width = 24\ndepth = 1\n[methods.modular]", {"layerwise"}),
+        ('stages = ["embed", "block03"]', 'stages = ["embed", "block02", "block03"]', {"layerwise", "modular"}),
+        ('title = "tiny: a suite for tests"', 'title = "another title"', set()),
+        ("seeds = [0]", "seeds = [0, 1]", set()),
+    ],
+)
+def test_identity_covers_what_changes_a_result(tmp_path: Path, old: str, new: str, changed: set[str]) -> None:
+    before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, TINY_SUITE.replace(old, new, 1)))
+    moved = {key.split("/")[2] for key in before if key.startswith("vit/block03") and before[key] != after[key]}
+    assert moved == changed
+
+
+def test_a_stage_that_a_modular_inverse_does_not_pass_is_not_part_of_its_identity(tmp_path: Path) -> None:
+    later = TINY_SUITE.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
+    before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, later))
+    assert all(before[key] == after[key] for key in before)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(models=("vti",)), "unknown model 'vti': did you mean vit"),
+        (Selection(stages=("block3",)), "unknown stage 'block3': did you mean block03"),
+        (Selection(methods=("opt*x",)), r"unknown method 'opt\*x'"),
+        (Selection(metrics=("fid",)), "unknown metric 'fid'"),
+    ],
+)
+def test_patterns_that_match_nothing_list_what_exists(tmp_path: Path, selection: Selection, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        plan_of(tmp_path, selection=selection)
+    assert "known: " in str(caught.value)
+
+
+def test_patterns_select() -> None:
+    names = ("embed", "block03", "block06")
+    assert choose("stage", names, ("block*",)) == ("block03", "block06")
+    assert choose("stage", names, ("block06", "embed")) == ("embed", "block06")
+    assert choose("stage", names, None) == names
+
+
+def test_a_model_that_cannot_be_had_does_not_stop_the_others(tmp_path: Path) -> None:
+    text = TINY_SUITE.replace('source = "bundled:detr"', 'source = "detr:/no/such/checkpoint"')
+    plan = plan_of(tmp_path, text)
+    opened, refused = plan.models
+    assert isinstance(opened, Opened)
+    assert isinstance(refused, Refused)
+    assert "hf download" in str(refused.error)
+    assert len(refused.cells) == 10
+
+
+def test_fewer_fit_images_than_a_batch_is_refused(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, TINY_SUITE.replace("count = 64", "count = 8"))
+    assert isinstance(plan.models[0], Refused)
+    assert "fewer than one batch" in str(plan.models[0].error)
