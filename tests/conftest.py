@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# before any import of the hub client: no test touches the network
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +19,6 @@ from invsuite.data.split import Split
 from invsuite.methods.base import Budget, Problem
 from invsuite.models import load_model
 from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -259,7 +259,6 @@ def test_weights_with_one_byte_changed_fail_their_cells_and_no_others(
 def test_weights_that_cannot_be_had_are_skipped_not_random(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tiny_suite.write_text(TINY_SUITE.replace("bundled:detr", "detr:facebook/no-such-detr"))
     words = ("--methods", "mean", "--metrics", "psnr")
     result = invoke("bench", "--suite", tiny_suite, "--out", tmp_path / "r", *words)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from invsuite.data.base import Instance, Sample, check_images
@@ -100,6 +102,16 @@ def test_masks_follow_the_photo(mode: str, shape: tuple[int, int]) -> None:
     resized = geometry.mask(mask)
     assert resized.any()
     assert ((pixels > 0.5) != resized).mean() < 0.03
+
+
+@given(width=st.integers(1, 900), height=st.integers(1, 900), rows=st.integers(1, 512), columns=st.integers(1, 512))
+def test_the_crop_stays_inside_the_photo_and_keeps_the_aspect(width: int, height: int, rows: int, columns: int) -> None:
+    left, top, right, bottom = Geometry((rows, columns)).source_box(width, height)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert (right - left) * rows == pytest.approx((bottom - top) * columns, rel=1e-9)
+    assert left == pytest.approx(width - right, abs=1e-9)
+    assert right - left == pytest.approx(width) or bottom - top == pytest.approx(height)
 
 
 def coco_root(tmp_path: Path, mask_error: bool = False) -> Path:

@@ -18,7 +18,6 @@ from invsuite.suite import load_suite
 def hub_cache(extra_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub cache as a user's environment would name it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(extra_data / "hf" / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return extra_data
 
 

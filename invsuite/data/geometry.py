@@ -31,8 +31,8 @@ class Geometry:
             return (0.0, 0.0, float(width), float(height))
         scale = min(width / self.size[1], height / self.size[0])
         w, h = self.size[1] * scale, self.size[0] * scale
-        left, top = (width - w) / 2, (height - h) / 2
-        return (left, top, left + w, top + h)
+        left, top = max(0.0, (width - w) / 2), max(0.0, (height - h) / 2)  # rounding must not leave the photo
+        return (left, top, min(float(width), left + w), min(float(height), top + h))
 
     def pixels(self, photo: Image.Image) -> NDArray[np.uint8]:
         """Resize an RGB photo to (H, W, 3), 8 bits."""

@@ -73,7 +73,7 @@ class Optimisation(Method):
 
     iterations: int = 200
     learning_rate: float = 0.1
-    tv: float = 0.1
+    tv: float = 30.0
     batch: int = 16
 
     name = "optimisation"
