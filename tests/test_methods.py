@@ -172,27 +172,50 @@ def test_training_that_diverges_says_so(linear_chain: Model, make_problem: MakeP
 
 
 def test_ridge_is_least_squares_where_lambda_vanishes() -> None:
+    """Against `torch.linalg.lstsq` with one dummy variable a place, on data with a position embedding."""
     torch.manual_seed(0)
-    x, w = torch.randn(400, 12), torch.randn(12, 5)
-    y = x @ w + 3 + 0.1 * torch.randn(400, 5)
+    x, w, places = torch.randn(400, 3, 12), torch.randn(12, 5), torch.randn(3, 5)
+    y = x @ w + places + 0.1 * torch.randn(400, 3, 5)
+    x = x + 5 * torch.randn(3, 12)
     fit, select = NormalEquations(), NormalEquations()
     for rows in (slice(0, 100), slice(100, 300)):
         fit.add(x[rows], y[rows])
     select.add(x[300:], y[300:])
-    weight, bias, _ = solve(fit, select)
-    ones = torch.cat([x[:300], torch.ones(300, 1)], 1)
-    expected = torch.linalg.lstsq(ones, y[:300]).solution
-    torch.testing.assert_close(weight, expected[:12], atol=1e-3, rtol=0)
-    torch.testing.assert_close(bias, expected[12], atol=1e-3, rtol=0)
-    residual = (x[300:] @ weight + bias - y[300:]).square().sum(1).mean()
-    assert select.error(weight.double(), bias.double()) == pytest.approx(float(residual), rel=1e-3)
+    weight, intercept, relative = solve(fit, select)
+    assert relative < 1e-2
+    dummies = torch.eye(3).expand(300, 3, 3)
+    expected = torch.linalg.lstsq(torch.cat([x[:300], dummies], 2).flatten(0, 1), y[:300].flatten(0, 1)).solution
+    torch.testing.assert_close(weight, expected[:12], atol=2e-3, rtol=0)
+    torch.testing.assert_close(intercept, expected[12:], atol=2e-2, rtol=0)
+
+
+def test_ridge_chooses_the_lambda_of_least_selection_error() -> None:
+    """The error computed from sums alone is the error of the predictions, for every lambda."""
+    torch.manual_seed(0)
+    x, w = torch.randn(90, 2, 20), torch.randn(20, 3)
+    y = x @ w + 4 * torch.randn(90, 2, 3)
+    fit, select = NormalEquations(), NormalEquations()
+    fit.add(x[:30], y[:30])
+    select.add(x[30:], y[30:])
+    weight, intercept, relative = solve(fit, select)
+    chosen = float((x[30:] @ weight + intercept - y[30:]).square().sum(2).mean())
+    mean_x, mean_y = fit.means()
+    xx, xy, yy = select.around(mean_x, mean_y)
+    from_sums = yy - 2 * float((xy * weight).sum()) + float(((xx @ weight.double()) * weight).sum())
+    assert from_sums == pytest.approx(chosen, rel=1e-4)
+    unshrunk = torch.linalg.lstsq(
+        (x[:30] - mean_x.float()).flatten(0, 1), (y[:30] - mean_y.float()).flatten(0, 1)
+    ).solution
+    plain = float(((x[30:] - mean_x) @ unshrunk.double() + mean_y - y[30:]).square().sum(2).mean())
+    assert relative > 1e-4
+    assert chosen < plain
 
 
 def test_ridge_shrinks_on_noise() -> None:
     torch.manual_seed(0)
     fit, select = NormalEquations(), NormalEquations()
-    fit.add(torch.randn(40, 30), torch.randn(40, 2))
-    select.add(torch.randn(200, 30), torch.randn(200, 2))
+    fit.add(torch.randn(40, 1, 30), torch.randn(40, 1, 2))
+    select.add(torch.randn(200, 1, 30), torch.randn(200, 1, 2))
     weight, _, relative = solve(fit, select)
     assert relative >= 1.0
     assert float(weight.abs().max()) < 0.2
@@ -201,9 +224,9 @@ def test_ridge_shrinks_on_noise() -> None:
 def test_patches_and_images_are_inverse() -> None:
     images = torch.rand(2, 3, 24, 36)
     patches = patches_of(images, (3, 4))
-    assert patches.shape == (24, 3 * 8 * 9)
+    assert patches.shape == (2, 12, 3 * 8 * 9)
     assert torch.equal(images_from(patches, (3, 4), (24, 36)), images)
-    assert torch.equal(patches[1].view(3, 8, 9), images[0, :, :8, 9:18])
+    assert torch.equal(patches[0, 1].view(3, 8, 9), images[0, :, :8, 9:18])
 
 
 LAYOUTS = {

@@ -60,9 +60,10 @@ def test_the_main_command_as_written(fresh: tuple[Path, dict[str, str]]) -> None
     folder, environment = fresh
     project = folder / "project"
     shutil.rmtree(project / "results", ignore_errors=True)
-    # pip would find the borrowed invsuite already there: what counts is the one installed from this folder
-    done = run(MAIN.replace("pip install .", "pip install --force-reinstall --no-deps ."), project, environment)
+    done = run(MAIN, project, environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    where = run("cd / && python -c 'import invsuite; print(invsuite.__file__)'", project, environment).stdout
+    assert where.startswith(str(folder / "env")), "the command that ran is the one installed from this folder"
     table = (project / "results" / "quick.md").read_text()
     assert "small bundled models" in table.splitlines()[0]
     for method in ("mean", "ridge", "optimisation", "layerwise", "modular"):
