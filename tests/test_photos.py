@@ -32,8 +32,9 @@ def test_the_real_vit_loads_from_the_hub_cache(hub_cache: Path) -> None:
 
 
 def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
-    """An independent plain per-token ridge, fit on 700 of these photos, measured 32.7 dB at the embedding and
-    16.0 dB after block 6 on the 50 photos of val2017; fewer fit photos here, hence the tolerance."""
+    """An independent plain per-token ridge, fit on 700 of these photos and scored on the 50 of val2017, measured 32.7 dB
+    at the embedding and 16.0 dB after block 6, on photos resized bilinearly. The checkpoint asks for bicubic, whose
+    sharper photos cost 0.2 dB after block 6 and 1.9 dB at the embedding; the intercept per place gives 1.4 dB there."""
     model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
     spec = DataSpec(
         FolderSource(str(hub_cache / "photos" / "train" / "nips2017")),
@@ -47,10 +48,11 @@ def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
     fitted = make_method("ridge", {}).fit(problem)
     images = splits.score.images(slice(None))
     found = model.represent(images, stages)
-    expected = {"embed": 32.7, "block06": 16.0}
+    expected = {"embed": (32.7, 0.8), "block06": (16.0, 0.3)}
     for stage in stages:
         error = (fitted.inverter.invert(stage, found[stage]) - images).square().mean((1, 2, 3))
-        assert float((-10 * error.log10()).mean()) == pytest.approx(expected[stage], abs=0.6), stage
+        value, tolerance = expected[stage]
+        assert float((-10 * error.log10()).mean()) == pytest.approx(value, abs=tolerance), stage
 
 
 def test_the_photos_suite_is_skipped_without_its_folders(monkeypatch: pytest.MonkeyPatch) -> None:
