@@ -32,8 +32,8 @@ def test_the_real_vit_loads_from_the_hub_cache(hub_cache: Path) -> None:
 
 
 def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
-    """An independent plain per-token ridge, fit on 700 of these photos and scored on the 50 of val2017, measured 32.7 dB
-    at the embedding and 16.0 dB after block 6, on photos resized bilinearly. The checkpoint asks for bicubic, whose
+    """A plain per-token ridge, written apart, fit on 700 of these photos and scored on val2017's 50, measured 32.7 dB
+    at the embedding and 16.0 dB after block 6, on photos resized bilinearly. The checkpoint wants bicubic, whose
     sharper photos cost 0.2 dB after block 6 and 1.9 dB at the embedding; the intercept per place gives 1.4 dB there."""
     model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
     spec = DataSpec(
