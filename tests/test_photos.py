@@ -38,7 +38,7 @@ def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
     model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
     spec = DataSpec(
         FolderSource(str(hub_cache / "photos" / "train" / "nips2017")),
-        HeldBackSource(800),
+        HeldBackSource(300),
         CocoSource(str(hub_cache / "coco" / "tiny_coco"), "val2017"),
     )
     splits = open_splits(spec, model.image_size)
