@@ -107,6 +107,42 @@ def test_detr_checkpoint_with_a_missing_tensor_is_refused(detr: Model, tmp_path:
         load_detr("local", str(tmp_path))
 
 
+def test_timm_loads_from_a_local_file(tmp_path: Path) -> None:
+    """Digest of the file, classes of the file, normalisation of the architecture's own configuration."""
+    from safetensors.torch import save_file
+
+    network = timm.create_model("test_vit", pretrained=False, num_classes=5)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    models = [load_model("t", f"timm:test_vit@{tmp_path / file}") for file in ("w.safetensors", "w.pth")]
+    images = torch.rand(1, 3, *models[0].image_size)
+    assert torch.equal(models[0].predict(images).logits, models[1].predict(images).logits)
+    assert models[0].predict(images).logits.shape == (1, 5)
+    assert models[0].origin.sha256 != models[1].origin.sha256
+    mean = models[0].components[0].module.parts["stem"]["normalise"].mean.flatten().tolist()
+    assert mean == pytest.approx(network.pretrained_cfg["mean"])
+
+
+def test_timm_file_that_does_not_fit_or_is_not_there(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = timm.create_model("test_vit", pretrained=False).state_dict()
+    weights["blocks.1.norm1.weight"] = torch.zeros(3)
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"'blocks\.1\.norm1\.weight' is \(3,\), expected \(64,\)"):
+        load_model("t", f"timm:test_vit@{tmp_path / 'w.safetensors'}")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_model("t", f"timm:test_vit@{tmp_path / 'cut.safetensors'}")
+    with pytest.raises(Unavailable, match="does not exist"):
+        load_model("t", f"timm:test_vit@{tmp_path / 'no.safetensors'}")
+    with pytest.raises(UsageError, match="did you mean test_vit"):
+        load_model("t", "timm:tset_vit")
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(UsageError, match="this adapter cuts timm VisionTransformer"):
+        load_model("t", f"timm:test_resnet@{tmp_path / 'r.safetensors'}")
+
+
 def test_missing_checkpoint_is_unavailable_not_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="hf download"):
         load_detr("d", str(tmp_path / "nowhere"))

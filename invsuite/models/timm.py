@@ -9,6 +9,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -75,13 +76,38 @@ def weights_file(source: str) -> Path:
 
 
 def load_timm(name: str, source: str) -> Model:
-    """Load ``source`` (a timm ViT name) with its pretrained weights through the hub cache.
+    """Load a timm ViT: ``NAME`` with its pretrained weights through the hub cache, or ``NAME@FILE`` with a local
+    ``.safetensors`` (or ``.pth``, read without unpickling code) of that architecture.
 
     Raises:
         UsageError: for an unknown name or an architecture this adapter cannot cut.
         Unavailable: if the weights cannot be had.
-        WeightsError: if the file is damaged or does not fit.
+        WeightsError: if the file is damaged or does not fit, naming the tensor.
     """
+    architecture, _, file = source.partition("@")
+    if file:
+        path = Path(file).expanduser()
+        network = _from_file(architecture, path)
+    else:
+        found, path = _from_hub(source)
+        network = _as_vit(found, source)
+    cfg = network.pretrained_cfg
+    origin = WeightsOrigin(
+        source=f"timm {source}" if file else f"timm {source} ({cfg.get('hf_hub_id')})",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        licence=cfg.get("license") or "see the model's hub page",
+    )
+    return vit_chain(name, network, tuple(cfg["mean"]), tuple(cfg["std"]), origin)
+
+
+def _as_vit(network: nn.Module, source: str) -> VisionTransformer:
+    if not isinstance(network, VisionTransformer):
+        raise UsageError(f"'{source}' is a {type(network).__name__}; this adapter cuts timm VisionTransformer models")
+    return network
+
+
+def _from_hub(source: str) -> tuple[nn.Module, Path]:
+    """The network with its pretrained weights, and their file in the hub cache."""
     try:
         path: Path | None = weights_file(source)
     except Unavailable:
@@ -97,13 +123,32 @@ def load_timm(name: str, source: str) -> Model:
         raise WeightsError(
             f"weights of '{source}' at {path} cannot be read: {error}; delete and fetch again"
         ) from error
-    if not isinstance(network, VisionTransformer):
-        raise UsageError(f"'{source}' is a {type(network).__name__}; this adapter cuts timm VisionTransformer models")
-    path = path or weights_file(source)
-    cfg = network.pretrained_cfg
-    origin = WeightsOrigin(
-        source=f"timm {source} ({cfg.get('hf_hub_id')})",
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        licence=cfg.get("license") or "see the model's hub page",
-    )
-    return vit_chain(name, network, tuple(cfg["mean"]), tuple(cfg["std"]), origin)
+    return network, path or weights_file(source)
+
+
+def _from_file(architecture: str, path: Path) -> VisionTransformer:
+    """The network with weights from a local file; the number of classes is the file's."""
+    if not timm.is_model(architecture.split(".")[0]):
+        raise unknown_name("timm model", architecture, timm.list_models())
+    if not path.is_file():
+        raise Unavailable(f"weights file '{path}' does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"weights file '{path}' cannot be read: {error}") from error
+    _as_vit(timm.create_model(architecture, pretrained=False), architecture)
+    classes = len(weights["head.weight"]) if "head.weight" in weights else 0
+    network = timm.create_model(architecture, pretrained=False, num_classes=classes)
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | weights.keys()):
+        found = tuple(weights[key].shape) if key in weights else "missing"
+        wanted = tuple(expected[key].shape) if key in expected else "absent"
+        if found != wanted:
+            raise WeightsError(
+                f"weights file '{path}' does not fit {architecture}: '{key}' is {found}, expected {wanted}"
+            )
+    network.load_state_dict(weights)
+    return network
