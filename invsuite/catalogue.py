@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from invsuite.methods import METHODS
@@ -40,7 +40,7 @@ def list_methods() -> list[Row]:
             "method": name,
             "family": cls.family,
             "source": cls.source,
-            "parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls) if f.name != "recipe"),
+            "parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls) if f.default is not MISSING),
         }
         for name, cls in METHODS.items()
     ]

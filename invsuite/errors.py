@@ -35,6 +35,11 @@ class Unavailable(SetupError):
     """Weights or data that cannot be had here; a cell that needs them is recorded as ``skipped``."""
 
 
+class NotApplicable(InvsuiteError):
+    """A method that by its nature cannot answer at a stage (an exact inverse of a map that has none). The cell is
+    recorded as ``skipped`` with the reason: nothing broke, and no other method is put in its place."""
+
+
 class DataError(InvsuiteError):
     """An image, mask or representation with wrong values."""
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from invsuite.data.base import Sample, check_images, from_unit_range
-from invsuite.errors import DataError, InvsuiteError, Unavailable
+from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
 from invsuite.grid import Cell, Opened, Plan, Refused
-from invsuite.methods.base import Fitted, Problem
+from invsuite.methods.base import Fitted, Problem, ReportingInverter, Snapshot, WatchedInverter
 from invsuite.metrics.base import Metric, Scoring
 from invsuite.models.base import Model
 from invsuite.provenance import collect, set_determinism
@@ -74,8 +74,7 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Out
         cells = [cell for cell in entry.cells if cell.id in waiting]
         if isinstance(entry, Refused):
             for cell in cells:
-                status = "skipped" if isinstance(entry.error, Unavailable) else "failed"
-                _finish(plan, store, cell, _problem_record(status, entry.error), device, report, outcome)
+                _finish(plan, store, cell, _problem_record(entry.error), device, report, outcome)
         elif cells:
             _run_model(plan, entry, cells, store, device, report, outcome)
     return outcome
@@ -89,8 +88,8 @@ def estimate(plan: Plan, cell: Cell) -> float:
     passes = float(images)
     if method.uses_budget:
         passes += suite.budget.image_passes
-    iterations = getattr(method, "iterations", 0)
-    return passes + iterations * images
+    steps = getattr(method, "iterations", 0) * getattr(method, "restarts", 1) * getattr(method, "ensemble", 1)
+    return passes + float(steps) * images
 
 
 def _run_model(
@@ -132,7 +131,7 @@ def _run_model(
                 raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
         except Exception as error:
             for cell in group:
-                _finish(plan, store, cell, _problem_record("failed", error), device, report, outcome)
+                _finish(plan, store, cell, _problem_record(error), device, report, outcome)
             continue
         for cell in group:
             try:
@@ -147,7 +146,7 @@ def _run_model(
                 }
                 body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
             except Exception as error:
-                body = _problem_record("failed", error)
+                body = _problem_record(error)
             _finish(plan, store, cell, body, device, report, outcome)
     model.to("cpu")
 
@@ -155,20 +154,38 @@ def _run_model(
 def _score(
     plan: Plan, cell: Cell, model: Model, fitted: Fitted, samples: list[Sample], images: torch.Tensor, store: Store
 ) -> dict[str, Any]:
-    """Invert and measure one cell; returns the record's body."""
+    """Invert and measure one cell; returns the record's body.
 
-    def reconstruct(shown: torch.Tensor) -> torch.Tensor:
+    Raises:
+        NotApplicable: if the method refused the stage.
+    """
+    if cell.stage in fitted.refused:
+        raise fitted.refused[cell.stage]
+
+    inverter, curve = fitted.inverter, Curve()
+
+    def reconstruct(shown: torch.Tensor, curve: Curve | None = None) -> torch.Tensor:
         parts = []
         for start in range(0, len(shown), INVERT_BATCH):
-            found = model.represent(shown[start : start + INVERT_BATCH], [cell.stage])[cell.stage]
-            parts.append(fitted.inverter.invert(cell.stage, found))
+            true = shown[start : start + INVERT_BATCH]
+            found = model.represent(true, [cell.stage])[cell.stage]
+            if curve is not None and isinstance(inverter, WatchedInverter):
+                parts.append(inverter.invert_watched(cell.stage, found, curve.beside(true)))
+            else:
+                parts.append(fitted.invert(cell.stage, found, true))
         made = torch.cat(parts).detach()
         if made.shape != shown.shape:
             raise DataError(f"'{cell.method.name}' made images {tuple(made.shape)} from {tuple(shown.shape)}")
         return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
 
     with Meter(model.device) as meter:
-        made = reconstruct(images)
+        made = reconstruct(images, curve)
+    # read before the measures reconstruct edited images: the notes speak of the scored images alone
+    notes = fitted.notes.get(cell.stage, {})
+    if isinstance(inverter, ReportingInverter):
+        notes = notes | inverter.findings(cell.stage)
+    if curve.points:
+        notes = notes | {"inversion_curve": curve.notes()}
     scoring = Scoring(samples, images, made, reconstruct, plan.suite.edits)
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
@@ -188,8 +205,48 @@ def _score(
             "invert_cpu_seconds_per_image": meter.cpu_seconds / len(images),
             "invert_peak_bytes": meter.peak_bytes,
         },
-        "notes": fitted.notes.get(cell.stage, {}),
+        "notes": notes,
     }
+
+
+class Curve:
+    """Quality against iterations of the scored images: what iterative inverters are watched with.
+
+    The method is told nothing; the true images meet its snapshots here.
+    """
+
+    def __init__(self) -> None:
+        self.points: dict[int, list[tuple[int, float, float, float]]] = {}
+
+    def beside(self, images: torch.Tensor) -> Callable[[Snapshot], None]:
+        """A watch for the inversion of ``images`` (B, 3, H, W), whose batches come in order."""
+        seen: dict[int, int] = {}
+
+        def watch(snapshot: Snapshot) -> None:
+            start = seen.get(snapshot.iteration, 0)
+            count = len(snapshot.images)
+            seen[snapshot.iteration] = start + count
+            error = (snapshot.images - images[start : start + count]).square().mean((1, 2, 3))
+            psnr = -10 * error.clamp(min=1e-12).log10()
+            point = (count, snapshot.seconds, float(snapshot.loss.sum()), float(psnr.sum()))
+            self.points.setdefault(snapshot.iteration, []).append(point)
+
+        return watch
+
+    def notes(self) -> list[dict[str, float]]:
+        """Per iteration, means over images: seconds an image, feature loss, and PSNR in dB."""
+        rows = []
+        for iteration, parts in sorted(self.points.items()):
+            count, seconds, loss, psnr = (sum(values) for values in zip(*parts, strict=True))
+            rows.append(
+                {
+                    "iteration": iteration,
+                    "seconds_per_image": round(seconds / count, 4),
+                    "feature_loss": loss / count,
+                    "psnr": psnr / count,
+                }
+            )
+        return rows
 
 
 def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str, Any]:
@@ -215,9 +272,14 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
     }
 
 
-def _problem_record(status: str, error: Exception) -> dict[str, Any]:
+def _problem_record(error: Exception) -> dict[str, Any]:
+    """The body of a cell without numbers: ``skipped`` where nothing broke (weights that cannot be had, a stage a
+    method does not apply to), else ``failed`` with the traceback."""
+    status = "skipped" if isinstance(error, (Unavailable, NotApplicable)) else "failed"
     text = str(error) if isinstance(error, InvsuiteError) else f"{type(error).__name__}: {error}"
     body: dict[str, Any] = {"status": status, "reason": text}
+    if isinstance(error, NotApplicable):
+        body["settled"] = True  # the cell's identity decides it: nothing to fetch or to try again
     if status == "failed":
         body["traceback"] = "".join(traceback.format_exception(error))
     return body

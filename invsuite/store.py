@@ -61,9 +61,10 @@ class Store:
         return record if record.get("schema") == SCHEMA else None
 
     def finished(self, cell_id: str) -> bool:
-        """True if the cell has a successful record."""
+        """True if the cell has a record that running it again would not change: a success, or a stage that its
+        method does not apply to (``settled``)."""
         record = self.read(cell_id)
-        return record is not None and record["status"] == "ok"
+        return record is not None and (record["status"] == "ok" or record.get("settled", False))
 
     def write(self, record: Record) -> None:
         """Write a record, unless it is not a success and a success is already there."""

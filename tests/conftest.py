@@ -55,15 +55,44 @@ def make_problem() -> Callable[..., Problem]:
     return build
 
 
-class Reshape(nn.Module):
-    """Token-wise linear map, as one link of a linear chain."""
+class Patches(nn.Module):
+    """Patch embedding of a linear chain: images around mid grey, one row a patch."""
 
-    def __init__(self, linear: nn.Module) -> None:
+    def __init__(self, patch: nn.Module) -> None:
         super().__init__()
-        self.linear = linear
+        self.patch = patch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x)
+        return self.patch(x - 0.5).flatten(2).transpose(1, 2)
+
+
+class Head(nn.Module):
+    """Linear readout of the mean token."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.mean(1))
+
+
+def linear_model(network: nn.Module) -> Model:
+    """The linear chain over (patches, token-wise map, head)."""
+    first, second, head = network.children()
+    tokens = Layout("tokens", 192, (3, 3), 9)
+    components = [
+        Component("first", first, tokens),
+        Component("second", second, tokens),
+        Component("head", head, Layout("predictions", 8, None, 1)),
+    ]
+
+    def reference(images: torch.Tensor) -> Prediction:
+        return Prediction(head(second(first(images))))
+
+    origin = WeightsOrigin("a test", "0" * 64)
+    size = (24, 24)
+    return Model("linear", network, components, size, "classification", origin, Prediction, reference, linear_model)
 
 
 @pytest.fixture(scope="session")
@@ -74,37 +103,7 @@ def linear_chain() -> Model:
     nn.init.orthogonal_(patch.weight.view(192, 192))
     mix = nn.Linear(192, 192, bias=False)
     nn.init.orthogonal_(mix.weight)
-    head = nn.Linear(192, 8)
-    tokens = Layout("tokens", 192, (3, 3), 9)
-
-    class Patches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patch = patch
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.patch(x - 0.5).flatten(2).transpose(1, 2)
-
-    class Head(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = head
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(x.mean(1))
-
-    components = [
-        Component("first", Patches(), tokens),
-        Component("second", Reshape(mix), tokens),
-        Component("head", Head(), Layout("predictions", 8, None, 1)),
-    ]
-    network = nn.ModuleList(c.module for c in components)
-    origin = WeightsOrigin("a test", "0" * 64)
-
-    def reference(images: torch.Tensor) -> Prediction:
-        return Prediction(head(mix(patch(images - 0.5).flatten(2).transpose(1, 2)).mean(1)))
-
-    return Model("linear", network, components, (24, 24), "classification", origin, Prediction, reference)
+    return linear_model(nn.Sequential(Patches(patch), mix, Head(nn.Linear(192, 8))))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import TINY_SUITE
@@ -145,6 +146,32 @@ def test_a_method_that_breaks_is_a_record_and_the_rest_goes_on(
     monkeypatch.undo()
     assert Ridge.name == "ridge"
     assert "2 cells computed, 2 reused; 4 ok" in invoke(*words).stdout, "failed cells are tried again"
+
+
+def test_a_stage_a_method_does_not_apply_to_is_skipped_once_and_descents_record_their_curve(
+    tiny_suite: Path, tmp_path: Path
+) -> None:
+    tiny_suite.write_text(TINY_SUITE + "[methods.exact]\n[methods.fixedpoint]\niterations = 2\n")
+    which = ("--models", "vit", "--methods", "exact,fixedpoint,optimisation", "--metrics", "psnr")
+    words = ("bench", "--suite", tiny_suite, "--out", tmp_path / "r", *which)
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert "1 skipped" in result.stdout
+    assert "block03' of model 'vit' is not an affine map" in (tmp_path / "r" / "tiny.md").read_text()
+    assert "0 cells computed, 6 reused" in invoke(*words).stdout, "what does not apply is settled"
+
+    def notes(cell: str) -> dict[str, Any]:
+        shown = invoke("show", cell, "--suite", tiny_suite, "--out", tmp_path / "r")
+        return json.loads(shown.stdout)["notes"]
+
+    curve = notes("vit-block03-optimisation")["inversion_curve"]
+    assert [point["iteration"] for point in curve] == [0, 1, 2, 3]
+    assert curve[-1]["feature_loss"] < curve[0]["feature_loss"]
+    assert curve[-1]["psnr"] > 0
+    assert notes("vit-embed-exact")["rank"] == 96
+    blocks = notes("vit-block03-fixedpoint")["blocks"]
+    assert [block["block"] for block in blocks] == ["block03", "block02", "block01"]
+    assert blocks[0]["images"] == 6, "the scored images alone, not the edited ones"
 
 
 def test_reconstructions_outside_the_unit_range_are_refused(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods.base import Method
-from invsuite.methods.floors import Mean
+from invsuite.methods.exact import Exact, FixedPoint
+from invsuite.methods.floors import Mean, Nearest
 from invsuite.methods.networks import Layerwise, Modular
-from invsuite.methods.optimisation import Optimisation
+from invsuite.methods.optimisation import DeepImagePrior, Fourier, Mahendran2015, Mahendran2016, Optimisation, PlugIn
+from invsuite.methods.oracles import Bicubic, MeanColour, RandomWeights
 from invsuite.methods.ridge import Ridge
 from invsuite.training import Recipe
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Mean, Ridge, Optimisation, Layerwise, Modular)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        *(Mean, MeanColour, Nearest, Bicubic, RandomWeights),
+        *(Ridge, Exact, FixedPoint),
+        *(Optimisation, Mahendran2015, Mahendran2016, PlugIn, Fourier, DeepImagePrior),
+        *(Layerwise, Modular),
+    )
+}
 
 
 def make_method(kind: str, params: dict[str, Any]) -> Method:
@@ -37,7 +47,7 @@ def _build(cls: type[Any], params: dict[str, Any], what: str) -> Any:
         if key == "recipe":
             value = _build(Recipe, value, f"the recipe of {what}")
         elif type(value) is not type(_default(known[key])) and not (
-            isinstance(value, int) and isinstance(_default(known[key]), float)
+            type(value) is int and isinstance(_default(known[key]), float)
         ):
             raise UsageError(f"parameter '{key}' of {what}: expected {known[key].type}, got {value!r}")
         values[key] = value
@@ -45,4 +55,4 @@ def _build(cls: type[Any], params: dict[str, Any], what: str) -> Any:
 
 
 def _default(spec: Any) -> Any:
-    return spec.default
+    return spec.default if spec.default is not MISSING else spec.default_factory()

@@ -10,11 +10,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
 from invsuite.data.split import Split
+from invsuite.errors import NotApplicable
 from invsuite.models.base import Model, Representation
 
 Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular"]
@@ -78,13 +79,76 @@ class Inverter(Protocol):
     def invert(self, stage: str, representation: Representation) -> torch.Tensor: ...
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Where an iterative inversion of one batch stands.
+
+    ``iteration`` updates have been made in ``seconds``; ``loss`` (B,) is each image's feature loss and ``images``
+    (B, 3, H, W) in [0, 1] are the reconstructions as they are now.
+    """
+
+    iteration: int
+    seconds: float
+    loss: torch.Tensor
+    images: torch.Tensor
+
+
+#: Called now and then by an iterative inverter. What it does with a snapshot never flows back: the method stays blind.
+Watch = Callable[[Snapshot], None]
+
+
+@runtime_checkable
+class WatchedInverter(Protocol):
+    """An inverter that works in steps and lets one look on: quality against iterations."""
+
+    def invert_watched(self, stage: str, representation: Representation, watch: Watch | None) -> torch.Tensor:
+        """Like `Inverter.invert`; ``watch`` is told a few times how each batch stands."""
+
+
+@runtime_checkable
+class ReportingInverter(Protocol):
+    """An inverter that learns something while it inverts, e.g. whether an iteration converged."""
+
+    def findings(self, stage: str) -> dict[str, Any]:
+        """For the record: what all inversions at ``stage`` since the last call found."""
+
+
+@runtime_checkable
+class SeeingInverter(Protocol):
+    """The inverter of a reference that is allowed to see the image itself (``sees_image``): an oracle floor.
+
+    It marks a level on the scale - what a mean colour, or so many values of a thumbnail, would score - and is no
+    method of inversion.
+    """
+
+    def invert_seeing(self, stage: str, representation: Representation, images: torch.Tensor) -> torch.Tensor:
+        """Reconstructions (B, 3, H, W) in [0, 1] given the true images (B, 3, H, W) in [0, 1]."""
+
+
 @dataclass
 class Fitted:
-    """A fitted method: its inverter, its cost, and notes per stage for the record (curves, chosen lambda ...)."""
+    """A fitted method: its inverter, its cost, and notes per stage for the record (chosen lambda, rank ...).
 
-    inverter: Inverter
+    ``refused`` are the stages at which the method does not apply, with the reason; they are not inverted. Where the
+    method has ``sees_image`` the inverter is a `SeeingInverter`, else an `Inverter`.
+    """
+
+    inverter: Inverter | SeeingInverter
     cost: FitCost
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, NotApplicable] = field(default_factory=dict)
+
+    def invert(self, stage: str, representation: Representation, images: torch.Tensor) -> torch.Tensor:
+        """Reconstruct (B, 3, H, W) in [0, 1]; ``images`` go on to oracle floors only.
+
+        Raises:
+            NotApplicable: at a stage in ``refused``.
+        """
+        if stage in self.refused:
+            raise self.refused[stage]
+        if isinstance(self.inverter, SeeingInverter):
+            return self.inverter.invert_seeing(stage, representation, images)
+        return self.inverter.invert(stage, representation)
 
 
 @dataclass(frozen=True)
@@ -93,7 +157,7 @@ class Method(ABC):
 
     Class attributes: ``name``; ``family``; ``source`` (paper); ``version``, to be raised when results change;
     ``uses_cut``, true where the result at a stage depends on the cuts before it; ``seeded``, true where it depends
-    on the seed.
+    on the seed; ``sees_image``, true for a floor that is shown the image itself.
     """
 
     name: ClassVar[str]
@@ -103,6 +167,7 @@ class Method(ABC):
     uses_cut: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
     uses_budget: ClassVar[bool] = False
+    sees_image: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, problem: Problem) -> Fitted:
@@ -111,6 +176,11 @@ class Method(ABC):
     def params(self) -> dict[str, Any]:
         """The parameters, as they go into a record."""
         return asdict(self)
+
+
+def no_fit(stages: tuple[str, ...]) -> FitCost:
+    """The cost of a method that needs no fit."""
+    return FitCost(image_passes=dict.fromkeys(stages, 0), parameters=dict.fromkeys(stages, 0))
 
 
 def derived_seed(*parts: object) -> int:

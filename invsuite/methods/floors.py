@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from invsuite.data.split import Split
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
-from invsuite.models.base import Representation
+from invsuite.models.base import Model, Representation
+from invsuite.timing import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,112 @@ class Mean(Method):
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = dict.fromkeys(problem.stages, image.numel())
         return Fitted(MeanImage(image[None]), cost)
+
+
+FIT_BATCH = 32
+KEEP_BYTES = 2**30  # of all stages' features; stages beyond it are computed again at each inversion
+
+
+@dataclass(frozen=True)
+class NearestInverter:
+    """Answers with the fit image whose standardised representation is nearest.
+
+    Attributes:
+        kept: every fit image's representation (N, ...), of the stages that fit in memory.
+        weight: one over the standard deviation of each channel over fit images and places, as the layout broadcasts.
+    """
+
+    model: Model
+    fit: Split
+    kept: dict[str, torch.Tensor]
+    weight: dict[str, torch.Tensor]
+
+    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
+        return self.fit.images(self.rows(stage, representation).tolist()).to(representation.tensor.device)
+
+    @torch.no_grad()
+    def rows(self, stage: str, representation: Representation) -> torch.Tensor:
+        """For each representation the row of the nearest fit image (B,), the first of equals."""
+        weight = self.weight[stage]
+        wanted = (representation.tensor * weight).flatten(1)
+        least = torch.full((len(wanted),), float("inf"), device=wanted.device)
+        rows = torch.zeros(len(wanted), dtype=torch.long, device=wanted.device)
+        start = 0
+        for features in self._features(stage):
+            distance = torch.cdist(wanted, (features.to(wanted.device) * weight).flatten(1))
+            here, index = distance.min(1)
+            rows = torch.where(here < least, index + start, rows)
+            least = torch.minimum(here, least)
+            start += len(features)
+        return rows
+
+    def _features(self, stage: str) -> Iterator[torch.Tensor]:
+        if stage in self.kept:
+            yield from self.kept[stage].split(FIT_BATCH)
+            return
+        for images in self.fit.batches(FIT_BATCH):
+            yield self.model.represent(images.to(self.model.device), [stage])[stage].tensor
+
+
+@dataclass(frozen=True)
+class Nearest(Method):
+    """The fit image with the nearest representation, every channel standardised: a retrieval floor.
+
+    One pass over the fit images; features are kept up to 1 GiB in all, stages beyond that are streamed again at each
+    inversion.
+    """
+
+    name = "nearest"
+    family = "floor"
+    source = "nearest neighbour in feature space (Cover & Hart 1967, doi 10.1109/TIT.1967.1053964)"
+
+    def fit(self, problem: Problem) -> Fitted:
+        model = problem.model
+        watch = Stopwatch(problem.device)
+        room = KEEP_BYTES
+        parts: dict[str, list[torch.Tensor]] = {}
+        for stage in problem.stages:
+            size = 4 * model.layout(stage).values * len(problem.fit)
+            if size <= room:
+                room, parts[stage] = room - size, []
+        sums = {s: ChannelSums() for s in problem.stages}
+        done = 0
+        with watch:
+            for images in problem.fit.batches(FIT_BATCH):
+                for stage, found in model.represent(images.to(problem.device), problem.stages).items():
+                    sums[stage].add(found)
+                    if stage in parts:
+                        parts[stage].append(found.tensor.cpu())
+                done += len(images)
+                problem.progress(done, len(problem.fit), "images")
+        kept = {stage: torch.cat(batches) for stage, batches in parts.items()}
+        cost = FitCost(shared_seconds=watch.seconds)
+        cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
+        cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}
+        notes = {s: {"features": "kept" if s in kept else "streamed", "images": len(problem.fit)} for s in sums}
+        weight = {s: found.weight() for s, found in sums.items()}
+        return Fitted(NearestInverter(model, problem.fit, kept, weight), cost, dict(notes))
+
+
+class ChannelSums:
+    """Standard deviation of each channel, streamed; sums are in float64 around the first batch's mean."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.centre = self.total = self.square = torch.zeros(())
+
+    def add(self, found: Representation) -> None:
+        """One batch."""
+        axes = (0, 2, 3) if found.layout.kind == "map" else (0, 1)
+        if not self.count:
+            self.centre = found.tensor.mean(axes, keepdim=True)
+        values = found.tensor - self.centre
+        self.count += values.numel() // self.centre.numel()
+        self.total = self.total + values.sum(axes, keepdim=True, dtype=torch.float64)
+        self.square = self.square + values.square().sum(axes, keepdim=True, dtype=torch.float64)
+
+    def weight(self) -> torch.Tensor:
+        """One over the deviation, which has a floor so that dead channels weigh nothing special."""
+        mean = self.total / self.count
+        deviation = (self.square / self.count - mean.square()).clamp(min=0).sqrt()
+        return (1 / deviation.clamp(min=1e-3 * float(deviation.max()) + 1e-12)).float()

@@ -1,24 +1,27 @@
 """Closed-form ridge regression from a representation to pixels: the best linear readout of each stage.
 
 For representations with a place (maps, tokens) one linear map, shared by all places, with an intercept for each place
-(which takes out position embeddings), predicts the patch of pixels under each token. For object queries, which have no
-place, one linear map of all queries together predicts the image at a coarse resolution, enlarged bicubically.
-Everything comes from one pass over the fit images: the normal equations of every stage are accumulated, never the
-features.
+(which takes out position embeddings), predicts the patch of pixels under each token, from the token alone or from its
+neighbourhood too. For object queries, which have no place, one linear map of all queries together predicts the image
+at a coarse resolution, enlarged bicubically. Everything comes from one pass over the fit images: the normal equations
+of every stage are accumulated, never the features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from invsuite.errors import UsageError, unknown_name
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.timing import Stopwatch
 
 COARSE = 12  # side of the coarse image predicted from queries
+BATCH = 32  # images a forward pass
 LAMBDAS = tuple(10.0**e for e in range(-8, 3))  # relative to the mean eigenvalue of the standardised features
 
 
@@ -40,12 +43,19 @@ class Readout:
 
     layout: Layout
     size: tuple[int, int]
+    neighbourhood: int = 1
 
     def features(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Features (B, places, d); queries have one place, the image."""
+        """Features (B, places, d): a token's (with its neighbours', zeros beyond the border); queries have one place,
+        the image."""
         if self.layout.grid is None:
             return tensor.flatten(1)[:, None]
-        return self.layout.to_map(tensor).flatten(2).transpose(1, 2)
+        if self.neighbourhood == 1:
+            if self.layout.kind == "tokens":
+                return tensor[:, self.layout.prefix :]
+            return tensor.flatten(2).transpose(1, 2)
+        around = F.unfold(self.layout.to_map(tensor), self.neighbourhood, padding=self.neighbourhood // 2)
+        return around.transpose(1, 2)
 
     def targets(self, images: torch.Tensor) -> torch.Tensor:
         """Targets (B, places, t) that go with the features."""
@@ -73,15 +83,31 @@ class NormalEquations:
     x: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     y: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    def add(self, features: torch.Tensor, targets: torch.Tensor) -> None:
-        """Accumulate features (B, places, d) and targets (B, places, t); products are computed in float32 a batch."""
+    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
+        """Accumulate a batch; products are computed in float32 a batch, sums kept in float64.
+
+        Args:
+            features: (B, places, d).
+            targets: (B, places, t).
+            square: the targets' sum of squares, if it is known already.
+        """
         self.images += len(features)
         rows, wanted = features.flatten(0, 1), targets.flatten(0, 1)
         self.xx = self.xx + (rows.T @ rows).double()
         self.xy = self.xy + (rows.T @ wanted).double()
-        self.yy += float(wanted.double().square().sum())
-        self.x = self.x + features.double().sum(0)
-        self.y = self.y + targets.double().sum(0)
+        self.yy += sum_of_squares(targets) if square is None else square
+        self.x = self.x + features.sum(0, dtype=torch.float64)
+        self.y = self.y + targets.sum(0, dtype=torch.float64)
+
+    @property
+    def places(self) -> int:
+        """Rows of an image, each with an intercept of its own."""
+        return len(self.x)
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self.images * self.places
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features (places, d) and mean targets (places, t)."""
@@ -89,31 +115,106 @@ class NormalEquations:
 
     def around(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
         """X'X, X'Y and ||Y||^2, a row, of these rows with the given means per place taken off."""
-        rows = self.images * len(mean_x)
         xx = self.xx - self.x.T @ mean_x - mean_x.T @ self.x + self.images * mean_x.T @ mean_x
         xy = self.xy - self.x.T @ mean_y - mean_x.T @ self.y + self.images * mean_x.T @ mean_y
         yy = self.yy - 2 * float((self.y * mean_y).sum()) + self.images * float(mean_y.square().sum())
-        return xx / rows, xy / rows, yy / rows
+        return xx / self.rows, xy / self.rows, yy / self.rows
 
 
-def solve(fit: NormalEquations, select: NormalEquations) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Ridge weights (d, t), intercept per place (places, t) and the relative lambda of least selection error."""
-    mean_x, mean_y = fit.means()
-    xx, xy, _ = fit.around(mean_x, mean_y)
-    seen_xx, seen_xy, seen_yy = select.around(mean_x, mean_y)
-    scale = xx.diagonal().clamp(min=1e-12 * float(xx.diagonal().max()) + 1e-300).sqrt()
-    values, vectors = torch.linalg.eigh(xx / torch.outer(scale, scale))
-    rotated = vectors.T @ (xy / scale[:, None])
-    best: tuple[float, float, torch.Tensor] | None = None
-    for relative in LAMBDAS:
-        shrunk = rotated / (values.clamp(min=0) + relative * values.mean())[:, None]
-        weight = (vectors @ shrunk) / scale[:, None]
-        error = seen_yy - 2 * float((seen_xy * weight).sum()) + float(((seen_xx @ weight) * weight).sum())
-        if best is None or error < best[0]:
-            best = (error, relative, weight)
-    assert best is not None
-    _, relative, weight = best
-    return weight.float(), (mean_y - mean_x @ weight).float(), relative
+def sum_of_squares(targets: torch.Tensor) -> float:
+    """Sum of squares, a row in float32, rows added in float64."""
+    return float(torch.linalg.vecdot(targets, targets).sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a choice of lambda came to.
+
+    Attributes:
+        weight: (d, t), and ``bias`` (places, t).
+        relative: lambda over the mean eigenvalue of the standardised features.
+        degrees: effective degrees of freedom, trace of the hat matrix: sum of v / (v + lambda), plus one a place.
+        gcv: mean generalised cross-validation error per target value, None where it is not defined.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    relative: float
+    degrees: float
+    gcv: float | None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The centred normal equations in the eigenbasis of the standardised features, where every lambda is cheap."""
+
+    fit: NormalEquations
+    spread: float
+    scale: torch.Tensor
+    values: torch.Tensor
+    vectors: torch.Tensor
+    rotated: torch.Tensor
+
+    @classmethod
+    def of(cls, fit: NormalEquations) -> Spectrum:
+        """One eigendecomposition."""
+        xx, xy, yy = fit.around(*fit.means())
+        scale = xx.diagonal().clamp(min=1e-12 * float(xx.diagonal().max()) + 1e-300).sqrt()
+        values, vectors = torch.linalg.eigh(xx / torch.outer(scale, scale))
+        return cls(fit, yy, scale, values, vectors, vectors.T @ (xy / scale[:, None]))
+
+    def gcv(self, relative: float) -> tuple[float | None, float]:
+        """Generalised cross-validation error per row and effective degrees of freedom.
+
+        Golub, Heath & Wahba 1979, eq. 1.4: (RSS / n) / (1 - df / n)^2, with RSS and df from n, ||y||^2, the
+        eigenvalues v and the rotated X'Y alone. None where df reaches n, or would be rounding: products are float32.
+        """
+        values = self.values.clamp(min=0)
+        rounding = len(values) * torch.finfo(torch.float32).eps * float(values.max())
+        values = torch.where(values > rounding, values, torch.zeros_like(values))
+        penalty = relative * float(self.values.mean())
+        energy = self.rotated.square().sum(1)
+        residual = self.spread - float((energy * (values + 2 * penalty) / (values + penalty).square()).sum())
+        residual = max(residual, 1e-9 * self.spread)
+        degrees = self.fit.places + float((values / (values + penalty)).sum())
+        left = 1 - degrees / self.fit.rows
+        return (residual / left**2 if left > 1e-3 else None), degrees
+
+    def solve(self, relative: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (d, t) and intercepts (places, t) in float64."""
+        shrunk = self.rotated / (self.values.clamp(min=0) + relative * self.values.mean())[:, None]
+        weight = (self.vectors @ shrunk) / self.scale[:, None]
+        mean_x, mean_y = self.fit.means()
+        return weight, mean_y - mean_x @ weight
+
+
+def error_of(weight: torch.Tensor, xx: torch.Tensor, xy: torch.Tensor, yy: float) -> float:
+    """Mean squared error per row of ``y = x W`` from the sums of `NormalEquations.around`."""
+    return yy - 2 * float((xy * weight).sum()) + float(((xx @ weight) * weight).sum())
+
+
+def solve(fit: NormalEquations, select: NormalEquations | None) -> Solution:
+    """Ridge weights for the lambda with the least error on the selection rows, or by generalised cross-validation.
+
+    Args:
+        fit: sums over the fit rows.
+        select: sums over the selection rows; None chooses by generalised cross-validation.
+    """
+    spectrum = Spectrum.of(fit)
+    seen = None if select is None else select.around(*fit.means())
+
+    def error(relative: float) -> float:
+        if seen is not None:
+            return error_of(spectrum.solve(relative)[0], *seen)
+        found = spectrum.gcv(relative)[0]
+        return float("inf") if found is None else found
+
+    relative = min(LAMBDAS, key=error)
+    if select is None and error(relative) == float("inf"):
+        relative = LAMBDAS[-1]  # fewer rows than anything can be learned from: shrink all the way
+    weight, bias = spectrum.solve(relative)
+    gcv, degrees = spectrum.gcv(relative)
+    return Solution(weight.float(), bias.float(), relative, degrees, None if gcv is None else gcv / weight.shape[1])
 
 
 @dataclass(frozen=True)
@@ -130,44 +231,102 @@ class LinearInverter:
         return readout.images(rows).clamp(0, 1)
 
 
+@dataclass
+class Accumulator:
+    """The normal equations of every stage, fed one batch at a time; targets are made once for stages that share them.
+
+    Sums are taken around the first batch's means: that keeps float32 products exact where channels have large means.
+    """
+
+    readouts: dict[str, Readout]
+    shared: Stopwatch
+    own: dict[str, Stopwatch]
+    centre_x: dict[str, torch.Tensor] = field(default_factory=dict)
+    centre_y: dict[object, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, images: torch.Tensor, found: dict[str, Representation], sums: dict[str, NormalEquations]) -> None:
+        """One batch of images (B, 3, H, W) and their representations into ``sums``."""
+        targets: dict[object, tuple[torch.Tensor, float]] = {}
+        for stage, readout in self.readouts.items():
+            if readout.layout.grid not in targets:
+                with self.shared:
+                    rows = readout.targets(images)
+                    rows = rows - self.centre_y.setdefault(readout.layout.grid, rows.mean((0, 1)))
+                    targets[readout.layout.grid] = rows, sum_of_squares(rows)
+            with self.own[stage]:
+                features = readout.features(found[stage].tensor)
+                features = features - self.centre_x.setdefault(stage, features.mean((0, 1)))
+                sums[stage].add(features, *targets[readout.layout.grid])
+
+    def uncentred(self, stage: str, solution: Solution) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and bias for features and targets as they are."""
+        around = self.centre_y[self.readouts[stage].layout.grid]
+        return solution.weight, solution.bias + around - self.centre_x[stage] @ solution.weight
+
+
 @dataclass(frozen=True)
 class Ridge(Method):
-    """Ridge regression for every stage from one streamed pass; lambda chosen on the selection images."""
+    """Ridge regression for every stage from one streamed pass over the fit images.
+
+    Args:
+        choose: lambda by generalised cross-validation on the fit rows (``gcv``), or by the error on the selection
+            images (``selection``), which takes another pass over those.
+        neighbourhood: side of the square of tokens a patch is read from, odd; beyond the border are zeros. Object
+            queries have no neighbours.
+
+    Raises:
+        UsageError: for another ``choose``, or a ``neighbourhood`` that is not a positive odd number.
+    """
+
+    choose: str = "gcv"
+    neighbourhood: int = 1
 
     name = "ridge"
     family = "closed form"
-    source = "Hoerl & Kennard 1970, one linear readout per stage"
-    version = 2
+    source = "Hoerl & Kennard 1970; lambda by Golub, Heath & Wahba 1979, doi 10.1080/00401706.1979.10489751"
+    version = 3
+
+    def __post_init__(self) -> None:
+        if self.choose not in ("gcv", "selection"):
+            raise unknown_name("choose of method 'ridge'", self.choose, ("gcv", "selection"))
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise UsageError(
+                f"parameter 'neighbourhood' of method 'ridge' is {self.neighbourhood}, expected 1, 3, 5 ..."
+            )
 
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
-        readouts = {s: Readout(model.layout(s), model.image_size) for s in problem.stages}
-        fits = {s: NormalEquations() for s in problem.stages}
-        selects = {s: NormalEquations() for s in problem.stages}
+        readouts = {s: Readout(model.layout(s), model.image_size, self.neighbourhood) for s in problem.stages}
         shared = Stopwatch(problem.device)
         own = {s: Stopwatch(problem.device) for s in problem.stages}
-        centres: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        total, done = len(problem.fit) + len(problem.select), 0
-        for split, sums in ((problem.fit, fits), (problem.select, selects)):
-            for images in split.batches(64):
+        accumulator = Accumulator(readouts, shared, own)
+        fits = {s: NormalEquations() for s in problem.stages}
+        selects = {s: NormalEquations() for s in problem.stages}
+        passes = [(problem.fit, fits)] + ([(problem.select, selects)] if self.choose == "selection" else [])
+        total, done = sum(len(split) for split, _ in passes), 0
+        for split, sums in passes:
+            for images in split.batches(BATCH):
                 images = images.to(problem.device)
                 with shared:
                     found = model.represent(images, problem.stages)
-                for stage, readout in readouts.items():
-                    with own[stage]:
-                        rows, targets = readout.features(found[stage].tensor), readout.targets(images)
-                        # sums around a nearby point keep float32 products exact where channels have large means
-                        centre = centres.setdefault(stage, (rows.mean((0, 1)), targets.mean((0, 1))))
-                        sums[stage].add(rows - centre[0], targets - centre[1])
+                accumulator.add(images, found, sums)
                 done += len(images)
                 problem.progress(done, total, "images")
-        weights, notes = {}, {}
+        weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        notes: dict[str, dict[str, Any]] = {}
         for stage in problem.stages:
             with own[stage]:
-                weight, bias, relative = solve(fits[stage], selects[stage])
-            around_x, around_y = centres[stage]
-            weights[stage] = (weight, bias + around_y - around_x @ weight)
-            notes[stage] = {"lambda_relative": relative, "features": len(weight), "targets": weight.shape[1]}
+                solution = solve(fits[stage], selects[stage] if self.choose == "selection" else None)
+                weights[stage] = accumulator.uncentred(stage, solution)
+            features, targets = solution.weight.shape
+            notes[stage] = {
+                "lambda_relative": solution.relative,
+                "effective_degrees_of_freedom": round(solution.degrees, 2),
+                "gcv_error": solution.gcv,
+                "rows": fits[stage].rows,
+                "features": features,
+                "targets": targets,
+            }
         cost = FitCost(
             stage_seconds={s: own[s].seconds for s in problem.stages},
             shared_seconds=shared.seconds,

@@ -9,6 +9,7 @@ first component and comes from the checkpoint's own configuration.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import torch
 from torch import nn
 
 from invsuite.data.base import check_images
-from invsuite.errors import DataError, UsageError, unknown_name
+from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
+from invsuite.models.randomise import randomise
 
 LayoutKind = Literal["map", "tokens", "queries", "predictions"]
 TaskKind = Literal["classification", "detection"]
@@ -145,6 +147,7 @@ class Model:
         origin: provenance of the weights.
         split: turns the last component's tensor into a `Prediction`.
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
+        rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class Model:
         origin: WeightsOrigin,
         split: Callable[[torch.Tensor], Prediction],
         reference: Callable[[torch.Tensor], Prediction],
+        rebuild: Callable[[nn.Module], Model] | None = None,
     ) -> None:
         self.name = name
         self.network = network
@@ -166,6 +170,7 @@ class Model:
         self.origin = origin
         self.reference = reference
         self._split = split
+        self._rebuild = rebuild
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
 
@@ -237,6 +242,20 @@ class Model:
         """The model's own answer for images (B, 3, H, W) in [0, 1]."""
         check_images(images)
         return self._split(self.run(images, None, self.components[-1].stage))
+
+    def randomised(self, seed: int) -> Model:
+        """The same chain with fresh random weights (`invsuite.models.randomise`); this model is untouched.
+
+        Raises:
+            NotApplicable: if the adapter gave no ``rebuild``.
+        """
+        if self._rebuild is None:
+            raise NotApplicable(f"the adapter of model '{self.name}' cannot rebuild its chain with random weights")
+        network = copy.deepcopy(self.network).cpu()
+        randomise(network, seed)
+        model = self._rebuild(network)
+        model.origin = WeightsOrigin(f"random weights, seed {seed}", model.fingerprint(), self.origin.licence)
+        return model.to(self.device)
 
     def check_frozen(self) -> None:
         """Raise `DataError` if any part of the model is in train mode or trainable."""

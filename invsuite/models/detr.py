@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoImageProcessor, DetrForObjectDetection
 
 from invsuite.errors import Unavailable, WeightsError
@@ -96,7 +97,12 @@ def detr_chain(
             Layout("predictions", labels + 4, None, queries),
         ),
     ]
-    return Model(name, network, components, image_size, "detection", origin, split, reference)
+
+    def rebuild(other: nn.Module) -> Model:
+        assert isinstance(other, DetrForObjectDetection)
+        return detr_chain(name, other, image_size, mean, std, origin)
+
+    return Model(name, network, components, image_size, "detection", origin, split, reference, rebuild)
 
 
 def load_detr(name: str, source: str) -> Model:

@@ -53,7 +53,14 @@ def vit_chain(
     classes = Layout("predictions", network.num_classes, None, 1)
     components.append(Component("head", Lambda(head, norm=network.norm, head=network.head), classes))
     size = network.patch_embed.img_size
-    return Model(name, network, components, (size[0], size[1]), "classification", origin, Prediction, reference)
+
+    def rebuild(other: nn.Module) -> Model:
+        assert isinstance(other, VisionTransformer)
+        return vit_chain(name, other, mean, std, origin)
+
+    return Model(
+        name, network, components, (size[0], size[1]), "classification", origin, Prediction, reference, rebuild
+    )
 
 
 def weights_file(source: str) -> Path:
