@@ -89,7 +89,7 @@ def linear_chain() -> Model:
             self.head = head
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(x.mean(1))
+            return self.head(x.mean(1, keepdim=True))
 
     components = [
         Component("first", Patches(), tokens),
@@ -102,7 +102,9 @@ def linear_chain() -> Model:
     def reference(images: torch.Tensor) -> Prediction:
         return Prediction(head(mix(patch(images - 0.5).flatten(2).transpose(1, 2)).mean(1)))
 
-    return Model("linear", network, components, (24, 24), "classification", origin, Prediction, reference)
+    return Model(
+        "linear", network, components, (24, 24), "classification", origin, lambda x: Prediction(x.squeeze(1)), reference
+    )
 
 
 @pytest.fixture

@@ -72,11 +72,15 @@ def to_csv(records: Sequence[Record]) -> str:
             ("fit_seconds", "s"),
             ("fit_shared_seconds", "s"),
             ("fit_image_passes", "images"),
+            ("fit_flops", "FLOP"),
+            ("fit_frozen_flops", "FLOP"),
             ("parameters", "values"),
             ("invert_seconds_per_image", "s"),
             ("fit_peak_bytes", "bytes"),
             ("invert_peak_bytes", "bytes"),
         ):
+            if cost.get(name) is None:  # not counted for this method
+                continue
             row = [*head, "ok", name, unit, "lower", 1, cost[name], "", "", "", f"clock: {cost['clock']}", cell["id"]]
             writer.writerow(row)
     return buffer.getvalue()
