@@ -33,7 +33,8 @@ CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, 
 Tensors = dict[str, torch.Tensor]
 #: images (B, 3, H, W) and every stage's tensor of one batch -> scalar loss of ``module``
 Objective = Callable[[nn.Module, torch.Tensor, Tensors], torch.Tensor]
-#: every stage's tensor of one batch -> images (B, 3, H, W), not clamped
+#: every stage's tensor of one batch -> images (B, 3, H, W), or several times B where stages follow each other; they
+#: are not clamped
 Reconstruct = Callable[[Tensors], torch.Tensor]
 
 
@@ -326,8 +327,9 @@ def _evaluate(problem: Problem, due: Sequence[Training], trainings: Sequence[Tra
         for job in (t.job for t in due):
             losses[job.name] += float(job.objective(job.module, images, found)) * len(images)
             if job.reconstruct:
-                error = (job.reconstruct(found).clamp(0, 1) - images).square().mean((1, 2, 3))
-                psnrs[job.name] += float(-10 * error.clamp(min=1e-10).log10().sum())
+                made = job.reconstruct(found).clamp(0, 1)
+                error = (made - images.repeat(len(made) // len(images), 1, 1, 1)).square().mean((1, 2, 3))
+                psnrs[job.name] += float(-10 * error.clamp(min=1e-10).log10().mean()) * len(images)
     count = len(problem.select)
     for training in due:
         psnr = psnrs[training.job.name] / count if training.job.reconstruct else None

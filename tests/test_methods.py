@@ -26,7 +26,13 @@ SMALL: dict[str, dict[str, object]] = {
     "optimisation": {"iterations": 3},
     "layerwise": {"width": 16, "depth": 1},
     "modular": {"width": 16, "depth": 1},
+    "modular-finetuned": {"width": 16, "depth": 1},
+    "modular-cycle": {"width": 16, "depth": 1, "image_weight": 0.1},
+    "modular-noised": {"width": 16, "depth": 1},
+    "modular-predecessor": {"width": 16, "depth": 1},
+    "shared-chain": {"width": 16, "depth": 1},
 }
+TRAINED = {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}
 MakeProblem = Callable[..., Problem]
 
 
@@ -71,9 +77,24 @@ def test_contract(
     second = reconstruct(small(name), problem, images)
     for stage in stages:
         assert torch.equal(first[stage], second[stage])
-    cost = small(name).fit(problem).cost
-    assert set(cost.image_passes) == set(stages)
-    assert set(cost.parameters) == set(stages)
+
+
+def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem) -> None:
+    """Every stage has its passes and parameters; every trained method spends the budget, and counts its operations."""
+    stages = ("first", "second")
+    problem = make_problem(linear_chain, stages, passes=80)
+    for name, cls in METHODS.items():
+        fitted = small(name).fit(problem)
+        assert set(fitted.cost.image_passes) == set(fitted.cost.parameters) == set(stages), name
+        if cls.uses_budget:
+            assert fitted.cost.image_passes == dict.fromkeys(stages, 80), name
+            assert set(fitted.cost.fit_flops) == set(fitted.cost.frozen_flops) == set(stages), name
+            assert min(fitted.cost.fit_flops.values()) > 0
+            for notes in fitted.notes.values():
+                assert notes["selection_image_mse"] > 0
+                passes = [point[0] for point in notes["curve"]]
+                assert passes == sorted(passes)
+                assert passes[-1] == 80
 
 
 @pytest.mark.parametrize(
@@ -81,8 +102,14 @@ def test_contract(
     [
         ("ridge", {}, 0, 60.0),
         ("optimisation", {"iterations": 300, "tv": 0.0}, 0, 30.0),
-        ("layerwise", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
-        ("modular", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
+        ("layerwise", TRAINED, 3000, 25.0),
+        ("modular", TRAINED, 3000, 25.0),
+        ("modular-finetuned", TRAINED, 960, 20.0),
+        ("modular-cycle", TRAINED, 960, 20.0),
+        ("modular-noised", TRAINED, 960, 20.0),
+        ("modular-predecessor", TRAINED, 960, 20.0),
+        ("shared-chain", TRAINED, 960, 20.0),
+        ("layerwise", TRAINED | {"architecture": "paper"}, 3000, 20.0),
     ],
 )
 def test_recovers_images_from_a_known_linear_chain(
@@ -109,20 +136,22 @@ def test_mean_is_the_mean_of_the_fit_images(linear_chain: Model, make_problem: M
     torch.testing.assert_close(made[1], problem.fit.images(slice(None)).mean(0), atol=1e-6, rtol=0)
 
 
-def test_trained_methods_do_not_depend_on_which_stages_train_together(vit: Model, make_problem: MakeProblem) -> None:
-    images = scene_split(904, 2).images(slice(0, 2))
-    together = make_problem(vit, ("embed", "block03"))
-    for name in ("layerwise", "modular"):
-        alone = Problem(**{**together.__dict__, "stages": ("embed",)})
-        both = reconstruct(small(name), together, images)["embed"]
-        assert torch.equal(reconstruct(small(name), alone, images)["embed"], both), name
+def test_trained_methods_do_not_depend_on_which_stages_train_together(
+    linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    images = scene_split(904, 2, 24).images(slice(0, 2))
+    together = make_problem(linear_chain, ("first", "second"))
+    for name in ("layerwise", "modular", "modular-finetuned", "modular-noised", "modular-predecessor", "shared-chain"):
+        alone = Problem(**{**together.__dict__, "stages": ("first",)})
+        both = reconstruct(small(name), together, images)["first"]
+        assert torch.equal(reconstruct(small(name), alone, images)["first"], both), name
 
 
-def test_the_seed_matters_to_trained_methods_only(vit: Model, make_problem: MakeProblem) -> None:
-    images = scene_split(904, 2).images(slice(0, 2))
+def test_the_seed_matters_to_trained_methods_only(linear_chain: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(904, 2, 24).images(slice(0, 2))
     for name, cls in METHODS.items():
-        one = reconstruct(small(name), make_problem(vit, ("embed",), seed=0), images)["embed"]
-        two = reconstruct(small(name), make_problem(vit, ("embed",), seed=1), images)["embed"]
+        one = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=0), images)["first"]
+        two = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=1), images)["first"]
         assert torch.equal(one, two) != cls.seeded, name
 
 
@@ -335,6 +364,11 @@ def test_channel_scales_are_measured() -> None:
         ("optimisation", {"iteration": 3}, "did you mean iterations"),
         ("optimisation", {"iterations": "many"}, "expected int"),
         ("modular", {"recipe": {"learning": 1.0}}, "did you mean learning_rate"),
+        ("modular", {"architecture": "papr"}, "unknown architecture 'papr': did you mean paper"),
+        ("modular", {"width": 0}, "width 0"),
+        ("modular-cycle", {"share": 1.5}, "'share' of method 'modular-cycle' is 1.5"),
+        ("modular-finetuned", {"rate": 0.0}, "'rate' of method 'modular-finetuned'"),
+        ("modular-noised", {"noise": -0.1}, "'noise' of method 'modular-noised' is -0.1"),
     ],
 )
 def test_wrong_parameters_are_named(kind: str, params: dict[str, object], message: str) -> None:

@@ -8,12 +8,23 @@ from typing import Any
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods.base import Method
 from invsuite.methods.floors import Mean
+from invsuite.methods.hybrid import ModularCycle, ModularFinetuned, ModularNoised, ModularPredecessor, SharedChain
 from invsuite.methods.networks import Layerwise, Modular
 from invsuite.methods.optimisation import Optimisation
 from invsuite.methods.ridge import Ridge
 from invsuite.training import Recipe
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Mean, Ridge, Optimisation, Layerwise, Modular)}
+_TRAINED: tuple[type[Method], ...] = (
+    Layerwise,
+    Modular,
+    ModularFinetuned,
+    ModularCycle,
+    ModularNoised,
+    ModularPredecessor,
+    SharedChain,
+)
+_OTHERS: tuple[type[Method], ...] = (Mean, Ridge, Optimisation)
+METHODS: dict[str, type[Method]] = {m.name: m for m in (*_OTHERS, *_TRAINED)}
 
 
 def make_method(kind: str, params: dict[str, Any]) -> Method:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
-from invsuite.methods.base import FitCost, Fitted, Method, Problem, derived_seed
+from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
 from invsuite.models.base import Representation, image_layout
 from invsuite.training import Job, Objective, Outcome, Recipe, Reconstruct, Tensors, TrainingReport, train
 
@@ -210,7 +211,7 @@ class Modular(NetworkMethod):
     """
 
     name = "modular"
-    family = "modular"
+    family: ClassVar[Family] = "modular"
     source = "Rathjens et al. 2024, arXiv 2412.06534"
 
     def fit(self, problem: Problem) -> Fitted:
