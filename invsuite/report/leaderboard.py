@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
+from invsuite.report.gap import gap_section
 from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
@@ -40,6 +41,7 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         rows = [r for r in records if r["cell"]["model"] == model]
         lines += [f"## {model}", "", _table(rows), ""]
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
+    lines += gap_section(done)
     lines += _missing(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"
