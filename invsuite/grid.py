@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -169,10 +169,10 @@ def _identity(
         "method": {"name": method.name, "version": method.version} | method.params(),
         **shared,
     }
-    if method.uses_cut:
-        identity["cut"] = cut[: cut.index(stage) + 1]
+    if method.uses_cut or method.uses_whole_cut:
+        identity["cut"] = cut if method.uses_whole_cut else cut[: cut.index(stage) + 1]
     if method.seeded:
         identity["seed"] = seed
     if method.uses_budget:
-        identity["budget"] = asdict(suite.budget)
+        identity["budget"] = suite.budget.identity()
     return identity

@@ -28,6 +28,7 @@ from invsuite.timing import Meter, clock_name
 
 STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
 INVERT_BATCH = 64
+USUAL_PASSES = 10_000
 
 
 class Reporter(Protocol):
@@ -81,13 +82,16 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Out
 
 
 def estimate(plan: Plan, cell: Cell) -> float:
-    """Rough work of a cell in image passes: what the time left is judged by."""
+    """Rough work of a cell in image passes: what the time left is judged by.
+
+    A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
+    """
     method, suite = cell.method.method, plan.suite
     scored = getattr(suite.data.score, "count", 0) or 100
     images = scored + 2 * suite.edits
     passes = float(images)
     if method.uses_budget:
-        passes += suite.budget.image_passes
+        passes += suite.budget.image_passes if suite.budget.image_passes is not None else USUAL_PASSES
     steps = getattr(method, "iterations", 0) * getattr(method, "restarts", 1) * getattr(method, "ensemble", 1)
     return passes + float(steps) * images
 
@@ -200,6 +204,8 @@ def _score(
             "fit_seconds": cost.stage_seconds.get(cell.stage, 0.0),
             "fit_shared_seconds": cost.shared_seconds,
             "fit_image_passes": cost.image_passes.get(cell.stage, 0),
+            "fit_flops": cost.fit_flops.get(cell.stage),
+            "fit_frozen_flops": cost.frozen_flops.get(cell.stage),
             "parameters": cost.parameters.get(cell.stage, 0),
             "invert_seconds_per_image": meter.seconds / len(images),
             "invert_cpu_seconds_per_image": meter.cpu_seconds / len(images),

@@ -7,7 +7,7 @@ metrics = ["psnr", "ssim"]
 edits = 8                            # images that measures with an edited object use
 
 [budget]                             # the same for every trained method
-image_passes = 6000
+image_passes = 6000                  # or seconds = 60 of own training a stage, or flops = 1e12 of it
 batch = 32
 
 [data.fit]                           # fit, select and score must be disjoint
@@ -150,6 +150,7 @@ def _fill(cls: type[Any], tree: dict[str, Any], prefix: str) -> Any:
     known = {f.name: f for f in fields(cls)}
     _check_keys(tree, set(known), prefix)
     kinds: Mapping[str, type] = {"int": int, "str": str, "float": float, "FitMode": str}
+    kinds = {**kinds, **{f"{name} | None": kind for name, kind in kinds.items()}}
     for name, spec in known.items():
         if name in tree:
             _get(tree, name, kinds[str(spec.type)], prefix)
@@ -170,9 +171,10 @@ def _get(tree: dict[str, Any], key: str, kind: type, prefix: str = "") -> Any:
     if key not in tree:
         raise UsageError(f"'{prefix}{key}' is missing")
     value = tree[key]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (kind in (int, float) and isinstance(value, bool)):
         raise UsageError(f"'{prefix}{key}' is {value!r}, expected {kind.__name__}")
-    if isinstance(value, int) and value < 0:
+    if isinstance(value, int | float) and value < 0:
         raise UsageError(f"'{prefix}{key}' is {value}, expected 0 or more")
     return value
 

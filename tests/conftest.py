@@ -74,7 +74,7 @@ class Head(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean(1))
+        return self.head(x.mean(1, keepdim=True))
 
 
 def linear_model(network: nn.Module) -> Model:
@@ -87,12 +87,15 @@ def linear_model(network: nn.Module) -> Model:
         Component("head", head, Layout("predictions", 8, None, 1)),
     ]
 
+    def split(tensor: torch.Tensor) -> Prediction:
+        return Prediction(tensor.squeeze(1))
+
     def reference(images: torch.Tensor) -> Prediction:
-        return Prediction(head(second(first(images))))
+        return split(head(second(first(images))))
 
     origin = WeightsOrigin("a test", "0" * 64)
     size = (24, 24)
-    return Model("linear", network, components, size, "classification", origin, Prediction, reference, linear_model)
+    return Model("linear", network, components, size, "classification", origin, split, reference, linear_model)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from torch import nn
 
 from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
-from invsuite.inverses.networks import InverseNetwork, make_inverse
+from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
-from invsuite.methods.networks import Layerwise, Modular
+from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.ridge import NormalEquations, error_of, images_from, patches_of, solve
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.training import Job, Recipe, train
@@ -37,7 +37,13 @@ SMALL: dict[str, dict[str, object]] = {
     "dip": {"iterations": 2, "width": 4, "depth": 2},
     "layerwise": {"width": 16, "depth": 1},
     "modular": {"width": 16, "depth": 1},
+    "modular-finetuned": {"width": 16, "depth": 1},
+    "modular-cycle": {"width": 16, "depth": 1, "image_weight": 0.1},
+    "modular-noised": {"width": 16, "depth": 1},
+    "modular-predecessor": {"width": 16, "depth": 1},
+    "shared-chain": {"width": 16, "depth": 1},
 }
+TRAINED = {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}
 MakeProblem = Callable[..., Problem]
 
 
@@ -96,6 +102,24 @@ def test_contract(
         assert torch.equal(first[stage], second[stage])
 
 
+def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem) -> None:
+    """Every stage has its passes and parameters; every trained method spends the budget, and counts its operations."""
+    stages = ("first", "second")
+    problem = make_problem(linear_chain, stages, passes=80)
+    for name, cls in METHODS.items():
+        fitted = small(name).fit(problem)
+        assert set(fitted.cost.image_passes) == set(fitted.cost.parameters) == set(stages), name
+        if issubclass(cls, NetworkMethod):
+            assert fitted.cost.image_passes == dict.fromkeys(stages, 80), name
+            assert set(fitted.cost.fit_flops) == set(fitted.cost.frozen_flops) == set(stages), name
+            assert min(fitted.cost.fit_flops.values()) > 0
+            for notes in fitted.notes.values():
+                assert notes["selection_image_mse"] > 0
+                passes = [point[0] for point in notes["curve"]]
+                assert passes == sorted(passes)
+                assert passes[-1] == 80
+
+
 @pytest.mark.parametrize(
     ("name", "params", "passes", "least"),
     [
@@ -111,8 +135,14 @@ def test_contract(
         ("plugin", {"iterations": 300, "colour_shift": 0.01}, 0, 25.0),
         ("fourier", {"iterations": 300, "tv": 0.0}, 0, 30.0),
         ("dip", {"iterations": 400, "width": 16, "depth": 3}, 0, 20.0),
-        ("layerwise", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
-        ("modular", {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}, 6000, 25.0),
+        ("layerwise", TRAINED, 3000, 25.0),
+        ("modular", TRAINED, 3000, 25.0),
+        ("modular-finetuned", TRAINED, 960, 20.0),
+        ("modular-cycle", TRAINED, 960, 20.0),
+        ("modular-noised", TRAINED, 960, 20.0),
+        ("modular-predecessor", TRAINED, 960, 20.0),
+        ("shared-chain", TRAINED, 960, 20.0),
+        ("layerwise", TRAINED | {"architecture": "paper"}, 3000, 20.0),
     ],
 )
 def test_recovers_images_from_a_known_linear_chain(
@@ -139,20 +169,22 @@ def test_mean_is_the_mean_of_the_fit_images(linear_chain: Model, make_problem: M
     torch.testing.assert_close(made[1], problem.fit.images(slice(None)).mean(0), atol=1e-6, rtol=0)
 
 
-def test_trained_methods_do_not_depend_on_which_stages_train_together(vit: Model, make_problem: MakeProblem) -> None:
-    images = scene_split(904, 2).images(slice(0, 2))
-    together = make_problem(vit, ("embed", "block03"))
-    for name in ("layerwise", "modular"):
-        alone = Problem(**{**together.__dict__, "stages": ("embed",)})
-        both = reconstruct(small(name), together, images)["embed"]
-        assert torch.equal(reconstruct(small(name), alone, images)["embed"], both), name
+def test_trained_methods_do_not_depend_on_which_stages_train_together(
+    linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    images = scene_split(904, 2, 24).images(slice(0, 2))
+    together = make_problem(linear_chain, ("first", "second"))
+    for name in ("layerwise", "modular", "modular-finetuned", "modular-noised", "modular-predecessor", "shared-chain"):
+        alone = Problem(**{**together.__dict__, "stages": ("first",)})
+        both = reconstruct(small(name), together, images)["first"]
+        assert torch.equal(reconstruct(small(name), alone, images)["first"], both), name
 
 
-def test_the_seed_matters_to_trained_methods_only(vit: Model, make_problem: MakeProblem) -> None:
-    images = scene_split(904, 2).images(slice(0, 2))
+def test_the_seed_matters_to_trained_methods_only(linear_chain: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(904, 2, 24).images(slice(0, 2))
     for name, cls in METHODS.items():
-        one = reconstruct(small(name), make_problem(vit, ("embed",), seed=0), images)["embed"]
-        two = reconstruct(small(name), make_problem(vit, ("embed",), seed=1), images)["embed"]
+        one = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=0), images)["first"]
+        two = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=1), images)["first"]
         assert torch.equal(one, two) != cls.seeded, name
 
 
@@ -186,7 +218,7 @@ def test_inverse_networks_train_in_train_mode_and_score_in_eval_mode(
     problem = make_problem(linear_chain, ("first",), passes=32)
     job = Job("spy", Spy(), ("first",), lambda m, images, t: (m(t["first"]) - 1).square())
     train(problem, [job], Recipe(evaluations=1))
-    assert modes == [True, True, False], "two steps in train mode, then one selection batch in eval mode"
+    assert modes == [True, True, True, False], "a counted step and two steps in train mode, one selection batch in eval"
     assert all(frozen)
     assert not job.module.training
     assert not job.module.scale.requires_grad
@@ -263,9 +295,13 @@ LAYOUTS = {
     "map": Layout("map", 10, (4, 6)),
     "queries": Layout("queries", 16, None, 7),
     "image": image_layout((32, 48)),
+    "finer map": Layout("map", 6, (8, 12)),
+    "detections": Layout("predictions", 9, None, 7, boxes=4),
+    "classes": Layout("predictions", 5, None, 1),
 }
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("source", "target"),
     [
@@ -277,12 +313,18 @@ LAYOUTS = {
         ("queries", "tokens"),
         ("queries", "map"),
         ("queries", "image"),
+        ("detections", "queries"),
+        ("detections", "map"),
+        ("detections", "image"),
+        ("classes", "tokens"),
+        ("classes", "image"),
+        ("map", "finer map"),
     ],
 )
-def test_inverse_networks_join_layouts(source: str, target: str) -> None:
+def test_inverse_networks_join_layouts(source: str, target: str, architecture: str) -> None:
     torch.manual_seed(0)
     before, after = LAYOUTS[source], LAYOUTS[target]
-    network = make_inverse(before, after, 16, 1)
+    network = make_inverse(before, after, InverseSettings(architecture, 16, 1, 1))
     made = network(torch.randn(3, *before.shape))
     assert tuple(made.shape[1:]) == after.shape
     made.square().mean().backward()
@@ -290,11 +332,74 @@ def test_inverse_networks_join_layouts(source: str, target: str) -> None:
     assert not silent, "every parameter is used"
 
 
+def test_the_paper_architecture_is_sized_by_the_model() -> None:
+    """ViT-B/16: transposed convolutions 768-256-64-16-3; a CNN map: a batch-normalised decoder; as many blocks as the
+    components inverted have."""
+    vit_b, image = Layout("tokens", 768, (14, 14), 197, 1), image_layout((224, 224))
+    ladder = make_inverse(vit_b, image, InverseSettings("paper")).core
+    steps = [m for m in ladder.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.out_channels) for m in steps] == [(768, 256), (256, 64), (64, 16), (16, 3)]
+    assert all(m.stride == (2, 2) for m in steps)
+    blocks = make_inverse(vit_b, vit_b, InverseSettings("paper", blocks=3)).core.blocks
+    assert len(blocks) == 3
+    assert blocks[0].mlp.fc1.out_features == 4 * 768
+    resnet = make_inverse(Layout("map", 64, (7, 7)), image, InverseSettings("paper")).core
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in resnet.modules()) == 5
+    swin = make_inverse(Layout("map", 64, (7, 7)), Layout("map", 32, (14, 14)), InverseSettings("paper", blocks=2)).core
+    assert len(swin.blocks) == 2
+    assert len(swin.splits) == 1
+    fourteen = make_inverse(Layout("tokens", 32, (2, 2), 4), image_layout((28, 28)), InverseSettings("paper"))
+    assert fourteen(torch.rand(1, 4, 32)).shape == (1, 3, 28, 28)
+
+
+def test_predictions_are_read_as_decisions_or_probabilities() -> None:
+    """``paper`` sees the class and the box; ``light`` also how sure the model was. Neither standardises logits."""
+    torch.manual_seed(0)
+    source, target = LAYOUTS["detections"], LAYOUTS["queries"]
+    answer = torch.randn(2, 7, 9)
+    surer, elsewhere = answer.clone(), answer.clone()
+    surer[..., :5] *= 3
+    elsewhere[..., 5:] += 0.3
+    for architecture, reads_confidence in (("paper", False), ("light", True)):
+        network = make_inverse(source, target, InverseSettings(architecture, 16))
+        network.source_scale.calibrate([answer * torch.arange(1.0, 10)])
+        assert torch.allclose(network(answer), network(surer)) != reads_confidence
+        assert not torch.allclose(network(answer), network(elsewhere))
+
+
+def test_batch_normalised_inverses_use_running_statistics_when_scoring(detr: Model, make_problem: MakeProblem) -> None:
+    """An image's reconstruction does not depend on which others are in its batch, and the statistics were trained."""
+    problem = make_problem(detr, ("backbone",))
+    fitted = make_method("layerwise", {"architecture": "paper"}).fit(problem)
+    found = detr.represent(scene_split(904, 3).images(slice(0, 3)), ("backbone",))["backbone"]
+    together = fitted.inverter.invert("backbone", found)
+    alone = fitted.inverter.invert("backbone", found[slice(0, 1)])
+    torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=0)
+    norms = [m for m in fitted.inverter.chains["backbone"].modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(m.num_batches_tracked == 4 and not m.training for m in norms), "four steps; counting one left no trace"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("which", "last"), [("vit", "head"), ("detr", "prediction")])
+def test_predictions_are_a_stage(
+    which: str, last: str, architecture: str, make_problem: MakeProblem, request: pytest.FixtureRequest
+) -> None:
+    model: Model = request.getfixturevalue(which)
+    images = scene_split(904, 2).images(slice(0, 2))
+    assert model.stages[-1] == last
+    problem = make_problem(model, (model.stages[-2], last), passes=16)
+    for name, params in (("modular", {"architecture": architecture, "width": 16, "depth": 1}), ("ridge", {})):
+        made = reconstruct(make_method(name, params), problem, images)[last]
+        assert made.shape == images.shape
+        assert model.represent(images, [last])[last].tensor.shape[1:] == model.layout(last).shape
+
+
 def test_inverse_network_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="no inverse network"):
-        make_inverse(LAYOUTS["map"], LAYOUTS["queries"], 8, 1)
+        make_inverse(LAYOUTS["map"], LAYOUTS["queries"], InverseSettings("light", 8, 1))
     with pytest.raises(UsageError, match="whole multiple"):
-        make_inverse(LAYOUTS["map"], image_layout((30, 48)), 8, 1)
+        make_inverse(LAYOUTS["map"], image_layout((30, 48)), InverseSettings("light", 8, 1))
 
 
 def test_channel_scales_are_measured() -> None:
@@ -325,6 +430,11 @@ def test_channel_scales_are_measured() -> None:
         ("fixedpoint", {"tolerance": 0.0}, "tolerance > 0"),
         ("random-weights", {"inverse": "rigde"}, "did you mean ridge"),
         ("random-weights", {"inverse": "bicubic"}, "'bicubic' is no inverse"),
+        ("modular", {"architecture": "papr"}, "unknown architecture 'papr': did you mean paper"),
+        ("modular", {"width": 0}, "width 0"),
+        ("modular-cycle", {"share": 1.5}, "'share' of method 'modular-cycle' is 1.5"),
+        ("modular-finetuned", {"rate": 0.0}, "'rate' of method 'modular-finetuned'"),
+        ("modular-noised", {"noise": -0.1}, "'noise' of method 'modular-noised' is -0.1"),
     ],
 )
 def test_wrong_parameters_are_named(kind: str, params: dict[str, object], message: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from invsuite.errors import SetupError, UsageError
 from invsuite.metrics import METRICS
 from invsuite.regress import compare, load_baseline, pin, summary
+from invsuite.report.gap import chain_gaps
 from invsuite.report.leaderboard import markdown, to_csv
 from invsuite.statistics import summarise
 from invsuite.store import Record, Store, write_atomically
@@ -241,3 +242,23 @@ def test_csv_has_every_number() -> None:
     assert any(",fit_seconds,s,lower,1,1.0,,,,clock: wall," in row for row in rows)
     assert any(",skipped," in row and "it broke" in row for row in rows)
     assert len({row.count(",") for row in rows}) == 1
+
+
+def test_the_chain_gap_is_measured_against_the_end_to_end_network_of_the_same_stage() -> None:
+    chain, whole, other = record("modular"), record("layerwise"), record("modular", seed=1)
+    for found, error in ((chain, 0.03), (whole, 0.02), (other, 0.04)):
+        found["notes"] = {"selection_image_mse": error}
+    [(found, gap)] = chain_gaps([chain, whole, other, record("ridge")])
+    assert found is chain, "seed 1 has no partner, ridge no chain"
+    assert gap == pytest.approx(1.5)
+    assert "| 1.50" in markdown("t", [chain, whole])
+    assert "Chain gap" not in markdown("t", [record("ridge"), whole])
+
+
+def test_operations_are_in_the_csv_where_they_were_counted() -> None:
+    counted, not_counted = record("modular"), record("ridge")
+    counted["cost"] |= {"fit_flops": 2e9, "fit_frozen_flops": 1e9}
+    not_counted["cost"] |= {"fit_flops": None, "fit_frozen_flops": None}
+    lines = [line.split(",") for line in to_csv([counted, not_counted]).splitlines()]
+    found = {(line[3], line[6]): line[10] for line in lines if "flops" in line[6]}
+    assert found == {("modular", "fit_flops"): "2000000000.0", ("modular", "fit_frozen_flops"): "1000000000.0"}

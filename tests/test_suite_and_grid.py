@@ -39,6 +39,9 @@ def test_bundled_suites_load() -> None:
         ("edits = 3", "edits = -3", "'edits' is -3"),
         ("batch = 16", 'batch = "16"', "'budget.batch' is '16', expected int"),
         ("image_passes = 64", "passes = 64", "unknown key 'budget.passes'"),
+        ("image_passes = 64", "", "exactly one of 'image_passes', 'seconds', 'flops' is needed, got none"),
+        ("image_passes = 64", "image_passes = 64\nseconds = 5", "got 'image_passes' and 'seconds'"),
+        ("image_passes = 64", 'flops = "1e9"', "'budget.flops' is '1e9', expected float"),
         ('kind = "scenes"\nseed = 31', 'kind = "scene"\nseed = 31', "unknown data.fit.kind 'scene'"),
         ("seed = 32\ncount = 8", "count = 8", "'data.select.seed' is missing"),
         ('kind = "scenes"\nseed = 33', 'kind = "held-back"\nseed = 33', "unknown data.score.kind 'held-back'"),
@@ -89,6 +92,8 @@ def test_seeds_multiply_trained_methods_only(tmp_path: Path) -> None:
     ("old", "new", "changed"),
     [
         ("image_passes = 64", "image_passes = 65", {"layerwise", "modular"}),
+        ("image_passes = 64", "flops = 1e9", {"layerwise", "modular"}),
+        ("image_passes = 64", "seconds = 5", {"layerwise", "modular"}),
         ("seed = 31", "seed = 41", {"mean", "ridge", "optimisation", "layerwise", "modular"}),
         ("seed = 33", "seed = 43", {"mean", "ridge", "optimisation", "layerwise", "modular"}),
         ("iterations = 3", "iterations = 4", {"optimisation"}),
@@ -108,6 +113,14 @@ def test_a_stage_that_a_modular_inverse_does_not_pass_is_not_part_of_its_identit
     later = TINY_SUITE.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
     before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, later))
     assert all(before[key] == after[key] for key in before)
+
+
+def test_a_later_cut_is_part_of_the_identity_of_methods_that_train_all_stages_together(tmp_path: Path) -> None:
+    text = TINY_SUITE + "[methods.shared-chain]\nwidth = 16\n[methods.modular-finetuned]\nwidth = 16\n"
+    later = text.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
+    before, after = ids(plan_of(tmp_path, text)), ids(plan_of(tmp_path, later))
+    moved = {key.split("/")[2] for key in before if key.startswith("vit/") and before[key] != after[key]}
+    assert moved == {"shared-chain"}
 
 
 @pytest.mark.parametrize(

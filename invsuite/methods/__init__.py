@@ -9,6 +9,7 @@ from invsuite.errors import UsageError, unknown_name
 from invsuite.methods.base import Method
 from invsuite.methods.exact import Exact, FixedPoint
 from invsuite.methods.floors import Mean, Nearest
+from invsuite.methods.hybrid import ModularCycle, ModularFinetuned, ModularNoised, ModularPredecessor, SharedChain
 from invsuite.methods.networks import Layerwise, Modular
 from invsuite.methods.optimisation import DeepImagePrior, Fourier, Mahendran2015, Mahendran2016, Optimisation, PlugIn
 from invsuite.methods.oracles import Bicubic, MeanColour, RandomWeights
@@ -21,7 +22,7 @@ METHODS: dict[str, type[Method]] = {
         *(Mean, MeanColour, Nearest, Bicubic, RandomWeights),
         *(Ridge, Exact, FixedPoint),
         *(Optimisation, Mahendran2015, Mahendran2016, PlugIn, Fourier, DeepImagePrior),
-        *(Layerwise, Modular),
+        *(Layerwise, Modular, ModularFinetuned, ModularCycle, ModularNoised, ModularPredecessor, SharedChain),
     )
 }
 

@@ -7,18 +7,20 @@ returns a `Fitted`: an inverter and what the fit cost. It never sees a scored im
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
 from invsuite.data.split import Split
-from invsuite.errors import NotApplicable
+from invsuite.errors import NotApplicable, UsageError
 from invsuite.models.base import Model, Representation
 
-Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular"]
+Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular", "hybrid"]
+BudgetKind = Literal["passes", "seconds", "flops"]
 
 #: ``progress(done, total, note)``: called often and cheaply while a method works.
 ProgressHook = Callable[[int, int, str], None]
@@ -30,10 +32,66 @@ def silent(done: int, total: int, note: str) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trained method may spend on each inverse it trains: ``image_passes`` images seen, with repeats."""
+    """What every trained method may spend on each inverse it trains; exactly one of the three is given.
 
-    image_passes: int
+    Attributes:
+        image_passes: images seen, with repeats (``kind`` "passes").
+        seconds: own training time, the frozen forward passes and evaluations left out (``kind`` "seconds"); what
+            it buys depends on the machine, so two runs differ.
+        flops: operations of forward and backward of the inverse, as `invsuite.flops` counts them (``kind`` "flops").
+        batch: images a step.
+
+    Raises:
+        UsageError: naming the keys, if none or several are given or one is negative.
+    """
+
+    image_passes: int | None = None
     batch: int = 32
+    seconds: float | None = None
+    flops: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in self._limits().items() if v is not None}
+        if len(given) != 1:
+            named = " and ".join(f"'{k}'" for k in given) or "none"
+            raise UsageError(f"budget: exactly one of {', '.join(map(repr, self._limits()))} is needed, got {named}")
+        for key, value in {**given, "batch": self.batch}.items():
+            if value < 0 or (key == "batch" and value < 1):
+                raise UsageError(f"budget: '{key}' is {value}")
+
+    def _limits(self) -> dict[str, float | None]:
+        return {"image_passes": self.image_passes, "seconds": self.seconds, "flops": self.flops}
+
+    @property
+    def kind(self) -> BudgetKind:
+        """What is limited: "passes", "seconds" or "flops"."""
+        if self.image_passes is not None:
+            return "passes"
+        return "seconds" if self.seconds is not None else "flops"
+
+    @property
+    def limit(self) -> float:
+        """How much of it."""
+        return next(value for value in self._limits().values() if value is not None)
+
+    def identity(self) -> dict[str, float]:
+        """What of it is part of a cell's identity."""
+        return {k: v for k, v in self._limits().items() if v is not None} | {"batch": self.batch}
+
+    def split(self, share: float) -> tuple[Budget, Budget]:
+        """Two budgets that add up to this one, the second of about ``share`` (0 to 1).
+
+        Image passes are split between whole batches, at least one each: a budget of one batch becomes two of one.
+        """
+        if self.image_passes is not None:
+            steps = max(1, math.ceil(self.image_passes / self.batch) - 1)
+            first = self.batch * min(steps, max(1, round((1 - share) * self.image_passes / self.batch)))
+            second = max(self.batch, self.image_passes - first)
+            return replace(self, image_passes=first), replace(self, image_passes=second)
+        parts = (self.limit * (1 - share), self.limit * share)
+        if self.seconds is not None:
+            return replace(self, seconds=parts[0]), replace(self, seconds=parts[1])
+        return replace(self, flops=parts[0]), replace(self, flops=parts[1])
 
 
 @dataclass(frozen=True)
@@ -65,12 +123,19 @@ class Problem:
 @dataclass
 class FitCost:
     """What a fit took. ``stage_seconds`` is each stage's own share, ``shared_seconds`` what all stages used together
-    (the frozen forward passes); ``parameters`` are trained values per stage."""
+    (the frozen forward passes); ``parameters`` are trained values per stage.
+
+    ``fit_flops`` are operations of the stage's own training, forward and backward, including the frozen model where
+    the objective runs through it; ``frozen_flops`` those of the frozen forward passes the stage would have needed
+    alone (stages trained together share them). A stage that is missing was not counted.
+    """
 
     stage_seconds: dict[str, float] = field(default_factory=dict)
     shared_seconds: float = 0.0
     image_passes: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
+    fit_flops: dict[str, float] = field(default_factory=dict)
+    frozen_flops: dict[str, float] = field(default_factory=dict)
 
 
 class Inverter(Protocol):
@@ -156,8 +221,9 @@ class Method(ABC):
     """A method with its parameters, which are dataclass fields so that they are part of a cell's identity.
 
     Class attributes: ``name``; ``family``; ``source`` (paper); ``version``, to be raised when results change;
-    ``uses_cut``, true where the result at a stage depends on the cuts before it; ``seeded``, true where it depends
-    on the seed; ``sees_image``, true for a floor that is shown the image itself.
+    ``uses_cut``, true where the result at a stage depends on the cuts before it; ``uses_whole_cut``, where it depends
+    on the later ones too; ``seeded``, true where it depends on the seed; ``uses_budget``, on the budget;
+    ``sees_image``, true for a floor that is shown the image itself.
     """
 
     name: ClassVar[str]
@@ -165,6 +231,7 @@ class Method(ABC):
     source: ClassVar[str]
     version: ClassVar[int] = 1
     uses_cut: ClassVar[bool] = False
+    uses_whole_cut: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
     uses_budget: ClassVar[bool] = False
     sees_image: ClassVar[bool] = False

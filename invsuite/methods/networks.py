@@ -7,16 +7,18 @@ passes through from that stage - on the image itself. What differs is the object
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invsuite.inverses.networks import InverseNetwork, make_inverse
-from invsuite.methods.base import FitCost, Fitted, Method, Problem, derived_seed
+from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
+from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
 from invsuite.models.base import Representation, image_layout
-from invsuite.training import Job, Objective, Outcome, Recipe, Tensors, TrainingReport, train
+from invsuite.training import Job, Objective, Outcome, Recipe, Reconstruct, Tensors, TrainingReport, train
 
 CALIBRATION_IMAGES = 256
 
@@ -35,13 +37,18 @@ class ChainInverter:
 
 @dataclass(frozen=True)
 class NetworkMethod(Method):
-    """Settings both families share.
+    """Settings all trained families share.
 
-    ``width`` and ``depth`` size each inverse network (see `invsuite.inverses.networks.make_inverse`).
+    ``architecture`` (``light`` or ``paper``), ``width`` and ``depth`` size each inverse network; see
+    `invsuite.inverses.networks.InverseSettings`.
+
+    Raises:
+        UsageError: for an architecture that does not exist or a size that is not positive.
     """
 
+    architecture: str = "light"
     width: int = 128
-    depth: int = 2
+    depth: int = 0
     recipe: Recipe = field(default_factory=Recipe)
 
     version = 1
@@ -49,17 +56,31 @@ class NetworkMethod(Method):
     seeded = True
     uses_budget = True
 
+    def __post_init__(self) -> None:
+        InverseSettings(self.architecture, self.width, self.depth)
+
     def links(self, problem: Problem, seed_parts: tuple[object, ...]) -> dict[str, InverseNetwork]:
         """A freshly initialised inverse network for every component of the cut, keyed by the component's stage."""
         model = problem.model
         found: dict[str, InverseNetwork] = {}
-        target = image_layout(model.image_size)
+        target, before = image_layout(model.image_size), None
         for stage in problem.cut:
+            settings = InverseSettings(self.architecture, self.width, self.depth, model.blocks(before, stage))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derived_seed(problem.seed, *seed_parts, stage))
-                found[stage] = make_inverse(model.layout(stage), target, self.width, self.depth)
-            target = model.layout(stage)
+                found[stage] = make_inverse(model.layout(stage), target, settings)
+            target, before = model.layout(stage), stage
         return found
+
+    def calibrated_links(self, problem: Problem, last: str) -> dict[str, InverseNetwork]:
+        """Links for every component from the image to stage ``last``, ready to train one by one.
+
+        Every method that trains modules starts from these same values, so that only training tells them apart.
+        """
+        chain = problem.chain_to(last)
+        links = {s: link for s, link in self.links(problem, ("modular",)).items() if s in chain}
+        calibrate(problem, links)
+        return links
 
 
 def calibrate(problem: Problem, links: dict[str, InverseNetwork]) -> None:
@@ -98,12 +119,64 @@ def component_objective(stage: str, before: str) -> Objective:
     return loss
 
 
-def _cost(report: TrainingReport, per_stage: dict[str, list[Outcome]]) -> FitCost:
+def compose(links: Mapping[str, nn.Module], chain: Sequence[str]) -> nn.Sequential:
+    """The modules of ``chain`` (in the model's order) as one network from its last stage to the image."""
+    return nn.Sequential(*(links[stage] for stage in reversed(chain)))
+
+
+def module_jobs(
+    problem: Problem,
+    links: Mapping[str, InverseNetwork],
+    objective: Callable[[str, str | None], Objective] | None = None,
+) -> list[Job]:
+    """A job per module, each alone on its own component; the curve shows the images of the chain as composed so far.
+
+    Args:
+        objective: the loss for (stage, stage before or None for the image); by default that of its component.
+    """
+    jobs = []
+    chain = tuple(links)
+    for before, stage in zip((None, *chain), chain, strict=False):
+        if objective is not None:
+            loss = objective(stage, before)
+        else:
+            loss = image_objective(stage) if before is None else component_objective(stage, before)
+        needs = (stage,) if before is None else (before, stage)
+        composed = compose(links, problem.chain_to(stage))
+        jobs.append(Job(stage, links[stage], needs, loss, reconstruction(composed, stage)))
+    return jobs
+
+
+def reconstruction(chain: nn.Module, stage: str) -> Reconstruct:
+    """Images from the tensor of ``stage`` by ``chain``, in whatever state it then is."""
+
+    def images(tensors: Tensors) -> torch.Tensor:
+        return chain(tensors[stage])
+
+    return images
+
+
+@torch.no_grad()
+def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
+    totals = dict.fromkeys(chains, 0.0)
+    for images in problem.select.batches(problem.budget.batch):
+        images = images.to(problem.device)
+        for stage, found in problem.model.represent(images, list(chains)).items():
+            made = chains[stage](found.tensor).clamp(0, 1)
+            totals[stage] += float((made - images).square().mean()) * len(images)
+    return {stage: total / len(problem.select) for stage, total in totals.items()}
+
+
+def total_cost(reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[Outcome]]) -> FitCost:
+    """What fits one after the other took: per stage the sum over its outcomes; parameters are those of the last."""
     return FitCost(
         stage_seconds={s: sum(o.seconds for o in used) for s, used in per_stage.items()},
-        shared_seconds=report.shared_seconds,
+        shared_seconds=sum(report.shared_seconds for report in reports),
         image_passes={s: sum(o.image_passes for o in used) for s, used in per_stage.items()},
-        parameters={s: sum(o.parameters for o in used) for s, used in per_stage.items()},
+        parameters={s: used[-1].parameters for s, used in per_stage.items()},
+        fit_flops={s: sum(o.fit_flops for o in used) for s, used in per_stage.items()},
+        frozen_flops={s: sum(o.frozen_flops for o in used) for s, used in per_stage.items()},
     )
 
 
@@ -116,43 +189,45 @@ class Layerwise(NetworkMethod):
     source = "Dosovitskiy & Brox 2016, arXiv 1506.02753"
 
     def fit(self, problem: Problem) -> Fitted:
-        jobs = []
+        jobs, chains = [], {}
         for stage in problem.stages:
             links = self.links(problem, (self.name, stage))
             own = {s: links[s] for s in problem.chain_to(stage)}
             calibrate(problem, own)
-            module = nn.Sequential(*reversed(own.values()))
-            jobs.append(Job(stage, module, (stage,), image_objective(stage)))
+            module = chains[stage] = compose(own, problem.chain_to(stage))
+            jobs.append(Job(stage, module, (stage,), image_objective(stage), reconstruction(module, stage)))
         report = train(problem, jobs, self.recipe)
-        inverter = ChainInverter({job.name: job.module for job in jobs if isinstance(job.module, nn.Sequential)})
-        cost = _cost(report, {s: [o] for s, o in report.outcomes.items()})
-        return Fitted(inverter, cost, {s: o.notes() for s, o in report.outcomes.items()})
+        errors = selection_image_errors(problem, chains)
+        cost = total_cost([report], {s: [o] for s, o in report.outcomes.items()})
+        notes = {s: o.notes() | {"selection_image_mse": errors[s]} for s, o in report.outcomes.items()}
+        return Fitted(ChainInverter(chains), cost, notes)
 
 
 @dataclass(frozen=True)
 class Modular(NetworkMethod):
-    """One inverse network per component, trained alone on its own component's input, composed afterwards."""
+    """One inverse network per component, trained alone on its own component's input, composed afterwards.
+
+    ``selection_image_mse`` in a stage's notes, over the same of `Layerwise`, is the chain gap.
+    """
 
     name = "modular"
-    family = "modular"
+    family: ClassVar[Family] = "modular"
     source = "Rathjens et al. 2024, arXiv 2412.06534"
 
     def fit(self, problem: Problem) -> Fitted:
-        last = problem.stages[-1]
-        chain = problem.chain_to(last)
-        links = {s: link for s, link in self.links(problem, (self.name,)).items() if s in chain}
-        calibrate(problem, links)
-        jobs = []
-        for before, stage in zip((None, *chain), chain, strict=False):
-            if before is None:
-                jobs.append(Job(stage, links[stage], (stage,), image_objective(stage)))
-            else:
-                jobs.append(Job(stage, links[stage], (before, stage), component_objective(stage, before)))
-        report = train(problem, jobs, self.recipe)
-        chains = {
-            stage: nn.Sequential(*(links[s] for s in reversed(problem.chain_to(stage)))) for stage in problem.stages
-        }
+        links = self.calibrated_links(problem, problem.stages[-1])
+        report = train(problem, module_jobs(problem, links), self.recipe)
+        return self.composed(problem, links, [report])
+
+    def composed(self, problem: Problem, links: Mapping[str, nn.Module], reports: Sequence[TrainingReport]) -> Fitted:
+        """The fitted method from its trained modules, each of which is a job of one of the ``reports``."""
+        outcomes = {stage: outcome for report in reports for stage, outcome in report.outcomes.items()}
+        chains = {stage: compose(links, problem.chain_to(stage)) for stage in problem.stages}
+        errors = selection_image_errors(problem, chains)
         # a stage's inverse uses every module before it; each was trained once, whatever the number of stages
-        cost = _cost(report, {s: [report.outcomes[s]] for s in problem.stages})
-        notes = {s: report.outcomes[s].notes() | {"modules": list(problem.chain_to(s))} for s in problem.stages}
+        cost = total_cost(reports, {s: [outcomes[s]] for s in problem.stages})
+        notes = {
+            s: outcomes[s].notes() | {"modules": list(problem.chain_to(s)), "selection_image_mse": errors[s]}
+            for s in problem.stages
+        }
         return Fitted(ChainInverter(chains), cost, notes)

@@ -37,7 +37,8 @@ class Layout:
     tokens        (B, count, channels)   ``prefix`` tokens without a place (class, registers),
                                          then h * w tokens in row-major order
     queries       (B, count, channels)   object queries, no spatial order
-    predictions   (B, count, channels)   class logits, or logits and box (cx, cy, w, h) a query
+    predictions   (B, count, channels)   class logits and then, where ``boxes`` is 4, a box
+                                         (cx, cy, w, h) a query; an image classifier has one row
     ============  =====================  ==================================================
     """
 
@@ -46,6 +47,7 @@ class Layout:
     grid: tuple[int, int] | None = None
     count: int = 0
     prefix: int = 0
+    boxes: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,11 +112,16 @@ class Representation:
 
 @dataclass(frozen=True)
 class Component:
-    """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``."""
+    """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``.
+
+    ``blocks`` is how many transformer blocks it has, so that an inverse can mirror them: 0 for an embedding, a CNN
+    or a head.
+    """
 
     stage: str
     module: nn.Module
     layout: Layout
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,8 @@ class Model:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The invertible stages: every cut of the chain but the final predictions."""
-        return tuple(c.stage for c in self.components[:-1])
+        """The invertible stages: every cut of the chain; the last is the predictions."""
+        return tuple(c.stage for c in self.components)
 
     @property
     def device(self) -> torch.device:
@@ -205,6 +212,11 @@ class Model:
     def layout(self, stage: str) -> Layout:
         """Layout of the representation at ``stage``."""
         return self.components[self.position(stage)].layout
+
+    def blocks(self, start: str | None, stop: str) -> int:
+        """Transformer blocks of the components after stage ``start`` (``None``: the image) up to ``stop``."""
+        first = 0 if start is None else self.position(start) + 1
+        return sum(component.blocks for component in self.components[first : self.position(stop) + 1])
 
     def order(self, stages: Sequence[str]) -> tuple[str, ...]:
         """``stages`` without repeats, in chain order; every name is checked."""

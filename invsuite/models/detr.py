@@ -1,4 +1,5 @@
-"""Adapter for transformers' ``DetrForObjectDetection``: stages ``backbone``, ``encoder``, ``decoder``."""
+"""Adapter for transformers' ``DetrForObjectDetection``: stages ``backbone``, ``encoder``, ``decoder``,
+``prediction``."""
 
 from __future__ import annotations
 
@@ -85,16 +86,18 @@ def detr_chain(
             "encoder",
             Lambda(encoder, projection=inner.input_projection, body=inner.encoder),
             Layout("tokens", width, grid, grid[0] * grid[1]),
+            blocks=inner.config.encoder_layers,
         ),
         Component(
             "decoder",
             Lambda(decoder, body=inner.decoder, queries=inner.query_position_embeddings),
             Layout("queries", width, None, queries),
+            blocks=inner.config.decoder_layers,
         ),
         Component(
             "prediction",
             Lambda(prediction, classes=network.class_labels_classifier, boxes=network.bbox_predictor),
-            Layout("predictions", labels + 4, None, queries),
+            Layout("predictions", labels + 4, None, queries, boxes=4),
         ),
     ]
 

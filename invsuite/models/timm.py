@@ -40,7 +40,10 @@ def vit_chain(
         return network.norm_pre(network.patch_drop(patches))
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        return network.forward_head(network.norm(hidden))
+        return network.forward_head(network.norm(hidden)).unsqueeze(1)
+
+    def split(tensor: torch.Tensor) -> Prediction:
+        return Prediction(tensor.squeeze(1))
 
     def reference(images: torch.Tensor) -> Prediction:
         return Prediction(network(normalise(images)))
@@ -49,7 +52,7 @@ def vit_chain(
     components = [Component("embed", Lambda(embed, stem=stem), tokens)]
     width = max(2, len(str(len(network.blocks))))
     for number, block in enumerate(network.blocks, 1):
-        components.append(Component(f"block{number:0{width}d}", block, tokens))
+        components.append(Component(f"block{number:0{width}d}", block, tokens, blocks=1))
     classes = Layout("predictions", network.num_classes, None, 1)
     components.append(Component("head", Lambda(head, norm=network.norm, head=network.head), classes))
     size = network.patch_embed.img_size
@@ -58,9 +61,7 @@ def vit_chain(
         assert isinstance(other, VisionTransformer)
         return vit_chain(name, other, mean, std, origin)
 
-    return Model(
-        name, network, components, (size[0], size[1]), "classification", origin, Prediction, reference, rebuild
-    )
+    return Model(name, network, components, (size[0], size[1]), "classification", origin, split, reference, rebuild)
 
 
 def weights_file(source: str) -> Path:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
+from invsuite.report.gap import gap_section
 from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
@@ -40,6 +41,7 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         rows = [r for r in records if r["cell"]["model"] == model]
         lines += [f"## {model}", "", _table(rows), ""]
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
+    lines += gap_section(done)
     lines += _missing(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"
@@ -72,11 +74,15 @@ def to_csv(records: Sequence[Record]) -> str:
             ("fit_seconds", "s"),
             ("fit_shared_seconds", "s"),
             ("fit_image_passes", "images"),
+            ("fit_flops", "FLOP"),
+            ("fit_frozen_flops", "FLOP"),
             ("parameters", "values"),
             ("invert_seconds_per_image", "s"),
             ("fit_peak_bytes", "bytes"),
             ("invert_peak_bytes", "bytes"),
         ):
+            if cost.get(name) is None:  # not counted for this method
+                continue
             row = [*head, "ok", name, unit, "lower", 1, cost[name], "", "", "", f"clock: {cost['clock']}", cell["id"]]
             writer.writerow(row)
     return buffer.getvalue()

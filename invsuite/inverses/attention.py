@@ -1,0 +1,85 @@
+"""Transformer cores: tokens to tokens or a map on the same grid, and object queries to tokens or a map."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block
+from torch import nn
+
+from invsuite.errors import UsageError
+from invsuite.models.base import Layout
+
+
+def heads_for(width: int) -> int:
+    """Attention heads of about 32 channels that divide ``width``."""
+    return next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
+
+
+class TokenMixer(nn.Module):
+    """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start."""
+
+    def __init__(self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0) -> None:
+        super().__init__()
+        self.target = target
+        self.drop = source.prefix - target.prefix if target.kind == "tokens" else source.prefix
+        if self.drop < 0:
+            raise UsageError(f"cannot make {target.prefix} prefix tokens from {source.prefix}")
+        same = source.channels == width
+        self.enter: nn.Module = nn.Identity() if same else nn.Linear(source.channels, width)
+        self.position = nn.Parameter(torch.zeros(1, source.count, width))
+        blocks = [Block(width, heads_for(width), mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)]
+        for block in blocks:
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+        self.blocks = nn.Sequential(*blocks)
+        self.leave: nn.Module = nn.Identity() if target.channels == width else nn.Linear(width, target.channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.leave(self.blocks(self.enter(x) + self.position))[:, self.drop :]
+        if self.target.kind == "tokens":
+            return hidden
+        assert self.target.grid is not None
+        return hidden.transpose(1, 2).unflatten(2, self.target.grid)
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm cross-attention to a memory, then self-attention, then an MLP."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 2.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.own = Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+
+    def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        query = self.norm(x)
+        x = x + self.cross(query, memory, memory, need_weights=False)[0]
+        mixed: torch.Tensor = self.own(x)
+        return mixed
+
+
+class QueriesToSpatial(nn.Module):
+    """Object queries to tokens or a map: each place of the image asks the queries what they hold about it."""
+
+    def __init__(self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0) -> None:
+        super().__init__()
+        assert target.grid is not None
+        self.target = target
+        places = target.grid[0] * target.grid[1] + (target.prefix if target.kind == "tokens" else 0)
+        self.positions = nn.Parameter(torch.randn(1, places, width) * 0.5)
+        self.slots = nn.Parameter(torch.randn(1, source.count, width) * 0.5)
+        self.enter = Mlp(source.channels, 2 * width, width)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads_for(width), mlp_ratio) for _ in range(depth))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, target.channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        memory = self.enter(x) + self.slots
+        hidden = self.positions.expand(len(x), -1, -1)
+        for block in self.blocks:
+            hidden = block(hidden, memory)
+        out: torch.Tensor = self.leave(hidden)
+        if self.target.kind == "tokens":
+            return out
+        assert self.target.grid is not None
+        return out.transpose(1, 2).unflatten(2, self.target.grid)

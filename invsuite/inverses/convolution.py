@@ -1,0 +1,131 @@
+"""Upsampling cores: a map or tokens with a place to a map on a finer grid.
+
+`SpatialToMap` does its work on the coarse grid and shuffles pixels once (the ``light`` architecture);
+`TransposedLadder` climbs grid by grid as the networks of Rathjens et al. 2024 do (``paper``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from invsuite.errors import UsageError
+from invsuite.models.base import Layout
+
+
+def upsampling_factor(source: Layout, target: Layout) -> int:
+    """How many times finer ``target``'s grid is than ``source``'s, the same in height and width.
+
+    Raises:
+        UsageError: if it is not a whole number, or not the same on both axes.
+    """
+    assert source.grid is not None
+    assert target.grid is not None
+    ratios = {t / s for s, t in zip(source.grid, target.grid, strict=True)}
+    factor = ratios.pop()
+    if ratios or factor != int(factor):
+        raise UsageError(f"grid {target.grid} is not a whole multiple of {source.grid}")
+    return int(factor)
+
+
+class ConvBlock(nn.Module):
+    """Residual 3x3 - GELU - 1x1 block with group normalisation (one group: no statistics between images)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(nn.GroupNorm(1, width), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class SpatialToMap(nn.Module):
+    """Map or tokens (with a grid) to a map on a grid ``factor`` times finer, by pixel shuffle.
+
+    A linear map per place stands beside the convolutions, which start at zero: before training the network is a
+    random linear readout, and what it can learn at once is what ridge regression finds.
+    """
+
+    def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
+        super().__init__()
+        self.source = source
+        factor = upsampling_factor(source, target)
+        outputs = target.channels * factor**2
+        self.linear = nn.Conv2d(source.channels, outputs, 1)
+        self.prefix = nn.Linear(source.prefix * source.channels, width) if source.prefix else None
+        self.enter = nn.Conv2d(source.channels, width, 1)
+        self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
+        self.leave = nn.Conv2d(width, outputs, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        self.shuffle = nn.PixelShuffle(factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.source.to_map(x)
+        hidden = self.enter(places)
+        if self.prefix is not None:
+            hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
+        out: torch.Tensor = self.shuffle(self.linear(places) + self.leave(self.body(hidden)))
+        return out
+
+
+def prime_factors(number: int) -> list[int]:
+    """Prime factors of ``number`` >= 1, largest first: the strides of a ladder (16 -> 2 2 2 2, 14 -> 7 2)."""
+    found, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    return found[::-1]
+
+
+def ladder_widths(channels: int, steps: int, outputs: int = 3) -> list[int]:
+    """Channels before, between and after ``steps`` upsampling steps, e.g. 768-256-64-16-3 for ViT-B/16.
+
+    Counted from the image, widths grow by 4 a step (as the places become 4 times fewer) from 16, and are capped by
+    the source's: every model with 768 channels and patch 16 gets the paper's numbers, others the same ladder cut to
+    their own width, e.g. 192-192-64-16-3 for ViT-Ti.
+    """
+    inner = [min(channels, 16 * 4**i) for i in range(steps - 1)]
+    return [channels, *inner[::-1], outputs]
+
+
+class TransposedLadder(nn.Module):
+    """Map or tokens to an image by one transposed convolution a prime factor of the upsampling.
+
+    Rathjens et al. 2024, arXiv 2412.06534: transposed convolutions for a ViT's embedding (``normalised=False``, GELU
+    between them) and a batch-normalised upsampling decoder for a CNN backbone (``normalised=True``: batch
+    normalisation and ReLU after every step, then a 3x3 convolution to the image). Kernels of 2 s (s even) or
+    2 s - 1 (s odd) at stride s overlap, and give exactly s times the grid.
+
+    Takes (B, channels, h, w) or (B, count, channels), prefix tokens unused; gives (B, target.channels, H, W).
+
+    Raises:
+        UsageError: if the target's grid is not a whole multiple of the source's.
+    """
+
+    def __init__(self, source: Layout, target: Layout, normalised: bool) -> None:
+        super().__init__()
+        self.source = source
+        strides = prime_factors(upsampling_factor(source, target))
+        last = 16 if normalised else target.channels
+        widths = ladder_widths(source.channels, len(strides), last) if strides else [source.channels]
+        parts: list[nn.Module] = []
+        for number, (stride, before, after) in enumerate(zip(strides, widths, widths[1:], strict=False), 1):
+            pad = stride // 2
+            parts.append(nn.ConvTranspose2d(before, after, stride + 2 * pad, stride, padding=pad, bias=not normalised))
+            if normalised:
+                parts += [nn.BatchNorm2d(after), nn.ReLU()]
+            elif number < len(strides):
+                parts.append(nn.GELU())
+        if normalised or not strides:
+            parts.append(nn.Conv2d(widths[-1], target.channels, 3, padding=1))
+        self.body = nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        image: torch.Tensor = self.body(self.source.to_map(x))
+        return image

@@ -1,0 +1,75 @@
+"""A hierarchical transformer's stage run backwards: Swin blocks, then patch splitting to a finer grid."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import nn
+
+from invsuite.errors import UsageError
+from invsuite.inverses.attention import heads_for
+from invsuite.inverses.convolution import prime_factors, upsampling_factor
+from invsuite.models.base import Layout
+
+WINDOW = 7  # places a side, Swin's own (Liu et al. 2021, arXiv 2103.14030); smaller grids use one window
+
+
+class PatchSplitting(nn.Module):
+    """The mirror of Swin's patch merging: every place becomes ``factor`` x ``factor`` places of ``outputs`` channels,
+    by one linear map and a pixel shuffle. (B, h, w, C) to (B, h * factor, w * factor, outputs)."""
+
+    def __init__(self, channels: int, outputs: int, factor: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, outputs * factor**2)
+        self.shuffle = nn.PixelShuffle(factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        expanded = self.expand(self.norm(x)).permute(0, 3, 1, 2)
+        finer: torch.Tensor = self.shuffle(expanded).permute(0, 2, 3, 1)
+        return finer
+
+
+class MirroredStage(nn.Module):
+    """Map or tokens to a map or tokens on the same or a finer grid: ``depth`` Swin blocks (plain and shifted windows in
+    turn) on the coarse grid, then patch splitting, once a prime factor; channels fall geometrically to the target's.
+
+    Takes and gives tensors of the two layouts; prefix tokens of the source are unused.
+
+    Raises:
+        UsageError: if the target has prefix tokens, or its grid is not a whole multiple of the source's.
+    """
+
+    def __init__(self, source: Layout, target: Layout, depth: int) -> None:
+        super().__init__()
+        assert source.grid is not None
+        if target.kind == "tokens" and target.prefix:
+            raise UsageError(f"patch splitting cannot make {target.prefix} prefix tokens")
+        self.source, self.target = source, target
+        window = min(WINDOW, *source.grid)
+        blocks = []
+        for number in range(depth):
+            block = SwinTransformerBlock(
+                source.channels,
+                source.grid,
+                num_heads=heads_for(source.channels),
+                window_size=window,
+                shift_size=window // 2 if number % 2 else 0,
+            )
+            nn.init.zeros_(block.attn.proj.weight)
+            nn.init.zeros_(block.mlp.fc2.weight)
+            blocks.append(block)
+        self.blocks = nn.Sequential(*blocks)
+        factors = prime_factors(upsampling_factor(source, target))
+        ratio = target.channels / source.channels
+        widths = [round(source.channels * ratio ** (i / max(1, len(factors)))) for i in range(len(factors) + 1)]
+        self.splits = nn.Sequential(
+            *(PatchSplitting(a, b, f) for a, b, f in zip(widths, widths[1:], factors, strict=False))
+        )
+        same = factors or target.channels == source.channels
+        self.leave: nn.Module = nn.Identity() if same else nn.Linear(source.channels, target.channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.source.to_map(x).permute(0, 2, 3, 1)
+        out: torch.Tensor = self.leave(self.splits(self.blocks(places)))
+        return out.flatten(1, 2) if self.target.kind == "tokens" else out.permute(0, 3, 1, 2)
