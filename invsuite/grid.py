@@ -49,6 +49,13 @@ class Cell:
         return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{digest}"
 
     @property
+    def fit_id(self) -> str:
+        """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
+        shared = {k: v for k, v in self.identity.items() if k not in ("stage", "cut", "metrics", "edits")}
+        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.model.name}-{self.method.name}-s{self.seed}-{digest}"
+
+    @property
     def key(self) -> str:
         """Name without the identity: what a baseline compares across versions."""
         return f"{self.model.name}/{self.stage}/{self.method.name}/s{self.seed}"
@@ -121,7 +128,6 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     shared = {
         "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
         "edits": suite.edits,
-        "recipe": RECIPE_VERSION,
     }
     entries: list[Opened | Refused] = []
     for spec in specs:
@@ -175,4 +181,5 @@ def _identity(
         identity["seed"] = seed
     if method.uses_budget:
         identity["budget"] = suite.budget.identity()
+        identity["engine"] = {"version": RECIPE_VERSION} | suite.engine.identity()
     return identity

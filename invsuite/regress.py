@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from invsuite.errors import UsageError
+from invsuite.files import write_atomically
 from invsuite.report.leaderboard import distance_from_best
 from invsuite.statistics import summarise
-from invsuite.store import Record, write_atomically
+from invsuite.store import Record
 
 Verdict = Literal["same", "better", "worse", "newly failing", "fixed", "missing", "new", "not comparable"]
 BAD: frozenset[Verdict] = frozenset({"worse", "newly failing", "missing", "not comparable"})

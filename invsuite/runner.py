@@ -6,6 +6,7 @@ A cell that cannot run becomes a record with its reason; the others go on.
 from __future__ import annotations
 
 import io
+import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from PIL import Image
 
 from invsuite.data.base import Sample, check_images, from_unit_range
 from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
+from invsuite.features import FeatureCache
+from invsuite.files import write_atomically
 from invsuite.grid import Cell, Opened, Plan, Refused
 from invsuite.methods.base import Fitted, Problem, ReportingInverter, Snapshot, WatchedInverter
 from invsuite.metrics.base import Metric, Scoring
 from invsuite.models.base import Model
 from invsuite.provenance import collect, set_determinism
 from invsuite.statistics import summarise
-from invsuite.store import Record, Store, write_atomically
+from invsuite.store import Record, Store
 from invsuite.timing import Meter, clock_name
 
 STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
@@ -113,6 +116,8 @@ def _run_model(
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.method.name, cell.seed), []).append(cell)
+    trained = sum(group[0].method.method.uses_budget for group in groups.values())
+    features = FeatureCache(plan.suite.engine.cache, max(1, trained), log=report.note)
     for group in groups.values():
         method, seed = group[0].method.method, group[0].seed
         set_determinism(seed)
@@ -127,6 +132,9 @@ def _run_model(
             budget=plan.suite.budget,
             seed=seed,
             progress=progress,
+            engine=plan.suite.engine,
+            features=features,
+            checkpoints=store.fit_path(group[0].fit_id),
         )
         try:
             with Meter(device) as fit_meter:
@@ -152,6 +160,8 @@ def _run_model(
             except Exception as error:
                 body = _problem_record(error)
             _finish(plan, store, cell, body, device, report, outcome)
+        shutil.rmtree(store.fit_path(group[0].fit_id), ignore_errors=True)
+    features.close()
     model.to("cpu")
 
 

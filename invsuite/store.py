@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invsuite.errors import SetupError
+from invsuite.files import write_atomically
 
 SCHEMA = 1
 Record = dict[str, Any]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part: temp file, fsync, rename.
-
-    Raises:
-        SetupError: if the disk refuses, naming the file; the temp file is removed.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise SetupError(f"cannot write '{path}': {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -51,6 +27,10 @@ class Store:
     def strip_path(self, cell_id: str) -> Path:
         """File of a cell's first few reconstructions."""
         return self.folder / f"{cell_id}.png"
+
+    def fit_path(self, fit_id: str) -> Path:
+        """Folder for the state of a fit that is under way."""
+        return self.folder / "fits" / fit_id
 
     def read(self, cell_id: str) -> Record | None:
         """The record of a cell, or None; a damaged file counts as none."""

@@ -10,6 +10,11 @@ edits = 8                            # images that measures with an edited objec
 image_passes = 6000                  # or seconds = 60 of own training a stage, or flops = 1e12 of it
 batch = 32
 
+[engine]                             # may be left out: how training runs
+precision = "auto"                   # auto (bfloat16 on a GPU) | float32 | bfloat16
+cache = "auto"                       # auto (decided from measured rates) | memory | disk | off
+compile = "auto"                     # auto (on a GPU) | on | off
+
 [data.fit]                           # fit, select and score must be disjoint
 kind = "scenes"                      # scenes | folder | coco | held-back (select only)
 ...
@@ -33,7 +38,7 @@ from invsuite.data.geometry import FIT_MODES
 from invsuite.data.sources import SOURCES, DataSpec, Source
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Method
+from invsuite.methods.base import Budget, Engine, Method
 from invsuite.metrics import make_metric
 
 
@@ -67,6 +72,7 @@ class Suite:
     data: DataSpec
     models: tuple[ModelSpec, ...]
     methods: tuple[MethodSpec, ...]
+    engine: Engine
 
 
 def bundled_suites() -> dict[str, Path]:
@@ -121,6 +127,7 @@ def _suite(tree: dict[str, Any]) -> Suite:
         data=DataSpec(*(_source(_table(data, part), f"data.{part}.", part) for part in ("fit", "select", "score"))),
         models=tuple(_model(name, _table(models, name)) for name in models),
         methods=tuple(_method(name, _table(methods, name)) for name in methods),
+        engine=_fill(Engine, _table(tree, "engine") if "engine" in tree else {}, "engine."),
     )
 
 

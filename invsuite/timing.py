@@ -47,6 +47,10 @@ class Stopwatch:
         else:
             self._seconds += time.perf_counter() - self._start
 
+    def add(self, seconds: float) -> None:
+        """Count ``seconds`` of an earlier process too."""
+        self._seconds += seconds
+
     @property
     def seconds(self) -> float:
         """Seconds in all sections so far; waits for the GPU."""

@@ -15,11 +15,13 @@ from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
+from invsuite.methods.moments import Moments
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.ridge import NormalEquations, error_of, images_from, patches_of, solve
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.training import Job, Recipe, train
 
+RANDOM: dict[str, object] = {"width": 16, "depth": 1, "start": "random"}  # what training finds, not the start
 SMALL: dict[str, dict[str, object]] = {
     "mean": {},
     "mean-colour": {},
@@ -35,15 +37,15 @@ SMALL: dict[str, dict[str, object]] = {
     "plugin": {"iterations": 3},
     "fourier": {"iterations": 3},
     "dip": {"iterations": 2, "width": 4, "depth": 2},
-    "layerwise": {"width": 16, "depth": 1},
-    "modular": {"width": 16, "depth": 1},
-    "modular-finetuned": {"width": 16, "depth": 1},
-    "modular-cycle": {"width": 16, "depth": 1, "image_weight": 0.1},
-    "modular-noised": {"width": 16, "depth": 1},
-    "modular-predecessor": {"width": 16, "depth": 1},
-    "shared-chain": {"width": 16, "depth": 1},
+    "layerwise": RANDOM,
+    "modular": RANDOM,
+    "modular-finetuned": RANDOM,
+    "modular-cycle": RANDOM | {"image_weight": 0.1},
+    "modular-noised": RANDOM,
+    "modular-predecessor": RANDOM,
+    "shared-chain": RANDOM,
 }
-TRAINED = {"width": 16, "depth": 1, "recipe": {"learning_rate": 5e-3}}
+TRAINED = {"width": 16, "depth": 1, "start": "random", "recipe": {"learning_rate": 5e-3}}
 MakeProblem = Callable[..., Problem]
 
 
@@ -218,7 +220,8 @@ def test_inverse_networks_train_in_train_mode_and_score_in_eval_mode(
     problem = make_problem(linear_chain, ("first",), passes=32)
     job = Job("spy", Spy(), ("first",), lambda m, images, t: (m(t["first"]) - 1).square())
     train(problem, [job], Recipe(evaluations=1))
-    assert modes == [True, True, True, False], "a counted step and two steps in train mode, one selection batch in eval"
+    # a counted step, the start in eval mode, two steps in train mode, one selection batch in eval mode
+    assert modes == [True, False, True, True, False]
     assert all(frozen)
     assert not job.module.training
     assert not job.module.scale.requires_grad
@@ -362,7 +365,7 @@ def test_predictions_are_read_as_decisions_or_probabilities() -> None:
     elsewhere[..., 5:] += 0.3
     for architecture, reads_confidence in (("paper", False), ("light", True)):
         network = make_inverse(source, target, InverseSettings(architecture, 16))
-        network.source_scale.calibrate([answer * torch.arange(1.0, 10)])
+        network.source_scale.measured(answer.mean(0), torch.arange(1.0, 10)[None])
         assert torch.allclose(network(answer), network(surer)) != reads_confidence
         assert not torch.allclose(network(answer), network(elsewhere))
 
@@ -406,11 +409,19 @@ def test_channel_scales_are_measured() -> None:
     layout = Layout("tokens", 3, (2, 2), 4)
     network = InverseNetwork(layout, layout, nn.Identity())
     values = torch.randn(50, 4, 3) * torch.tensor([1.0, 10.0, 0.0]) + torch.tensor([5.0, 0.0, 2.0])
-    network.source_scale.calibrate([values[:20], values[20:]])
+    values += torch.tensor([[0.0], [100.0], [0.0], [-3.0]])  # a position embedding
+    moments = Moments(layout)
+    for part in (values[:20], values[20:]):
+        moments.add(part)
+    network.source_scale.measured(moments.mean, moments.std)
     scaled = network.source_scale(values)
-    torch.testing.assert_close(scaled.mean((0, 1)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(scaled.std((0, 1))[:2], torch.ones(2), atol=0.01, rtol=0)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(4, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.square().mean((0, 1))[:2], torch.ones(2), atol=1e-3, rtol=0)
     assert torch.isfinite(scaled).all()
+    as_map = Moments(Layout("map", 3, (2, 2)))
+    as_map.add(values.transpose(1, 2).unflatten(2, (2, 2)))
+    torch.testing.assert_close(as_map.std.flatten(), moments.std.flatten())
+    torch.testing.assert_close(as_map.mean.flatten(1).T, moments.mean)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from invsuite.bundled import recipe
 from invsuite.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, VIT_ARGS
 from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
+from invsuite.files import write_atomically
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.bundled import bundled_chain
 from invsuite.provenance import collect, set_determinism
-from invsuite.store import write_atomically
 
 SEED = 7
 POOL = 16000

@@ -17,9 +17,14 @@ def heads_for(width: int) -> int:
 
 
 class TokenMixer(nn.Module):
-    """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start."""
+    """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start.
 
-    def __init__(self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0) -> None:
+    With ``linear`` a linear map of each token follows the blocks also where the channels need none.
+    """
+
+    def __init__(
+        self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0, linear: bool = False
+    ) -> None:
         super().__init__()
         self.target = target
         self.drop = source.prefix - target.prefix if target.kind == "tokens" else source.prefix
@@ -33,7 +38,17 @@ class TokenMixer(nn.Module):
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
         self.blocks = nn.Sequential(*blocks)
-        self.leave: nn.Module = nn.Identity() if target.channels == width else nn.Linear(width, target.channels)
+        plain = target.channels == width and not linear
+        self.leave: nn.Module = nn.Identity() if plain else nn.Linear(width, target.channels)
+        if target.channels == width and isinstance(self.leave, nn.Linear):
+            nn.init.eye_(self.leave.weight)
+            nn.init.zeros_(self.leave.bias)
+
+    @property
+    def linear_path(self) -> nn.Linear | None:
+        """The map that is all this network does before training; None where another layer comes before it."""
+        alone = isinstance(self.leave, nn.Linear) and isinstance(self.enter, nn.Identity)
+        return self.leave if alone and isinstance(self.leave, nn.Linear) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.leave(self.blocks(self.enter(x) + self.position))[:, self.drop :]
@@ -71,7 +86,10 @@ class QueriesToSpatial(nn.Module):
         self.slots = nn.Parameter(torch.randn(1, source.count, width) * 0.5)
         self.enter = Mlp(source.channels, 2 * width, width)
         self.blocks = nn.ModuleList(CrossBlock(width, heads_for(width), mlp_ratio) for _ in range(depth))
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, target.channels))
+        last = nn.Linear(width, target.channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.leave = nn.Sequential(nn.LayerNorm(width), last)  # starts at the mean of its target
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         memory = self.enter(x) + self.slots

@@ -46,8 +46,8 @@ class ConvBlock(nn.Module):
 class SpatialToMap(nn.Module):
     """Map or tokens (with a grid) to a map on a grid ``factor`` times finer, by pixel shuffle.
 
-    A linear map per place stands beside the convolutions, which start at zero: before training the network is a
-    random linear readout, and what it can learn at once is what ridge regression finds.
+    A linear map per place stands beside the convolutions, which start at zero: before training the network is that
+    linear readout alone.
     """
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
@@ -61,7 +61,14 @@ class SpatialToMap(nn.Module):
         self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
         self.leave = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
         self.shuffle = nn.PixelShuffle(factor)
+
+    @property
+    def linear_path(self) -> nn.Conv2d:
+        """The map that is all this network does before training."""
+        return self.linear
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         places = self.source.to_map(x)

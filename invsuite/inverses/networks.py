@@ -20,14 +20,15 @@ predictions or      image                 through a coarse map          through 
 queries
 ==================  ====================  ============================  ==========================================
 
-Every network reads and writes standardised values: means and deviations per channel are measured on fit images
-(`InverseNetwork.calibrate`), so that one large channel neither swamps the loss nor the input. Predictions are read
-as they are, because argmax and softmax need the model's own logits.
+Every network reads and writes standardised values: the mean of each value (which takes out position embeddings, and
+leaves a network that has learned nothing with the mean image) and the deviation of each channel are measured on fit
+images, so that one large channel neither swamps the loss nor the input. Predictions are read as they are, because
+argmax and softmax need the model's own logits. ``light`` networks between representations with a place hold a linear
+path, which `InverseNetwork.start_from` sets to a linear readout found in closed form; training goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -75,31 +76,20 @@ class InverseSettings:
 
 
 class ChannelScale(nn.Module):
-    """Standardisation per channel of a layout; the deviation has a floor so that dead channels stay finite."""
+    """Standardisation of a layout: a mean for every value, a deviation for every channel."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
-        shape = (layout.channels, 1, 1) if layout.kind == "map" else (1, layout.channels)
-        self.axes = (0, 2, 3) if layout.kind == "map" else (0, 1)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("mean", torch.zeros(layout.shape))
+        self.register_buffer("std", torch.ones(layout.channel_shape))
 
-    def calibrate(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Set mean and deviation from batches of tensors."""
-        count, total, square = 0, torch.zeros(()), torch.zeros(())
-        for tensor in tensors:
-            values = tensor.double()
-            count += values.numel() // self.mean.numel()
-            total = total + values.sum(self.axes)
-            square = square + values.square().sum(self.axes)
-        mean = total / count
-        std = (square / count - mean.square()).clamp(min=0).sqrt()
-        std = std.clamp(min=1e-3 * float(std.max()) + 1e-12)
-        self.mean.copy_(mean.view_as(self.mean))
-        self.std.copy_(std.view_as(self.std))
+    def measured(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Set the mean (the layout's shape) and the deviation (channels, as they broadcast)."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         return (tensor - self.mean) / self.std
@@ -121,6 +111,33 @@ class InverseNetwork(nn.Module):
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.target_scale.undo(self.core(tensor if self.raw else self.source_scale(tensor)))
+
+    @property
+    def linear_path(self) -> nn.Linear | nn.Conv2d | None:
+        """The layer that `start_from` sets; None where the core has none."""
+        return self.core.linear_path if isinstance(self.core, SpatialToMap | TokenMixer) else None
+
+    @torch.no_grad()
+    def start_from(self, weight: torch.Tensor) -> None:
+        """Start as the linear readout ``target - mean = (source - mean) @ weight`` of each place, in own units.
+
+        Both scales must have been set. Before training, everything beside the linear path adds nothing.
+
+        Args:
+            weight: (source channels, target channels * factor^2), a finer target's places in row-major order.
+
+        Raises:
+            UsageError: if the core has no linear path.
+        """
+        path = self.linear_path
+        if path is None:
+            raise UsageError(f"a {type(self.core).__name__} has no linear path to start from")
+        spread = self.target_scale.std.flatten()
+        spread = spread.repeat_interleave(weight.shape[1] // len(spread))
+        standard = self.source_scale.std.flatten()[:, None] * weight / spread
+        path.weight.copy_(standard.T.reshape(path.weight.shape))
+        assert path.bias is not None
+        path.bias.zero_()
 
 
 def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> InverseNetwork:
@@ -150,7 +167,7 @@ def _core(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modul
 def _light(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module | None:
     depth = settings.depth or LIGHT_DEPTH
     if source.kind == "tokens" and target.grid == source.grid:
-        return TokenMixer(source, target, source.channels, depth)
+        return TokenMixer(source, target, source.channels, depth, linear=True)
     return SpatialToMap(source, target, settings.width, depth) if target.kind == "map" else None
 
 

@@ -11,12 +11,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
 from invsuite.data.split import Split
-from invsuite.errors import NotApplicable, UsageError
+from invsuite.errors import NotApplicable, UsageError, unknown_name
+from invsuite.features import POLICIES, FeatureCache
 from invsuite.models.base import Model, Representation
 
 Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular", "hybrid"]
@@ -94,12 +96,54 @@ class Budget:
         return replace(self, flops=parts[0]), replace(self, flops=parts[1])
 
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+COMPILE = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How training runs: what makes it fast, and changes its numbers by rounding at most.
+
+    Attributes:
+        precision: of the inverse networks' steps; their weights, and every evaluation, stay in float32. ``auto`` is
+            bfloat16 autocast on a GPU and float32 elsewhere.
+        cache: where representations of fit images are kept (`invsuite.features`): ``auto`` decides from measured rates.
+        compile: ``torch.compile`` of the inverse networks; ``auto`` does so on a GPU.
+
+    Raises:
+        UsageError: for a value that is not one of the choices.
+    """
+
+    precision: str = "auto"
+    cache: str = "auto"
+    compile: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key, known in (("precision", PRECISIONS), ("cache", POLICIES), ("compile", COMPILE)):
+            if getattr(self, key) not in known:
+                raise unknown_name(f"'{key}' of the engine", getattr(self, key), known)
+
+    def identity(self) -> dict[str, str]:
+        """What of it is part of a cell's identity: a cache never changes a value, nor should a compiler."""
+        return {"precision": self.precision}
+
+    def bfloat16(self, device: torch.device) -> bool:
+        """Whether steps on ``device`` run in bfloat16."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+    def compiles(self, device: torch.device) -> bool:
+        """Whether inverse networks are compiled on ``device``."""
+        return self.compile == "on" or (self.compile == "auto" and device.type == "cuda")
+
+
 @dataclass(frozen=True)
 class Problem:
     """All a method may look at.
 
     ``stages`` are the stages to invert and ``cut`` every stage at which the suite cuts the chain, in chain order:
-    a modular inverse of a late stage passes through the earlier ones.
+    a modular inverse of a late stage passes through the earlier ones. ``features`` keeps representations of the fit
+    images between fits on the same model; ``checkpoints`` is a folder of this fit's own where training leaves its state
+    after each evaluation and takes it up again, and ``part`` tells the trainings of one fit apart.
     """
 
     model: Model
@@ -110,6 +154,10 @@ class Problem:
     budget: Budget
     seed: int
     progress: ProgressHook = silent
+    engine: Engine = field(default_factory=Engine)
+    features: FeatureCache | None = None
+    checkpoints: Path | None = None
+    part: str = "0"
 
     @property
     def device(self) -> torch.device:

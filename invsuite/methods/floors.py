@@ -10,6 +10,7 @@ import torch
 
 from invsuite.data.split import Split
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
+from invsuite.methods.moments import Moments
 from invsuite.models.base import Model, Representation
 from invsuite.timing import Stopwatch
 
@@ -53,7 +54,7 @@ class NearestInverter:
 
     Attributes:
         kept: every fit image's representation (N, ...), of the stages that fit in memory.
-        weight: one over the standard deviation of each channel over fit images and places, as the layout broadcasts.
+        weight: one over each channel's deviation over fit images and places, as the layout broadcasts.
     """
 
     model: Model
@@ -109,12 +110,12 @@ class Nearest(Method):
             size = 4 * model.layout(stage).values * len(problem.fit)
             if size <= room:
                 room, parts[stage] = room - size, []
-        sums = {s: ChannelSums() for s in problem.stages}
+        sums = {s: Moments(model.layout(s)) for s in problem.stages}
         done = 0
         with watch:
             for images in problem.fit.batches(FIT_BATCH):
                 for stage, found in model.represent(images.to(problem.device), problem.stages).items():
-                    sums[stage].add(found)
+                    sums[stage].add(found.tensor)
                     if stage in parts:
                         parts[stage].append(found.tensor.cpu())
                 done += len(images)
@@ -124,29 +125,5 @@ class Nearest(Method):
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}
         notes = {s: {"features": "kept" if s in kept else "streamed", "images": len(problem.fit)} for s in sums}
-        weight = {s: found.weight() for s, found in sums.items()}
+        weight = {s: 1 / found.std for s, found in sums.items()}
         return Fitted(NearestInverter(model, problem.fit, kept, weight), cost, dict(notes))
-
-
-class ChannelSums:
-    """Standard deviation of each channel, streamed; sums are in float64 around the first batch's mean."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.centre = self.total = self.square = torch.zeros(())
-
-    def add(self, found: Representation) -> None:
-        """One batch."""
-        axes = (0, 2, 3) if found.layout.kind == "map" else (0, 1)
-        if not self.count:
-            self.centre = found.tensor.mean(axes, keepdim=True)
-        values = found.tensor - self.centre
-        self.count += values.numel() // self.centre.numel()
-        self.total = self.total + values.sum(axes, keepdim=True, dtype=torch.float64)
-        self.square = self.square + values.square().sum(axes, keepdim=True, dtype=torch.float64)
-
-    def weight(self) -> torch.Tensor:
-        """One over the deviation, which has a floor so that dead channels weigh nothing special."""
-        mean = self.total / self.count
-        deviation = (self.square / self.count - mean.square()).clamp(min=0).sqrt()
-        return (1 / deviation.clamp(min=1e-3 * float(deviation.max()) + 1e-12)).float()

@@ -31,6 +31,7 @@ from invsuite.methods.networks import (
     selection_image_errors,
     total_cost,
 )
+from invsuite.methods.start import Start
 from invsuite.models.base import Model
 from invsuite.training import Job, Objective, Tensors, TrainingReport, train
 
@@ -42,7 +43,8 @@ def phase(problem: Problem, number: int, phases: int, **changes: object) -> Prob
         problem.progress(number * total + done, phases * total, note)
 
     seed = problem.seed if number == 0 else derived_seed(problem.seed, "phase", number)
-    return replace(problem, seed=seed, progress=progress, **changes)  # type: ignore[arg-type]
+    part = f"{problem.part}-{number}"
+    return replace(problem, seed=seed, progress=progress, part=part, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -75,25 +77,26 @@ class TwoPhase(NetworkMethod):
 
     def fit(self, problem: Problem) -> Fitted:
         first, second = problem.budget.split(self.share)
-        links = self.calibrated_links(problem, problem.stages[-1])
-        alone = train(phase(problem, 0, 2, budget=first), module_jobs(problem, links), self.recipe)
+        links, start = self.started_links(problem, problem.stages[-1])
+        alone = train(phase(problem, 0, 2, budget=first), module_jobs(problem, links, start), self.recipe)
         chains: dict[str, nn.Sequential] = {}
         jobs = []
         for stage in problem.stages:
             chain = copy.deepcopy(compose(links, problem.chain_to(stage))).requires_grad_(True)
             chains[stage] = chain
             loss = self.objective(problem.model, stage, links[stage].source_scale)
-            jobs.append(Job(stage, chain, (stage,), loss, reconstruction(chain, stage), keep_start=True))
+            jobs.append(Job(stage, chain, (stage,), loss, reconstruction(chain, stage)))
         composed = selection_image_errors(problem, chains)
         recipe = replace(self.recipe, learning_rate=self.rate * self.recipe.learning_rate)
         tuned = train(phase(problem, 1, 2, budget=second), jobs, recipe)
-        return self._fitted(problem, chains, composed, alone, tuned)
+        return self._fitted(problem, chains, composed, start, alone, tuned)
 
     def _fitted(
         self,
         problem: Problem,
         chains: dict[str, nn.Sequential],
         composed: Mapping[str, float],
+        start: Start,
         alone: TrainingReport,
         tuned: TrainingReport,
     ) -> Fitted:
@@ -111,7 +114,7 @@ class TwoPhase(NetworkMethod):
                 "selection_image_mse": errors[stage],
                 "chain_gap": composed[stage] / errors[stage],
             }
-        cost = total_cost([alone, tuned], {s: [alone.outcomes[s], tuned.outcomes[s]] for s in problem.stages})
+        cost = total_cost(start, [alone, tuned], {s: [alone.outcomes[s], tuned.outcomes[s]] for s in problem.stages})
         return Fitted(ChainInverter(chains), cost, notes)
 
 
@@ -190,24 +193,29 @@ class ModularNoised(Modular):
             raise UsageError(f"parameter 'noise' of method '{self.name}' is {self.noise}, expected 0 or more")
 
     def fit(self, problem: Problem) -> Fitted:
-        links = self.calibrated_links(problem, problem.stages[-1])
+        links, start = self.started_links(problem, problem.stages[-1])
+        generators = {
+            stage: torch.Generator(problem.device).manual_seed(derived_seed(problem.seed, self.name, stage))
+            for stage in links
+        }
 
         def noised(stage: str, before: str | None) -> Objective:
             clean = image_objective(stage) if before is None else component_objective(stage, before)
-            generator = torch.Generator(problem.device).manual_seed(derived_seed(problem.seed, self.name, stage))
             scale = links[stage].source_scale
 
             def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
                 if not module.training:
                     return clean(module, images, tensors)
                 given = tensors[stage]
-                drawn = torch.randn(given.shape, generator=generator, device=given.device)
+                drawn = torch.randn(given.shape, generator=generators[stage], device=given.device)
                 return clean(module, images, {**tensors, stage: given + self.noise * scale.std * drawn})
 
             return loss
 
-        report = train(problem, module_jobs(problem, links, noised), self.recipe)
-        return self.composed(problem, links, [report])
+        jobs = module_jobs(problem, links, start, noised)
+        jobs = [replace(job, generator=generators[job.name]) for job in jobs]
+        report = train(problem, jobs, self.recipe)
+        return self.composed(problem, links, start, [report])
 
 
 @dataclass(frozen=True)
@@ -229,8 +237,8 @@ class ModularPredecessor(Modular):
 
     def fit(self, problem: Problem) -> Fitted:
         cut = problem.cut
-        links = self.calibrated_links(problem, cut[-1])
-        alone = {job.name: job for job in module_jobs(problem, links)}
+        links, start = self.started_links(problem, cut[-1])
+        alone = {job.name: job for job in module_jobs(problem, links, start)}
         reports = []
         for number, stage in enumerate(reversed(cut)):
             entries = tuple(reversed(cut[cut.index(stage) :]))
@@ -242,7 +250,7 @@ class ModularPredecessor(Modular):
             # modules nearer the image are untrained until the end: the chain has no quality yet
             job.reconstruct = job.reconstruct if stage == cut[0] else None
             reports.append(train(part, [job], self.recipe))
-        return self.composed(problem, links, reports)
+        return self.composed(problem, links, start, reports)
 
 
 def _predecessor_objective(own: Objective, later: Mapping[str, InverseNetwork], entries: tuple[str, ...]) -> Objective:
@@ -309,13 +317,13 @@ class SharedChain(NetworkMethod):
 
     def fit(self, problem: Problem) -> Fitted:
         cut = problem.cut
-        links = self.calibrated_links(problem, cut[-1])
+        links, start = self.started_links(problem, cut[-1])
         module = SharedModules(links)
 
         def loss(chain: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
             return F.mse_loss(chain(tensors), images.repeat(len(cut), 1, 1, 1))
 
-        job = Job("chain", module, cut, loss, reconstruct=module, weight=len(cut))
+        job = Job("chain", module, cut, loss, reconstruct=module, weight=len(cut), spent=start.spent(cut))
         report = train(problem, [job], self.recipe)
         outcome = report.outcomes["chain"]
         chains = {stage: compose(links, problem.chain_to(stage)) for stage in problem.stages}
@@ -333,4 +341,4 @@ class SharedChain(NetworkMethod):
             stage: outcome.notes() | {"entries": list(cut), "selection_image_mse": errors[stage]}
             for stage in problem.stages
         }
-        return Fitted(ChainInverter(chains), total_cost([report], {s: [o] for s, o in own.items()}), notes)
+        return Fitted(ChainInverter(chains), total_cost(start, [report], {s: [o] for s, o in own.items()}), notes)

@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from invsuite.errors import unknown_name
 from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
+from invsuite.methods.start import Start, measure_start
 from invsuite.models.base import Representation, image_layout
 from invsuite.training import Job, Objective, Outcome, Recipe, Reconstruct, Tensors, TrainingReport, train
 
-CALIBRATION_IMAGES = 256
+STARTS = ("ridge", "random")
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,28 @@ class NetworkMethod(Method):
     """Settings all trained families share.
 
     ``architecture`` (``light`` or ``paper``), ``width`` and ``depth`` size each inverse network; see
-    `invsuite.inverses.networks.InverseSettings`.
+    `invsuite.inverses.networks.InverseSettings`. ``start`` says where linear paths begin: at ``ridge`` regression
+    (`invsuite.methods.start`), or ``random``.
 
     Raises:
-        UsageError: for an architecture that does not exist or a size that is not positive.
+        UsageError: for an architecture or start that does not exist or a size that is not positive.
     """
 
     architecture: str = "light"
     width: int = 128
     depth: int = 0
+    start: str = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
-    version = 1
+    version = 2
     uses_cut = True
     seeded = True
     uses_budget = True
 
     def __post_init__(self) -> None:
         InverseSettings(self.architecture, self.width, self.depth)
+        if self.start not in STARTS:
+            raise unknown_name(f"start of method '{self.name}'", self.start, STARTS)
 
     def links(self, problem: Problem, seed_parts: tuple[object, ...]) -> dict[str, InverseNetwork]:
         """A freshly initialised inverse network for every component of the cut, keyed by the component's stage."""
@@ -72,31 +78,16 @@ class NetworkMethod(Method):
             target, before = model.layout(stage), stage
         return found
 
-    def calibrated_links(self, problem: Problem, last: str) -> dict[str, InverseNetwork]:
-        """Links for every component from the image to stage ``last``, ready to train one by one.
+    def started_links(self, problem: Problem, last: str) -> tuple[dict[str, InverseNetwork], Start]:
+        """Links for every component from the image to stage ``last``, ready to train one by one, and what that took.
 
         Every method that trains modules starts from these same values, so that only training tells them apart.
         """
         chain = problem.chain_to(last)
-        links = {s: link for s, link in self.links(problem, ("modular",)).items() if s in chain}
-        calibrate(problem, links)
-        return links
-
-
-def calibrate(problem: Problem, links: dict[str, InverseNetwork]) -> None:
-    """Measure every link's channel means and deviations on the first fit images."""
-    count = min(CALIBRATION_IMAGES, len(problem.fit))
-    batches: list[tuple[torch.Tensor, dict[str, Representation]]] = []
-    for start in range(0, count, problem.budget.batch):
-        images = problem.fit.images(slice(start, min(start + problem.budget.batch, count))).to(problem.device)
-        batches.append((images, problem.model.represent(images, list(links))))
-    previous: str | None = None
-    for stage, link in links.items():
-        before = previous
-        link.to(problem.device)
-        link.source_scale.calibrate(found[stage].tensor for _, found in batches)
-        link.target_scale.calibrate(images if before is None else found[before].tensor for images, found in batches)
-        previous = stage
+        links = {s: link.to(problem.device) for s, link in self.links(problem, ("modular",)).items() if s in chain}
+        start = measure_start(problem, links, self.start == "ridge")
+        start.apply(links)
+        return links, start
 
 
 def image_objective(stage: str) -> Objective:
@@ -127,11 +118,14 @@ def compose(links: Mapping[str, nn.Module], chain: Sequence[str]) -> nn.Sequenti
 def module_jobs(
     problem: Problem,
     links: Mapping[str, InverseNetwork],
+    start: Start,
     objective: Callable[[str, str | None], Objective] | None = None,
 ) -> list[Job]:
     """A job per module, each alone on its own component; the curve shows the images of the chain as composed so far.
 
     Args:
+        links: modules by the stage they read.
+        start: how they began.
         objective: the loss for (stage, stage before or None for the image); by default that of its component.
     """
     jobs = []
@@ -143,7 +137,8 @@ def module_jobs(
             loss = image_objective(stage) if before is None else component_objective(stage, before)
         needs = (stage,) if before is None else (before, stage)
         composed = compose(links, problem.chain_to(stage))
-        jobs.append(Job(stage, links[stage], needs, loss, reconstruction(composed, stage)))
+        job = Job(stage, links[stage], needs, loss, reconstruction(composed, stage), spent=start.spent((stage,)))
+        jobs.append(job)
     return jobs
 
 
@@ -168,11 +163,12 @@ def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) ->
     return {stage: total / len(problem.select) for stage, total in totals.items()}
 
 
-def total_cost(reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[Outcome]]) -> FitCost:
-    """What fits one after the other took: per stage the sum over its outcomes; parameters are those of the last."""
+def total_cost(start: Start, reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[Outcome]]) -> FitCost:
+    """What a start and fits one after the other took: per stage the sum over its outcomes, which include the start's
+    own share; parameters are those of the last."""
     return FitCost(
         stage_seconds={s: sum(o.seconds for o in used) for s, used in per_stage.items()},
-        shared_seconds=sum(report.shared_seconds for report in reports),
+        shared_seconds=start.cost.shared_seconds + sum(report.shared_seconds for report in reports),
         image_passes={s: sum(o.image_passes for o in used) for s, used in per_stage.items()},
         parameters={s: used[-1].parameters for s, used in per_stage.items()},
         fit_flops={s: sum(o.fit_flops for o in used) for s, used in per_stage.items()},
@@ -189,16 +185,22 @@ class Layerwise(NetworkMethod):
     source = "Dosovitskiy & Brox 2016, arXiv 1506.02753"
 
     def fit(self, problem: Problem) -> Fitted:
-        jobs, chains = [], {}
-        for stage in problem.stages:
+        jobs: list[Job] = []
+        chains: dict[str, nn.Sequential] = {}
+        start: Start | None = None
+        for stage in reversed(problem.stages):  # the deepest first: its chain holds all others
+            chain = problem.chain_to(stage)
             links = self.links(problem, (self.name, stage))
-            own = {s: links[s] for s in problem.chain_to(stage)}
-            calibrate(problem, own)
-            module = chains[stage] = compose(own, problem.chain_to(stage))
-            jobs.append(Job(stage, module, (stage,), image_objective(stage), reconstruction(module, stage)))
+            own = {s: links[s].to(problem.device) for s in chain}
+            start = start or measure_start(problem, own, self.start == "ridge")
+            start.apply(own)
+            module = chains[stage] = compose(own, chain)
+            loss, images = image_objective(stage), reconstruction(module, stage)
+            jobs.insert(0, Job(stage, module, (stage,), loss, images, spent=start.spent(chain)))
+        assert start is not None
         report = train(problem, jobs, self.recipe)
         errors = selection_image_errors(problem, chains)
-        cost = total_cost([report], {s: [o] for s, o in report.outcomes.items()})
+        cost = total_cost(start, [report], {s: [o] for s, o in report.outcomes.items()})
         notes = {s: o.notes() | {"selection_image_mse": errors[s]} for s, o in report.outcomes.items()}
         return Fitted(ChainInverter(chains), cost, notes)
 
@@ -215,17 +217,19 @@ class Modular(NetworkMethod):
     source = "Rathjens et al. 2024, arXiv 2412.06534"
 
     def fit(self, problem: Problem) -> Fitted:
-        links = self.calibrated_links(problem, problem.stages[-1])
-        report = train(problem, module_jobs(problem, links), self.recipe)
-        return self.composed(problem, links, [report])
+        links, start = self.started_links(problem, problem.stages[-1])
+        report = train(problem, module_jobs(problem, links, start), self.recipe)
+        return self.composed(problem, links, start, [report])
 
-    def composed(self, problem: Problem, links: Mapping[str, nn.Module], reports: Sequence[TrainingReport]) -> Fitted:
+    def composed(
+        self, problem: Problem, links: Mapping[str, nn.Module], start: Start, reports: Sequence[TrainingReport]
+    ) -> Fitted:
         """The fitted method from its trained modules, each of which is a job of one of the ``reports``."""
         outcomes = {stage: outcome for report in reports for stage, outcome in report.outcomes.items()}
         chains = {stage: compose(links, problem.chain_to(stage)) for stage in problem.stages}
         errors = selection_image_errors(problem, chains)
         # a stage's inverse uses every module before it; each was trained once, whatever the number of stages
-        cost = total_cost(reports, {s: [outcomes[s]] for s in problem.stages})
+        cost = total_cost(start, reports, {s: [outcomes[s]] for s in problem.stages})
         notes = {
             s: outcomes[s].notes() | {"modules": list(problem.chain_to(s)), "selection_image_mse": errors[s]}
             for s in problem.stages

@@ -58,6 +58,11 @@ class Layout:
         return (self.count, self.channels)
 
     @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Shape of one value a channel, as it broadcasts against a tensor of this layout."""
+        return (self.channels, 1, 1) if self.kind == "map" else (1, self.channels)
+
+    @property
     def values(self) -> int:
         """How many numbers the representation of one image has."""
         total = 1

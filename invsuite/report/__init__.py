@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from invsuite.files import write_atomically
 from invsuite.report.leaderboard import markdown, to_csv
 from invsuite.report.strips import draw_strip
-from invsuite.store import Record, Store, write_atomically
+from invsuite.store import Record, Store
 
 
 def write_report(name: str, title: str, records: Sequence[Record], store: Store, out: Path) -> list[Path]:

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from invsuite.store import Record, Store, write_atomically
+from invsuite.files import write_atomically
+from invsuite.store import Record, Store
 
 
 def draw_strip(model: str, records: Sequence[Record], store: Store, path: Path) -> bool:

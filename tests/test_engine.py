@@ -1,0 +1,291 @@
+"""The training engine: what is cached, resumed, swept and stopped never changes what a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import scene_split
+from torch import nn
+
+from invsuite import training
+from invsuite.errors import UsageError
+from invsuite.features import FeatureCache, FeatureStream, expected_distinct
+from invsuite.methods import make_method
+from invsuite.methods.base import Engine, Problem
+from invsuite.methods.networks import compose
+from invsuite.methods.ridge import Ridge
+from invsuite.methods.start import linear_rows
+from invsuite.models.base import Layout, Model, image_layout
+from invsuite.training import Job, Recipe, draws, train
+
+MakeProblem = Callable[..., Problem]
+STAGES = {"vit": ("embed", "block03"), "detr": ("backbone", "encoder", "decoder")}
+
+
+def count_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that the frozen model sees from now on."""
+    seen: list[int] = []
+    original = model.represent
+
+    def represent(images: torch.Tensor, stages: object) -> object:
+        seen.append(len(images))
+        return original(images, stages)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "represent", represent)
+    return seen
+
+
+@pytest.mark.parametrize("which", ["vit", "detr"])
+@pytest.mark.parametrize("policy", ["auto", "memory", "disk"])
+def test_kept_representations_are_those_of_the_forward_bit_for_bit(
+    which: str, policy: str, make_problem: MakeProblem, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model: Model = request.getfixturevalue(which)
+    problem = make_problem(model, STAGES[which])
+    caches = {"off": FeatureCache("off"), policy: FeatureCache(policy, users=50, folder=tmp_path)}
+    taken = {}
+    for name, cache in caches.items():
+        stream = FeatureStream(model, problem.fit, STAGES[which], 16, cache, 10_000)
+        taken[name] = list(islice(stream.batches(draws(problem.fit, 16, 3, True)), 14))
+    for (images, found), (same_images, same) in zip(taken["off"], taken[policy], strict=True):
+        assert torch.equal(images, same_images)
+        for stage in STAGES[which]:
+            assert torch.equal(found[stage], same[stage])
+    decided = caches[policy].decided
+    assert decided is not None
+    assert decided.kept == ("memory" if policy == "auto" else policy)
+    assert bool(list(tmp_path.rglob("*.float32"))) == (policy == "disk")
+    caches[policy].close()
+    assert not list(tmp_path.rglob("*.float32"))
+
+
+def test_the_frozen_forward_runs_once_an_image_in_whole_batches(
+    vit: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(vit, ("embed",), fit=40)
+    cache = FeatureCache("memory")
+    seen = count_images(vit, monkeypatch)
+    stream = FeatureStream(vit, problem.fit, ("embed",), 16, cache, 1000)
+    list(islice(stream.batches(draws(problem.fit, 16, 3, False)), 60))
+    assert set(seen) == {16}
+    # 40 images, and two timed batches that were not kept
+    assert len(seen) <= 2 + 3
+    assert stream.borrowed == 0
+    second = FeatureStream(vit, problem.fit, ("embed",), 16, cache, 1000)
+    list(islice(second.batches(draws(problem.fit, 16, 4, False)), 60))
+    assert len(seen) <= 2 + 3, "another fit on the same model computes nothing anew"
+    assert second.borrowed == 40, "and is charged for the images an earlier one computed"
+    assert second.borrowed_seconds == pytest.approx(40 * cache.forward_seconds / cache.forward_images)
+
+
+def test_the_policy_follows_from_measured_rates(tmp_path: Path) -> None:
+    sample = {"stage": torch.rand(16, 50, 32)}
+    told: list[str] = []
+    for forward, asked, expected in ((1.0, 5000, "memory"), (1e-9, 5000, "off"), (1.0, 1, "off")):
+        cache = FeatureCache("auto", folder=tmp_path, log=told.append)
+        cache.decide(sample, forward, asked, 1000)
+        assert cache.decided is not None
+        assert cache.decided.kept == expected, cache.decided.reason
+        assert "ms an image" in cache.decided.reason
+    assert expected_distinct(5000, 1) == 1
+    assert expected_distinct(2, 1000) == pytest.approx(2, abs=0.01)
+    with pytest.raises(UsageError, match="did you mean memory"):
+        FeatureCache("memroy")
+
+
+def test_the_log_says_what_was_decided(vit: Model, make_problem: MakeProblem) -> None:
+    told: list[str] = []
+    problem = replace(make_problem(vit, ("embed",), passes=64), features=FeatureCache("memory", log=told.append))
+    make_method("modular", {"width": 16, "depth": 1}).fit(problem)
+    assert len(told) == 1
+    assert told[0].startswith("representations are kept in: memory")
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["layerwise", "modular-noised", "modular-finetuned", "shared-chain"])
+@pytest.mark.parametrize("kill_at", [0.3, 0.8])
+def test_a_killed_fit_goes_on_to_the_same_weights(
+    name: str,
+    kill_at: float,
+    linear_chain: Model,
+    make_problem: MakeProblem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    params = {"width": 16, "depth": 1, "start": "random", "recipe": {"patience": 0}}
+    problem = make_problem(linear_chain, ("first", "second"), passes=320)
+    whole = make_method(name, params).fit(problem)
+
+    def kill(done: int, total: int, note: str) -> None:
+        if note == "training steps" and done > kill_at * total:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_method(name, params).fit(replace(problem, progress=kill, checkpoints=tmp_path))
+    assert list(tmp_path.glob("*.safetensors"))
+    steps: list[int] = []
+
+    def note_step(done: int, total: int, note: str) -> None:
+        if note == "training steps":
+            steps.append(done)
+
+    resumed = make_method(name, params).fit(replace(problem, progress=note_step, checkpoints=tmp_path))
+    unbroken = 20 if name != "modular-finetuned" else 40
+    assert len(steps) < unbroken, "it did not begin anew"
+    images = scene_split(904, 2, 24).images(slice(0, 2))
+    found = linear_chain.represent(images, problem.stages)
+    for stage in problem.stages:
+        one, two = (f.invert(stage, found[stage], images) for f in (whole, resumed))
+        assert torch.equal(one, two)
+        strip = [[passes, loss, db] for passes, _, loss, db in resumed.notes[stage]["curve"]]
+        assert strip == [[passes, loss, db] for passes, _, loss, db in whole.notes[stage]["curve"]]
+    assert resumed.cost.image_passes == whole.cost.image_passes
+    assert resumed.cost.fit_flops == whole.cost.fit_flops
+
+
+def test_a_checkpoint_of_something_else_is_not_taken_up(
+    linear_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    problem = replace(make_problem(linear_chain, ("first",), passes=64), checkpoints=tmp_path)
+    method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
+    images = scene_split(904, 2, 24).images(slice(0, 2))
+    found = linear_chain.represent(images, ("first",))["first"]
+
+    def made(problem: Problem) -> torch.Tensor:
+        return method.fit(problem).invert("first", found, images)
+
+    first = made(problem)
+    for other in (replace(problem, seed=1), make_problem(linear_chain, ("first",), passes=128)):
+        clean = made(replace(other, checkpoints=None))
+        assert torch.equal(made(replace(other, checkpoints=tmp_path)), clean)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:500])
+    assert torch.equal(made(problem), first), "a truncated file counts as none"
+
+
+def test_a_sweep_chooses_a_rate_and_is_part_of_the_budget(linear_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(linear_chain, ("first", "second"), passes=640)
+    rates = [1e-6, 5e-3]
+    params = {"width": 16, "depth": 1, "start": "random", "recipe": {"sweep": rates, "patience": 0}}
+    for name in ("layerwise", "modular", "modular-noised", "shared-chain"):
+        fitted = make_method(name, params).fit(problem)
+        for stage in problem.stages:
+            notes = fitted.notes[stage]
+            assert [rate for rate, _ in notes["sweep"]] == rates
+            assert notes["sweep"][0][1] > notes["sweep"][1][1]
+            assert notes["learning_rate"] == 5e-3
+            assert notes["curve"][0][0] == 2 * 64, "two trials of a tenth of the budget each"
+            assert fitted.cost.image_passes[stage] == 640
+    with pytest.raises(UsageError, match="learning rate is -1"):
+        Recipe(sweep=[-1.0])
+    with pytest.raises(UsageError, match="sweep_share"):
+        Recipe(sweep_share=1.0)
+
+
+def test_training_stops_early_where_selection_gets_worse(linear_chain: Model, make_problem: MakeProblem) -> None:
+    """A network that starts at the answer, with a rate that throws it off: the start is kept, the rest not spent."""
+    problem = make_problem(linear_chain, ("first",), passes=1600)
+
+    def job() -> Job:
+        module = nn.Linear(192, 192)
+        nn.init.eye_(module.weight)
+        nn.init.zeros_(module.bias)
+        return Job("copy", module, ("first",), lambda m, images, t: F.mse_loss(m(t["first"]), t["first"]))
+
+    patient, stopped = job(), job()
+    train(problem, [patient], Recipe(learning_rate=0.5, patience=0))
+    outcome = train(problem, [stopped], Recipe(learning_rate=0.5, patience=3)).outcomes["copy"]
+    assert outcome.stopped_early
+    assert 800 <= outcome.image_passes < 1600
+    assert outcome.best_at_pass == 0
+    for kept in (patient, stopped):
+        assert torch.equal(kept.module.weight, torch.eye(192))
+
+
+def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProblem) -> None:
+    """Before training the first module is the ridge readout of its stage; the chain of two is near it."""
+    problem = make_problem(vit, ("embed", "block03"), fit=96)
+    images = scene_split(909, 4).images(slice(0, 4))
+    found = vit.represent(images, problem.stages)
+    method = make_method("modular", {"width": 16, "depth": 1})
+    links, start = method.started_links(problem, "block03")
+    ridge = Ridge().fit(problem)
+    expected = ridge.invert("embed", found["embed"], images)
+    with torch.no_grad():
+        made = links["embed"].eval()(found["embed"].tensor).clamp(0, 1)
+        chained = compose(links, ("embed", "block03")).eval()(found["block03"].tensor).clamp(0, 1)
+    torch.testing.assert_close(made, expected, atol=2e-3, rtol=0)
+    ridge_error = F.mse_loss(ridge.invert("block03", found["block03"], images), images)
+    assert F.mse_loss(chained, images) < 2 * ridge_error
+    spent = start.spent(("embed", "block03"))
+    rows = 96 * 144
+    assert spent.flops == 2.0 * rows * 96 * ((96 + 3 * 8 * 8) + (96 + 96))
+    assert spent.seconds > 0
+    assert spent.frozen_flops > 0
+
+
+def test_linear_rows_are_in_the_order_of_a_pixel_shuffle() -> None:
+    source = Layout("tokens", 5, (2, 3), 7, 1)
+    image = torch.rand(2, 3, 8, 12)
+    features, targets = linear_rows(source, image_layout((8, 12)), torch.rand(2, 7, 5), image)
+    assert features.shape == (2, 6, 5)
+    shuffled = nn.PixelShuffle(4)(targets.transpose(1, 2).unflatten(2, (2, 3)))
+    assert torch.equal(shuffled, image)
+
+
+def test_bfloat16_steps_train_float32_weights(linear_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(linear_chain, ("first",), passes=960, fit=160)
+    images = scene_split(904, 4, 24).images(slice(0, 4))
+    found = linear_chain.represent(images, ("first",))["first"]
+    method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        fitted = method.fit(replace(problem, engine=Engine(precision=precision)))
+        made[precision] = fitted.invert("first", found, images)
+        assert all(p.dtype == torch.float32 for p in fitted.inverter.chains["first"].parameters())
+    assert not torch.equal(made["float32"], made["bfloat16"])
+    errors = [float(-10 * F.mse_loss(m, images).log10()) for m in made.values()]
+    assert abs(errors[0] - errors[1]) < 1.0
+    assert Engine(precision="bfloat16").identity() != Engine().identity()
+    assert Engine(cache="off").identity() == Engine().identity()
+    with pytest.raises(UsageError, match="did you mean bfloat16"):
+        Engine(precision="bfloat")
+
+
+def test_no_step_reads_a_value_back(
+    linear_chain: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a loss waits for the device: the number of reads does not grow with the number of steps."""
+    reads: list[int] = []
+    inside = [False]
+    for name in ("item", "__float__", "__bool__", "tolist"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self: torch.Tensor, *args: object, original: Callable[..., object] = original) -> object:
+            if inside[0]:
+                reads.append(1)
+            return original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    step = training.Training.step
+
+    def watched(self: training.Training, images: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+        inside[0] = True
+        step(self, images, found)
+        inside[0] = False
+
+    monkeypatch.setattr(training.Training, "step", watched)
+    problem = make_problem(linear_chain, ("first", "second"), passes=160)
+    make_method("modular", {"width": 16, "depth": 1, "start": "random"}).fit(problem)
+    assert reads == []
