@@ -20,6 +20,7 @@ from invsuite.data.base import Sample, check_images, from_unit_range
 from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
 from invsuite.features import FeatureCache
 from invsuite.files import write_atomically
+from invsuite.flops import count_flops
 from invsuite.grid import Cell, Opened, Plan, Refused
 from invsuite.methods.base import Fitted, Problem, ReportingInverter, Snapshot, WatchedInverter
 from invsuite.metrics.base import Metric, Scoring
@@ -200,6 +201,7 @@ def _score(
         notes = notes | inverter.findings(cell.stage)
     if curve.points:
         notes = notes | {"inversion_curve": curve.notes()}
+    flops = _flops_an_image(model, cell.stage, fitted, images)
     scoring = Scoring(samples, images, made, reconstruct, plan.suite.edits)
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
@@ -218,11 +220,21 @@ def _score(
             "fit_frozen_flops": cost.frozen_flops.get(cell.stage),
             "parameters": cost.parameters.get(cell.stage, 0),
             "invert_seconds_per_image": meter.seconds / len(images),
+            "invert_flops_per_image": flops,
             "invert_cpu_seconds_per_image": meter.cpu_seconds / len(images),
             "invert_peak_bytes": meter.peak_bytes,
         },
         "notes": notes,
     }
+
+
+def _flops_an_image(model: Model, stage: str, fitted: Fitted, images: torch.Tensor) -> int:
+    """Operations of inverting the first image's representation, its own forward pass left out."""
+    found = model.represent(images[:1], [stage])[stage]
+    flops = count_flops(lambda: fitted.invert(stage, found, images[:1]))
+    if isinstance(fitted.inverter, ReportingInverter):
+        fitted.inverter.findings(stage)
+    return flops
 
 
 class Curve:

@@ -45,7 +45,7 @@ def test_a_run_writes_tables_pictures_and_records(finished: tuple[Path, Path, Re
     assert leaderboard.count("| modular") == 4
     assert gaps.count("| modular") == 4
     trained = 8 * 2  # operations, and those of the frozen model, of trained methods
-    assert len((out / "tiny.csv").read_text().splitlines()) == 1 + 20 * (5 + 7) + trained
+    assert len((out / "tiny.csv").read_text().splitlines()) == 1 + 20 * (5 + 8) + trained
     for model in ("vit", "detr"):
         with Image.open(out / f"tiny-{model}.png") as strip:
             assert strip.width > 300

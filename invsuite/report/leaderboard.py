@@ -78,6 +78,7 @@ def to_csv(records: Sequence[Record]) -> str:
             ("fit_frozen_flops", "FLOP"),
             ("parameters", "values"),
             ("invert_seconds_per_image", "s"),
+            ("invert_flops_per_image", "FLOP"),
             ("fit_peak_bytes", "bytes"),
             ("invert_peak_bytes", "bytes"),
         ):
