@@ -12,10 +12,12 @@ import torch
 from tabulate import tabulate
 
 from invsuite.errors import SetupError, UsageError, unknown_name
+from invsuite.files import write_atomically
 from invsuite.grid import Plan, Selection, make_plan
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
+from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.leaderboard import terminal
 from invsuite.runner import estimate, run
 from invsuite.store import Record, Store
@@ -155,6 +157,15 @@ def rerender(suite_name: str, out: Path) -> list[Path]:
     """Render the report of a suite from its records; returns the files."""
     suite = load_suite(suite_name)
     return write_report(suite.name, suite.title, load_records(suite, out), store_of(suite, out), out)
+
+
+def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
+    """Render ``efficiency.md`` from the records of suites; returns the file."""
+    suites = [load_suite(name) for name in suite_names]
+    path = out / "efficiency.md"
+    page = efficiency_markdown([(suite.title, load_records(suite, out)) for suite in suites])
+    write_atomically(path, page.encode())
+    return path
 
 
 def _baseline_path(suite: Suite, path: Path | None) -> Path:

@@ -109,6 +109,18 @@ def report(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> No
 
 @app.command()
 @_one_line_errors
+def efficiency(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    out: OutOption = Path("results"),
+) -> None:
+    """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
+    from invsuite.bench import write_efficiency
+
+    print(write_efficiency(suites, out))
+
+
+@app.command()
+@_one_line_errors
 def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),

@@ -139,7 +139,8 @@ class Job:
 class Outcome:
     """What training one job took and reached.
 
-    ``curve`` holds (image passes, own seconds, selection loss, mean selection PSNR in dB or None). ``fit_flops`` and
+    ``curve`` holds (image passes, own seconds, selection loss, mean selection PSNR in dB or None), ``entries`` the PSNR
+    of each stage that a job for several makes images from, in the order it makes them. ``fit_flops`` and
     ``frozen_flops`` are as in `invsuite.methods.base.FitCost`. ``sweep`` holds (learning rate, selection loss).
     """
 
@@ -153,6 +154,7 @@ class Outcome:
     learning_rate: float = 0.0
     stopped_early: bool = False
     curve: list[tuple[int, float, float, float | None]] = field(default_factory=list)
+    entries: list[list[float]] = field(default_factory=list)
     sweep: list[tuple[float, float]] = field(default_factory=list)
 
     def notes(self) -> dict[str, Any]:
@@ -263,8 +265,12 @@ class Training:
         )
         return self.before + own
 
-    def record(self, loss: float, psnr: float | None) -> None:
+    def record(self, loss: float, psnrs: list[float]) -> None:
         """Take an evaluation into the curve, and the weights if they are the best so far.
+
+        Args:
+            loss: mean over the selection images.
+            psnrs: mean PSNR in dB of the images the job makes, one a stage it makes them from.
 
         Raises:
             ConvergenceError: if the loss is NaN or infinite.
@@ -277,7 +283,9 @@ class Training:
             )
         outcome.image_passes, outcome.seconds = spent.image_passes, spent.seconds
         outcome.fit_flops, outcome.frozen_flops = spent.flops, spent.frozen_flops
+        psnr = sum(psnrs) / len(psnrs) if psnrs else None
         outcome.curve.append((outcome.image_passes, round(outcome.seconds, 3), loss, psnr))
+        outcome.entries.append(psnrs)
         self.since_best += 1
         if loss < outcome.best_selection_loss:
             self.since_best = 0
@@ -582,18 +590,19 @@ def _evaluate(
     for training in trainings:
         training.job.module.eval()
     losses = {t.job.name: torch.zeros((), dtype=torch.float64, device=problem.device) for t in due}
-    psnrs = {t.job.name: torch.zeros((), dtype=torch.float64, device=problem.device) for t in due if t.job.reconstruct}
+    psnrs: dict[str, torch.Tensor] = {}
     for images, found in selection:
         for job in (t.job for t in due):
             losses[job.name] += job.objective(job.module, images, found).double() * len(images)
             if job.reconstruct:
                 made = job.reconstruct(found).clamp(0, 1)
-                error = (made - images.repeat(len(made) // len(images), 1, 1, 1)).square().mean((1, 2, 3))
-                psnrs[job.name] += -10 * error.clamp(min=1e-10).log10().mean().double() * len(images)
+                error = (made.unflatten(0, (-1, len(images))) - images).square().mean((2, 3, 4))
+                values = -10 * error.clamp(min=1e-10).log10().double().sum(1)
+                psnrs[job.name] = psnrs[job.name] + values if job.name in psnrs else values
     count = len(problem.select)
     for training in due:
-        psnr = float(psnrs[training.job.name]) / count if training.job.reconstruct else None
-        training.record(float(losses[training.job.name]) / count, None if psnr is None else round(psnr, 4))
+        entries = [round(v / count, 4) for v in psnrs[training.job.name].tolist()] if training.job.reconstruct else []
+        training.record(float(losses[training.job.name]) / count, entries)
     for training in trainings:
         if not training.done:
             training.job.module.train()

@@ -305,8 +305,8 @@ class SharedChain(NetworkMethod):
 
     Every step, each image of the batch enters at every stage; the loss is the mean image error over stages. A stage's
     image passes are the images that entered there. The one training is shared by all stages of the cut: its seconds
-    and operations are split evenly between them, and a budget of seconds or operations holds all of theirs. Its notes
-    hold the loss over all stages and, as PSNR in the curve, the mean over stages.
+    and operations are split evenly between them, and a budget of seconds or operations holds all of theirs. The curve
+    in its notes has the loss over all stages and the stage's own PSNR.
     """
 
     name = "shared-chain"
@@ -337,8 +337,13 @@ class SharedChain(NetworkMethod):
             stage: replace(part, parameters=sum(p.numel() for p in chains[stage].parameters()))
             for stage in problem.stages
         }
-        notes = {
-            stage: outcome.notes() | {"entries": list(cut), "selection_image_mse": errors[stage]}
-            for stage in problem.stages
-        }
+        notes = {}
+        for stage in problem.stages:
+            place = cut[::-1].index(stage)  # the deepest stage's images come first
+            curve = [[*point[:3], psnrs[place]] for point, psnrs in zip(outcome.curve, outcome.entries, strict=True)]
+            notes[stage] = outcome.notes() | {
+                "curve": curve,
+                "entries": list(cut),
+                "selection_image_mse": errors[stage],
+            }
         return Fitted(ChainInverter(chains), total_cost(start, [report], {s: [o] for s, o in own.items()}), notes)

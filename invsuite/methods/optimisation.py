@@ -128,7 +128,7 @@ class Mahendran2015(Optimisation):
 
     iterations: int = 300
     learning_rate: float = 0.01
-    tv: float = 0.3
+    tv: float = 30.0
     alpha: float = 0.001
     pixels: str = "clamp"
     start: str = "noise"
