@@ -45,7 +45,7 @@ class Mean(Method):
 
 
 FIT_BATCH = 32
-KEEP_BYTES = 2**30  # of all stages' features; stages beyond it are computed again at each inversion
+KEEP_BYTES = 4 * 2**30  # of all stages' features; stages beyond it are computed again at each inversion
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class NearestInverter:
 class Nearest(Method):
     """The fit image with the nearest representation, every channel standardised: a retrieval floor.
 
-    One pass over the fit images; features are kept up to 1 GiB in all, stages beyond that are streamed again at each
+    One pass over the fit images; features are kept up to 4 GiB in all, stages beyond that are streamed again at each
     inversion.
     """
 

@@ -96,8 +96,8 @@ class NormalEquations:
         self.xx = self.xx + (rows.T @ rows).double()
         self.xy = self.xy + (rows.T @ wanted).double()
         self.yy += sum_of_squares(targets) if square is None else square
-        self.x = self.x + features.sum(0, dtype=torch.float64)
-        self.y = self.y + targets.sum(0, dtype=torch.float64)
+        self.x = self.x + features.sum(0).double()  # over the few images of a batch float32 is exact enough
+        self.y = self.y + targets.sum(0).double()
 
     @property
     def places(self) -> int:
