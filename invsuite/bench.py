@@ -18,7 +18,7 @@ from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
 from invsuite.report.efficiency import efficiency_markdown
-from invsuite.report.leaderboard import terminal
+from invsuite.report.leaderboard import state_of, terminal
 from invsuite.runner import estimate, run
 from invsuite.store import Record, Store
 from invsuite.suite import Suite, load_suite
@@ -87,7 +87,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, store, options.out)
     failed = sum(r["status"] == "failed" for r in records)
-    states = Counter(r["status"] for r in records)
+    states = Counter(state_of(r) for r in records)
     text = "\n".join(
         [
             f"{suite.title}\n",
@@ -96,7 +96,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
             "* best mean of its stage. Intervals, n and how to read each column: " + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
-            *(f"{r['status']}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
+            *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
         ]
     )
     tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}

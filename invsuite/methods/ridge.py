@@ -161,18 +161,18 @@ class Spectrum:
         xx, xy, yy = fit.around(*fit.means())
         scale = xx.diagonal().clamp(min=1e-12 * float(xx.diagonal().max()) + 1e-300).sqrt()
         values, vectors = torch.linalg.eigh(xx / torch.outer(scale, scale))
-        return cls(fit, yy, scale, values, vectors, vectors.T @ (xy / scale[:, None]))
+        # products are float32: directions within its rounding hold nothing, and dividing by them would blow that up
+        held = values > 0.5 * torch.finfo(torch.float32).eps * len(values) ** 0.5
+        rotated = vectors.T @ (xy / scale[:, None]) * held[:, None]
+        return cls(fit, yy, scale, values * held, vectors, rotated)
 
     def gcv(self, relative: float) -> tuple[float | None, float]:
         """Generalised cross-validation error per row and effective degrees of freedom.
 
         Golub, Heath & Wahba 1979, eq. 1.4: (RSS / n) / (1 - df / n)^2, with RSS and df from n, ||y||^2, the
-        eigenvalues v and the rotated X'Y alone. None where df reaches n, or would be rounding: products are float32.
+        eigenvalues v and the rotated X'Y alone. None where df reaches n.
         """
-        values = self.values.clamp(min=0)
-        rounding = len(values) * torch.finfo(torch.float32).eps * float(values.max())
-        values = torch.where(values > rounding, values, torch.zeros_like(values))
-        penalty = relative * float(self.values.mean())
+        values, penalty = self.values, relative * float(self.values.mean())
         energy = self.rotated.square().sum(1)
         residual = self.spread - float((energy * (values + 2 * penalty) / (values + penalty).square()).sum())
         residual = max(residual, 1e-9 * self.spread)
@@ -182,7 +182,7 @@ class Spectrum:
 
     def solve(self, relative: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (d, t) and intercepts (places, t) in float64."""
-        shrunk = self.rotated / (self.values.clamp(min=0) + relative * self.values.mean())[:, None]
+        shrunk = self.rotated / (self.values + relative * self.values.mean())[:, None]
         weight = (self.vectors @ shrunk) / self.scale[:, None]
         mean_x, mean_y = self.fit.means()
         return weight, mean_y - mean_x @ weight

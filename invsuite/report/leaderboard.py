@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
+from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.store import Record
 
@@ -41,6 +42,7 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         rows = [r for r in records if r["cell"]["model"] == model]
         lines += [f"## {model}", "", _table(rows), ""]
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
+    lines += algebra_section(done)
     lines += gap_section(done)
     lines += _missing(records)
     lines += _legend(done)
@@ -89,8 +91,13 @@ def to_csv(records: Sequence[Record]) -> str:
     return buffer.getvalue()
 
 
+def state_of(record: Record) -> str:
+    """The record's status for people: a stage that a method does not apply to is no missing result."""
+    return "not applicable" if record.get("settled") else str(record["status"])
+
+
 def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
-    states = Counter(r["status"] for r in records)
+    states = Counter(state_of(r) for r in records)
     lines = [f"{len(records)} cells: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())) + "."]
     if done:
         origin = done[0]["provenance"]
@@ -111,6 +118,7 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
 
 
 def _table(rows: Sequence[Record], compact: bool = False) -> str:
+    rows = [r for r in rows if not r.get("settled")]
     done = [r for r in rows if r["status"] == "ok"]
     names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
     common = {name: _common_n(done, name) for name in names}
@@ -181,7 +189,7 @@ def _missing(records: Sequence[Record]) -> list[str]:
         cell = record["cell"]
         where = f"{cell['model']}/{cell['stage']}/{cell['method']}"
         if record["status"] != "ok":
-            reasons.setdefault(f"{record['status']}: {record['reason']}", []).append(where)
+            reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(where)
             continue
         for name, found in record["metrics"].items():
             if found["reason"]:
