@@ -284,7 +284,7 @@ class Ridge(Method):
     name = "ridge"
     family = "closed form"
     source = "Hoerl & Kennard 1970; lambda by Golub, Heath & Wahba 1979, doi 10.1080/00401706.1979.10489751"
-    version = 3
+    version = 4
 
     def __post_init__(self) -> None:
         if self.choose not in ("gcv", "selection"):

@@ -39,8 +39,8 @@ def _ceilings(records: Sequence[Record]) -> list[str]:
         "## Linear ceiling",
         "",
         "The patch embedding inverted by its pseudo-inverse (`exact`). Where its rank is that of the patch the inverse "
-        "is unique; elsewhere this is the likeliest patch under the fit patches' covariance: what a linear readout of the "
-        "token can reach.",
+        "is unique; elsewhere this is the likeliest patch under the fit patches' covariance: what a linear readout of "
+        "the token can reach.",
         "",
         tabulate(rows, head, tablefmt="github", disable_numparse=True),
         "",
