@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typer.testing import CliRunner, Result
+
+from invsuite.cli import app
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split
 
@@ -56,3 +59,8 @@ depth = 1
 width = 16
 depth = 1
 """
+
+
+def invoke(*words: object) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(app, [str(w) for w in words])

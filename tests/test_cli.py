@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TINY_SUITE
+from helpers import TINY_SUITE, invoke
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from invsuite.cli import app
 from invsuite.data.base import from_unit_range
 from invsuite.data.scenes import Scenes
 
 METHODS = ("mean", "ridge", "optimisation", "layerwise", "modular")
-
-
-def invoke(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(w) for w in words])
 
 
 @pytest.fixture(scope="module")

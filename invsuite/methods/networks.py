@@ -55,7 +55,7 @@ class NetworkMethod(Method):
     start: str = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
-    version = 2
+    version = 3
     uses_cut = True
     seeded = True
     uses_budget = True

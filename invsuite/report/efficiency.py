@@ -116,9 +116,11 @@ def _where(rows: Sequence[Record]) -> list[str]:
         return ["No cell is finished.", ""]
     data, origin = done["data"], done["provenance"]
     devices = sorted({r["provenance"]["device"] for r in rows if r["status"] == "ok"})
+    commits = sorted({(r["provenance"]["git"]["sha"] or "package")[:10] for r in rows if r["status"] == "ok"})
     return [
         f"Fit on {data['fit']} images, selected on {data['select']}, scored on n = {data['score']}. "
-        f"Device: {'; '.join(devices)}, {origin['threads']} threads. Seed {done['cell']['seed']}.",
+        f"Device: {'; '.join(devices)}, {origin['threads']} threads. Seed {done['cell']['seed']}. "
+        f"Code: {', '.join(commits)}.",
         "",
     ]
 

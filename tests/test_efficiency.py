@@ -1,0 +1,103 @@
+"""The page of costs says what its records say, on a small real run and on records with known numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import TINY_SUITE, invoke
+
+from invsuite.report.algebra import algebra_section
+from invsuite.report.efficiency import cost_to, efficiency_markdown, trained_fits
+
+FLOPS = 1e12
+
+
+def record(method: str, stage: str, points: list[tuple[int, float]], flops: float, **notes: Any) -> dict[str, Any]:
+    """A record of a fit of 100 images seen."""
+    return {
+        "status": "ok",
+        "cell": {"id": f"{stage}-{method}", "model": "net", "stage": stage, "method": method, "seed": 0},
+        "identity": {"method": {"iterations": 40}},
+        "metrics": {"psnr": {"status": "ok", "mean": points[-1][1] - 1, "low": 1.0, "high": 2.0, "n": 9}},
+        "cost": {
+            "fit_image_passes": 100 if flops else 0,
+            "fit_seconds": flops / FLOPS,
+            "fit_shared_seconds": 5.0,
+            "fit_flops": flops,
+            "fit_frozen_flops": FLOPS,
+            "parameters": 7,
+            "invert_flops_per_image": 0.5 * FLOPS,
+            "invert_seconds_per_image": 0.1,
+        },
+        "data": {"fit": 3, "select": 2, "score": 9},
+        "provenance": {"device": "CPU", "threads": 1, "git": {"sha": "abcdef0123456"}},
+        "notes": {"curve": [[p, p / 10, 0.1, db] for p, db in points], **notes} if flops else {},
+    }
+
+
+@pytest.fixture
+def records() -> list[dict[str, Any]]:
+    """Layer-wise costs 10 and 16 TFLOP, modular 10 and 6; at the second stage layer-wise is better."""
+    chain = {"modules": ["a", "b"]}
+    return [
+        record("layerwise", "a", [(0, 10.0), (50, 20.0), (100, 30.0)], 10 * FLOPS),
+        record("modular", "a", [(0, 10.0), (50, 20.0), (100, 30.0)], 10 * FLOPS, **chain),
+        record("optimisation", "a", [(0, 12.0)], 0.0),
+        record("layerwise", "b", [(0, 9.0), (50, 18.0), (100, 22.0)], 16 * FLOPS),
+        record("modular", "b", [(0, 9.0), (50, 12.0), (100, 18.0)], 6 * FLOPS, **chain),
+        record("optimisation", "b", [(0, 12.0)], 0.0),
+    ]
+
+
+def test_cost_up_to_a_quality(records: list[dict[str, Any]]) -> None:
+    fits = trained_fits(records)
+    assert [f.method for f in fits] == ["layerwise", "modular"] * 2
+    own = {m: [f for f in fits if f.method == m] for m in ("layerwise", "modular")}
+    assert own["layerwise"][1].reached(18.0) == 50
+    assert own["layerwise"][1].reached(99.0) is None
+    target = {"a": 20.0, "b": 18.0}
+    assert cost_to(own["layerwise"], target) == (13 * FLOPS, 13.0)
+    # modules train side by side: the first goes on until the chain of both has reached the second's target
+    assert cost_to(own["modular"], target) == (16 * FLOPS, 16.0)
+    assert cost_to(own["layerwise"], {"a": 20.0, "b": 99.0}) is None
+
+
+def test_the_claim_is_worded_from_the_numbers(records: list[dict[str, Any]]) -> None:
+    page = " ".join(efficiency_markdown([("two stages", records)]).split())
+    assert "`modular` takes 16.00 TFLOP of own training for 2 stages, `layerwise` 26.00: 1.6 times as much" in page
+    assert "in dB: a +0.00, b -4.00" in page
+    assert "Of the 10.00 TFLOP saved, 100 % are the image decoder trained once instead of 2 times" in page
+    # equal quality: 30 dB at a and 18 dB at b cost layer-wise 10 + 8, modules 16
+    assert "`layerwise` takes 18.00 TFLOP, 1.1 times as much as `modular` with 16.00" in page
+    assert "All modules together hold 14 trained values, the networks of `layerwise` 14" in page
+    # 17 TFLOP of fit, frozen passes included, against 1 TFLOP an image at both stages
+    assert "costs as many operations as inverting 17 images at all stages by optimisation" in page
+    assert "Code: abcdef0123." in page
+
+
+def test_pages_come_from_a_real_run(tmp_path: Path) -> None:
+    suite = tmp_path / "tiny.toml"
+    text = TINY_SUITE.replace("[methods.mean]\n", "[methods.shared-chain]\nwidth = 16\ndepth = 1\n[methods.exact]\n")
+    suite.write_text(text + "[methods.fixedpoint]\niterations = 2\n")
+    out = tmp_path / "results"
+    assert invoke("bench", "--suite", suite, "--out", out, "--models", "vit", "--metrics", "psnr").exit_code == 0
+    printed = invoke("efficiency", suite, "--out", out)
+    assert printed.exit_code == 0
+    page = (out / "efficiency.md").read_text()
+    for method in ("shared-chain", "layerwise", "modular", "ridge", "optimisation"):
+        assert f"| {method}" in page
+    assert "What modules save" in page
+    board = (out / "tiny.md").read_text()
+    assert "| vit     | embed   | 96 of 192 |" in board, "rank of the bundled ViT's embedding"
+    assert "## Fixed points" in board
+    assert "not applicable: stage 'block03' of model 'vit' is not an affine map" in board
+    assert "| block03 | exact" not in board
+    missing = invoke("efficiency", suite, "--out", tmp_path / "nowhere")
+    assert missing.exit_code == 2
+    assert "no records of suite 'tiny'" in missing.stderr
+
+
+def test_algebra_has_nothing_to_say_of_other_methods(records: list[dict[str, Any]]) -> None:
+    assert algebra_section(records) == []
