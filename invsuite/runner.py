@@ -22,9 +22,9 @@ from invsuite.features import FeatureCache
 from invsuite.files import write_atomically
 from invsuite.flops import count_flops
 from invsuite.grid import Cell, Opened, Plan, Refused
-from invsuite.methods.base import Fitted, Problem, ReportingInverter, Snapshot, WatchedInverter
+from invsuite.methods.base import Fitted, Problem, ReportingInverter, SeeingInverter, Snapshot, WatchedInverter
 from invsuite.metrics.base import Metric, Scoring
-from invsuite.models.base import Model
+from invsuite.models.base import Layout, Model, Representation
 from invsuite.provenance import collect, set_determinism
 from invsuite.statistics import summarise
 from invsuite.store import Record, Store
@@ -148,7 +148,7 @@ def _run_model(
             continue
         for cell in group:
             try:
-                body = _score(plan, cell, model, fitted, samples, images, store)
+                body = _score(plan, entry, cell, fitted, samples, images, store)
                 body["cost"]["fit_total_seconds"] = fit_meter.seconds
                 body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
                 body["data"] = {
@@ -167,7 +167,7 @@ def _run_model(
 
 
 def _score(
-    plan: Plan, cell: Cell, model: Model, fitted: Fitted, samples: list[Sample], images: torch.Tensor, store: Store
+    plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, samples: list[Sample], images: torch.Tensor, store: Store
 ) -> dict[str, Any]:
     """Invert and measure one cell; returns the record's body.
 
@@ -177,7 +177,7 @@ def _score(
     if cell.stage in fitted.refused:
         raise fitted.refused[cell.stage]
 
-    inverter, curve = fitted.inverter, Curve()
+    model, inverter, curve = entry.model, fitted.inverter, Curve()
 
     def reconstruct(shown: torch.Tensor, curve: Curve | None = None) -> torch.Tensor:
         parts = []
@@ -202,7 +202,18 @@ def _score(
     if curve.points:
         notes = notes | {"inversion_curve": curve.notes()}
     flops = _flops_an_image(model, cell.stage, fitted, images)
-    scoring = Scoring(samples, images, made, reconstruct, plan.suite.edits)
+    scoring = Scoring(
+        samples,
+        images,
+        made,
+        reconstruct,
+        plan.suite.edits,
+        model=model,
+        stage=cell.stage,
+        stages=model.order(entry.spec.stages),
+        fit=entry.splits.fit,
+        invert=lambda tensor: _invert(fitted, cell, model.layout(cell.stage), tensor),
+    )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
     cost = fitted.cost
@@ -226,6 +237,18 @@ def _score(
         },
         "notes": notes,
     }
+
+
+def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
+    """The cell's inverse applied to any tensor of its stage's layout.
+
+    Raises:
+        NotApplicable: for a floor that is shown the image itself, and so has no inverse.
+    """
+    if isinstance(fitted.inverter, SeeingInverter):
+        raise NotApplicable(f"'{cell.method.name}' is shown the image: it inverts no representation")
+    parts = [fitted.inverter.invert(cell.stage, Representation(part, layout)) for part in tensor.split(INVERT_BATCH)]
+    return check_images(torch.cat(parts), f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
 
 
 def _flops_an_image(model: Model, stage: str, fitted: Fitted, images: torch.Tensor) -> int:
@@ -284,7 +307,10 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
         facts |= metric.prepare(device)
     except Unavailable as error:
         return facts | {"status": "skipped", "reason": str(error)}
-    found = metric.compute(scoring)
+    try:
+        found = metric.compute(scoring)
+    except NotApplicable as error:
+        return facts | {"status": "undefined", "reason": str(error), "n": 0}
     summary = summarise(found.per_image)
     if summary.n == 0:
         return facts | {"status": "undefined", "reason": found.undefined, "n": 0}
@@ -296,6 +322,7 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
         "low": summary.low,
         "high": summary.high,
         "ceiling": found.ceiling,
+        "floor": found.floor,
         "values": found.per_image,
     }
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
 from typer.testing import CliRunner, Result
 
 from invsuite.cli import app
+from invsuite.data.base import Sample
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split
+from invsuite.metrics.base import Scoring
+from invsuite.models import load_model
+from invsuite.models.base import Model
 
 
 def scene_split(seed: int, count: int, size: int = 96) -> Split:
@@ -64,3 +72,46 @@ depth = 1
 def invoke(*words: object) -> Result:
     """Run the command line in this process."""
     return CliRunner().invoke(app, [str(w) for w in words])
+
+
+Reconstruct = Callable[[torch.Tensor], torch.Tensor]
+
+
+@lru_cache(maxsize=1)
+def scored_model() -> Model:
+    """The model that `scoring` measures on."""
+    return load_model("vit", "bundled:vit")
+
+
+def scoring(
+    reconstruct: Reconstruct,
+    count: int = 8,
+    samples: list[Sample] | None = None,
+    model: Model | None = None,
+    stage: str = "block03",
+    invert: Reconstruct | None = None,
+    fit: Split | None = None,
+) -> Scoring:
+    """Material for measures: scenes, and whatever ``reconstruct`` makes of their images.
+
+    ``invert`` answers for a stage's tensors; by default it knows nothing and gives grey images.
+    """
+    samples = samples or scene_split(906, count).samples()
+    images = torch.stack([s.image for s in samples])
+    model = model or scored_model()
+
+    def grey(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(tensor), *images.shape[1:]), 0.5)
+
+    return Scoring(
+        samples,
+        images,
+        reconstruct(images),
+        reconstruct,
+        count,
+        model=model,
+        stage=stage,
+        stages=model.stages[:-1],
+        fit=fit or scene_split(907, 48, model.image_size[0]),
+        invert=invert or grey,
+    )

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import scene_split
+from helpers import scene_split, scoring
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from invsuite.data.base import Sample
 from invsuite.data.scenes import prototypical_hue
 from invsuite.errors import Unavailable
 from invsuite.metrics import METRICS, make_metric
-from invsuite.metrics.base import Scoring
 from invsuite.metrics.colour import HueGain, hue_and_chroma, hue_gain
 from invsuite.metrics.correspondence import Correspondence, change_lift
 from invsuite.metrics.fidelity import Psnr, Ssim
 from invsuite.metrics.perceptual import Lpips, backbone_file
 from invsuite.statistics import summarise
-
-Reconstruct = Callable[[torch.Tensor], torch.Tensor]
-
-
-def scoring(reconstruct: Reconstruct, count: int = 8, samples: list[Sample] | None = None) -> Scoring:
-    samples = samples or scene_split(906, count).samples()
-    images = torch.stack([s.image for s in samples])
-    return Scoring(samples, images, reconstruct(images), reconstruct, count)
 
 
 def noisy(images: torch.Tensor) -> torch.Tensor:

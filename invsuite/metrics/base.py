@@ -12,6 +12,8 @@ import torch
 
 from invsuite.data.base import Instance, Sample
 from invsuite.data.edits import editable
+from invsuite.data.split import Split
+from invsuite.models.base import Model
 
 Direction = Literal["higher", "lower", "one"]  # better when higher, when lower, when closer to one
 
@@ -26,6 +28,11 @@ class Scoring:
         reconstructions: what the method made of them, same shape and range.
         reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
         edit_limit: how many images measures that need an edited image use.
+        model: the frozen model that was inverted; measures ask it what it sees in images, and change nothing.
+        stage: whose representation was inverted.
+        stages: every stage of the suite's cut of this model, in chain order.
+        fit: the fit images with their instances, for what is usual (class colours, distances of random pairs).
+        invert: the cell's inverse applied to any tensor (B, ...) of its stage's layout; images (B, 3, H, W) in [0, 1].
     """
 
     samples: Sequence[Sample]
@@ -33,6 +40,11 @@ class Scoring:
     reconstructions: torch.Tensor
     reconstruct: Callable[[torch.Tensor], torch.Tensor]
     edit_limit: int
+    model: Model
+    stage: str
+    stages: tuple[str, ...]
+    fit: Split
+    invert: Callable[[torch.Tensor], torch.Tensor]
     _edits: dict[str, Edits] = field(default_factory=dict)
 
     def edits(self, name: str, edit: Callable[[torch.Tensor, Any], torch.Tensor]) -> Edits:
@@ -72,12 +84,14 @@ class Edits:
 class Values:
     """Per-image values; None where the measure is not defined for that image, with the reason in ``undefined``.
 
-    ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant.
+    ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant, ``floor`` that of one that
+    knows nothing of this image (by random permutation).
     """
 
     per_image: list[float | None]
     undefined: str = ""
     ceiling: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
