@@ -189,7 +189,7 @@ def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
 
 
 def find_record(suite_name: str, out: Path, part: str) -> Record:
-    """The one record whose id contains ``part``.
+    """The one record whose id is ``part``, or else begins with it and a seed, or else contains it.
 
     Raises:
         UsageError: if none or several match.
@@ -197,7 +197,8 @@ def find_record(suite_name: str, out: Path, part: str) -> Record:
     records = {r["cell"]["id"]: r for r in store_of(load_suite(suite_name), out).records()}
     if part in records:
         return records[part]
-    found = [cell_id for cell_id in records if part in cell_id]
+    found = [cell_id for cell_id in records if cell_id.startswith(f"{part}-s")]
+    found = found or [cell_id for cell_id in records if part in cell_id]
     if not found:
         raise unknown_name("cell", part, records)
     if len(found) > 1:
