@@ -84,6 +84,7 @@ class FeatureCache:
         users: how many fits will ask for about as many images as the first.
         folder: where files go; a temporary folder by default. They are removed by `close`.
         log: told the decision.
+        selection: the selection images' representations, kept for all evaluations.
 
     Raises:
         UsageError: for another policy.
@@ -94,6 +95,7 @@ class FeatureCache:
     folder: Path | None = None
     log: Log = lambda text: None
     decided: Policy | None = None
+    selection: SelectionFeatures | None = None
     forward_seconds: float = 0.0
     forward_images: int = 0
     _tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class FeatureCache:
         """Forget everything and remove the files."""
         self._tensors.clear()
         self._there.clear()
+        self.selection = None
         if self._files is not None:
             shutil.rmtree(self._files, ignore_errors=True)
             self._files = None
@@ -147,8 +150,11 @@ class FeatureCache:
         path = self._files / f"{len(self._tensors)}.float32"
         return torch.from_file(str(path), shared=True, size=size, dtype=torch.float32).view(shape)
 
-    def decide(self, sample: dict[str, torch.Tensor], forward: float, asked: float, items: int) -> None:
-        """Choose a place from the representations of one batch, its forward seconds an image and what will be asked."""
+    def decide(
+        self, sample: dict[str, torch.Tensor], forward: float, asked: float, items: int, repeats: float = 0.0
+    ) -> None:
+        """Choose a place from the representations of one batch, its forward seconds an image and how many images will
+        be asked for, ``repeats`` of them certainly a second time."""
         batch = len(next(iter(sample.values())))
         size = sum(t.numel() // len(t) for t in sample.values()) * 4 * items
         told = f"{size / 2**30:.2f} GiB for {items} images and mirrored ones, forward {1e3 * forward:.2f} ms an image"
@@ -156,7 +162,7 @@ class FeatureCache:
             self.decided = Policy(self.policy, f"as ordered; {told}")
             return
         asked *= self.users
-        distinct = expected_distinct(asked, items)
+        distinct = expected_distinct(asked - repeats * self.users, items)
         room = MEMORY_SHARE * psutil.virtual_memory().available
         place = "memory" if size <= room else "disk"
         if place == "disk" and size > DISK_SHARE * psutil.disk_usage(str(self.folder or tempfile.gettempdir())).free:
@@ -204,17 +210,27 @@ class FeatureStream:
         batch: images a batch; the frozen forward always runs on as many.
         cache: shared with other fits on the same model and split.
         asked: how many images will be asked for, as far as is known.
+        charged: numbers of the images that the fit has computed or been charged for already; they are added to.
+        repeats: how many of the images asked for are certainly asked for a second time.
     """
 
     def __init__(
-        self, model: Model, split: Split, stages: Sequence[str], batch: int, cache: FeatureCache, asked: float
+        self,
+        model: Model,
+        split: Split,
+        stages: Sequence[str],
+        batch: int,
+        cache: FeatureCache,
+        asked: float,
+        charged: set[int] | None = None,
+        repeats: float = 0.0,
     ) -> None:
         if batch < 1:
             raise UsageError(f"a batch of {batch} images")
         self.model, self.split, self.stages, self.batch = model, split, tuple(stages), batch
-        self.cache, self.asked = cache, asked
+        self.cache, self.asked, self.repeats = cache, asked, repeats
         self.borrowed = 0
-        self._own: set[int] = set()
+        self._own = set() if charged is None else charged
         self._timed: list[float] = []
         self._items = 2 * len(split)
 
@@ -231,10 +247,14 @@ class FeatureStream:
             if draw is None:
                 return
             images = batch_images(self.split, draw).to(self.model.device, non_blocking=True)
-            if self.cache.decided is None or self.cache.decided.kept == "off":
-                yield images, self._compute(images)
-                continue
             items = self._numbers(draw)
+            if self.cache.decided is None or self.cache.decided.kept == "off":
+                found = self._compute(images)
+                if self.cache.decided is not None and self.cache.decided.kept != "off":  # just now
+                    self._own |= set(items)
+                    self.cache.keep(items, found, self._items)
+                yield images, found
+                continue
             missing = self.cache.missing(items, self.stages)
             fresh = {i for i in items if i not in self._own}
             self.borrowed += len(fresh.difference(missing))
@@ -285,7 +305,48 @@ class FeatureStream:
         if deciding:
             self._timed.append((time.perf_counter() - start) / len(images))
             if len(self._timed) >= TIMED_BATCHES:
-                self.cache.decide(found, min(self._timed), self.asked, self._items)
+                self.cache.decide(found, min(self._timed), self.asked, self._items, self.repeats)
                 assert self.cache.decided is not None
                 self.cache.log(f"representations are kept in: {self.cache.decided.kept} ({self.cache.decided.reason})")
         return found
+
+
+class SelectionFeatures:
+    """Batches of selection images (B, 3, H, W) with the tensors of ``stages``, computed once where they fit `LIMIT`."""
+
+    LIMIT = 2 * 2**30  # bytes
+
+    def __init__(self, model: Model, split: Split, stages: Sequence[str], batch: int) -> None:
+        self.model, self.split, self.stages, self.batch = model, split, tuple(stages), batch
+        size = 4 * len(split) * sum(model.layout(s).values for s in stages)
+        self.keeps = size <= self.LIMIT
+        self.kept: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+
+    def serves(self, model: Model, split: Split, stages: Sequence[str], batch: int) -> bool:
+        """Whether these are what such a request would compute."""
+        mine = (self.model, self.split, self.batch)
+        return mine == (model, split, batch) and set(stages) <= set(self.stages)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        if self.kept:
+            yield from self.kept
+            return
+        fresh = []
+        for images in self.split.batches(self.batch):
+            images = images.to(self.model.device)
+            found = {s: r.tensor for s, r in self.model.represent(images, self.stages).items()}
+            if self.keeps:
+                fresh.append((images, found))
+            yield images, found
+        self.kept = fresh  # only a whole pass is kept
+
+
+def selection_features(
+    model: Model, split: Split, stages: Sequence[str], batch: int, cache: FeatureCache | None
+) -> SelectionFeatures:
+    """The selection images' representations, from ``cache`` where it holds them, and kept there."""
+    if cache is None:
+        return SelectionFeatures(model, split, stages, batch)
+    if cache.selection is None or not cache.selection.serves(model, split, stages, batch):
+        cache.selection = SelectionFeatures(model, split, stages, batch)
+    return cache.selection

@@ -28,14 +28,16 @@ from torch import nn
 from invsuite.checkpoint import Checkpoint
 from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
-from invsuite.features import Draw, FeatureCache, FeatureStream
+from invsuite.features import Draw, FeatureCache, FeatureStream, SelectionFeatures, selection_features
 from invsuite.flops import count_flops
+from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.methods.base import Budget, Problem
 from invsuite.timing import Stopwatch
 
-RECIPE_VERSION = 2  # raise when the loop changes what it computes: it is part of every cell's identity
+RECIPE_VERSION = 3  # raise when the loop changes what it computes: it is part of every cell's identity
 CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, where seconds are the budget
 CHECKPOINT_SECONDS = 5.0  # a checkpoint younger than this is not written anew
+EVALUATED = 1 / 8  # of the images training sees, at most, are looked at in evaluations
 PATIENT_FROM = 0.5  # share of the budget before which a rising selection loss stops nothing: the rate is still high
 
 Tensors = dict[str, torch.Tensor]
@@ -55,11 +57,14 @@ class Recipe:
         weight_decay: of AdamW.
         clip: largest norm of each inverse network's gradient.
         warmup: share of the budget over which the rate rises.
-        evaluations: on the selection images, at equal parts of the budget; the best weights are kept.
+        evaluations: on the selection images, at equal parts of the budget; the best weights are kept. There are fewer
+            where they would look at more than an eighth as many images as training does, but always one.
         flip: mirrors a random half of each batch.
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its start on an
             equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: see ``sweep``; 0 to 1.
+        path_rate: share of the learning rate that closed-form paths get (`InverseNetwork.path`): they start at ridge
+            regression, which full steps would only shake.
         patience: evaluations without a better selection loss after which, past the middle of the budget, training
             stops; 0 never stops early.
 
@@ -75,6 +80,7 @@ class Recipe:
     flip: bool = True
     sweep: list[float] = field(default_factory=list)
     sweep_share: float = 0.2
+    path_rate: float = 0.1
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -188,7 +194,7 @@ class Pace:
 
     steps: float
     seconds: float | None
-    evaluations: int
+    evaluations: int = 1
     evaluated: int = 0
 
     def spent(self, step: int, watch: Stopwatch) -> float:
@@ -229,12 +235,14 @@ class Training:
         self.watch = Stopwatch(problem.device)
         self.outcome = Outcome(parameters=sum(p.numel() for p in job.module.parameters()), learning_rate=rate)
         self.best: dict[str, torch.Tensor] = {}
-        self.pace = make_pace(problem.budget, weight, cost, recipe.evaluations, before)
+        self.pace = make_pace(problem.budget, weight, cost, before)
+        affordable = int(EVALUATED * self.pace.steps * problem.budget.batch / len(problem.select))
+        self.pace.evaluations = max(1, min(recipe.evaluations, affordable))
         self.steps, self.share, self.since_best = 0, 0.0, 0
         job.module.train()
-        self.optimiser = torch.optim.AdamW(
-            job.module.parameters(), lr=rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        groups = parameter_groups(job.module, recipe)
+        self.parameters = [p for group in groups for p in group["params"]]  # as the optimiser numbers them
+        self.optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, fused=True)
 
     @property
     def done(self) -> bool:
@@ -244,7 +252,7 @@ class Training:
         """One update."""
         with self.watch:
             for group in self.optimiser.param_groups:
-                group["lr"] = self.rate * _rate(self.steps, self.pace.steps, self.recipe.warmup)
+                group["lr"] = group["share"] * self.rate * _rate(self.steps, self.pace.steps, self.recipe.warmup)
             self.optimiser.zero_grad(set_to_none=True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 loss = self.job.objective(self.job.module, images, found)
@@ -334,7 +342,7 @@ class Training:
         self.job.module.load_state_dict(checkpoint.get(f"{name}/module", self.device))
         self.best = checkpoint.get(f"{name}/best", self.device)
         states = {}
-        for number, parameter in enumerate(self.job.module.parameters()):
+        for number, parameter in enumerate(self.parameters):
             state = checkpoint.get(f"{name}/optimiser/{number}", self.device)
             for key, value in state.items():
                 if value.shape == parameter.shape:  # the fused optimiser needs them laid out in memory alike
@@ -354,15 +362,24 @@ class Training:
             self.finish()
 
 
-def make_pace(budget: Budget, weight: float, cost: StepCost, evaluations: int, before: Spent) -> Pace:
+def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters for the optimiser: closed-form paths, with their share of the learning rate, and all others."""
+    solved = [p for part in module.modules() if isinstance(part, ClosedFormPath) for p in part.parameters()]
+    known = {id(parameter) for parameter in solved}
+    others = [parameter for parameter in module.parameters() if id(parameter) not in known]
+    groups = [{"params": others, "share": 1.0}, {"params": solved, "share": recipe.path_rate}]
+    return [group for group in groups if group["params"]]
+
+
+def make_pace(budget: Budget, weight: float, cost: StepCost, before: Spent) -> Pace:
     """The steps that what is left of a budget allows a job, at least one; ``before`` is spent already."""
     if budget.kind == "passes":
-        return Pace(max(1, math.ceil((budget.limit - before.image_passes) / budget.batch)), None, evaluations)
+        return Pace(max(1, math.ceil((budget.limit - before.image_passes) / budget.batch)), None)
     limit = budget.limit * weight
     if budget.kind == "flops":
-        return Pace(max(1, math.floor((limit - before.flops) / max(1, cost.flops))), None, evaluations)
+        return Pace(max(1, math.floor((limit - before.flops) / max(1, cost.flops))), None)
     left = max(0.0, limit - before.seconds)
-    return Pace(max(1.0, left / max(cost.seconds, 1e-9)), left, evaluations)
+    return Pace(max(1.0, left / max(cost.seconds, 1e-9)), left)
 
 
 def train(problem: Problem, jobs: Sequence[Job], recipe: Recipe) -> TrainingReport:
@@ -442,7 +459,7 @@ def _run(
     trainings = [
         Training(job, rates[job.name], problem, recipe, costs[job.name], job.spent, job.weight) for job in jobs
     ]
-    selection = SelectionFeatures(problem, stages)
+    selection = selection_features(problem.model, problem.select, stages, budget.batch, problem.features)
     signature = {
         "problem": [problem.model.origin.sha256, list(stages), problem.fit.digest(), problem.select.digest()],
         "settings": [budget.identity(), asdict(recipe), problem.engine.identity(), problem.seed],
@@ -463,7 +480,7 @@ def _run(
             job.module.compile()
     asked = max(t.pace.steps for t in trainings) * budget.batch
     cache = problem.features or FeatureCache(problem.engine.cache)
-    stream = FeatureStream(problem.model, problem.fit, stages, budget.batch, cache, asked)
+    stream = FeatureStream(problem.model, problem.fit, stages, budget.batch, cache, asked, problem.charged)
     batches = stream.batches(islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), begun, None))
     active, step = [training for training in trainings if not training.done], begun
     while active:
@@ -554,29 +571,6 @@ def _step_costs(problem: Problem, jobs: Sequence[Job], stages: Sequence[str]) ->
             job.generator.set_state(state)
         costs[job.name] = StepCost(flops, max((frozen[s] for s in job.needs), default=0), seconds)
     return costs
-
-
-class SelectionFeatures:
-    """Batches of selection images with their representations, computed once where they fit `LIMIT`."""
-
-    LIMIT = 2 * 2**30  # bytes
-
-    def __init__(self, problem: Problem, stages: Sequence[str]) -> None:
-        self.problem, self.stages = problem, stages
-        size = 4 * len(problem.select) * sum(problem.model.layout(s).values for s in stages)
-        self.keeps = size <= self.LIMIT
-        self.kept: list[tuple[torch.Tensor, Tensors]] = []
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, Tensors]]:
-        if self.kept:
-            yield from self.kept
-            return
-        for images in self.problem.select.batches(self.problem.budget.batch):
-            images = images.to(self.problem.device)
-            found = {s: r.tensor for s, r in self.problem.model.represent(images, self.stages).items()}
-            if self.keeps:
-                self.kept.append((images, found))
-            yield images, found
 
 
 @torch.no_grad()

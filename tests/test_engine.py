@@ -20,7 +20,7 @@ from invsuite.methods import make_method
 from invsuite.methods.base import Engine, Problem
 from invsuite.methods.networks import compose
 from invsuite.methods.ridge import Ridge
-from invsuite.methods.start import linear_rows
+from invsuite.methods.start import place_rows
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.training import Job, Recipe, draws, train
 
@@ -235,10 +235,10 @@ def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProbl
     assert spent.frozen_flops > 0
 
 
-def test_linear_rows_are_in_the_order_of_a_pixel_shuffle() -> None:
+def test_rows_of_places_are_in_the_order_of_a_pixel_shuffle() -> None:
     source = Layout("tokens", 5, (2, 3), 7, 1)
     image = torch.rand(2, 3, 8, 12)
-    features, targets = linear_rows(source, image_layout((8, 12)), torch.rand(2, 7, 5), image)
+    features, targets = place_rows(source, image_layout((8, 12)), torch.rand(2, 7, 5), image)
     assert features.shape == (2, 6, 5)
     shuffled = nn.PixelShuffle(4)(targets.transpose(1, 2).unflatten(2, (2, 3)))
     assert torch.equal(shuffled, image)

@@ -8,6 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from invsuite.errors import UsageError
+from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.models.base import Layout
 
 
@@ -19,11 +20,12 @@ def heads_for(width: int) -> int:
 class TokenMixer(nn.Module):
     """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start.
 
-    With ``linear`` a linear map of each token follows the blocks also where the channels need none.
+    With ``solved`` a `ClosedFormPath` of each token stands beside the blocks, which then add nothing at the start: what
+    ridge regression finds of a token alone, and what attention to the others adds.
     """
 
     def __init__(
-        self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0, linear: bool = False
+        self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0, solved: bool = False
     ) -> None:
         super().__init__()
         self.target = target
@@ -34,24 +36,26 @@ class TokenMixer(nn.Module):
         self.enter: nn.Module = nn.Identity() if same else nn.Linear(source.channels, width)
         self.position = nn.Parameter(torch.zeros(1, source.count, width))
         blocks = [Block(width, heads_for(width), mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
+        self.path: ClosedFormPath | None = None
+        self.leave: nn.Module = nn.Identity()
+        if solved:
+            self.path = ClosedFormPath(source.channels, target.channels, 2 * source.channels, source.count)
+            self.leave = nn.Linear(width, target.channels)
+            nn.init.zeros_(self.leave.weight)
+            nn.init.zeros_(self.leave.bias)
+            return
         for block in blocks:
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.fc2.weight)
-        self.blocks = nn.Sequential(*blocks)
-        plain = target.channels == width and not linear
-        self.leave: nn.Module = nn.Identity() if plain else nn.Linear(width, target.channels)
-        if target.channels == width and isinstance(self.leave, nn.Linear):
-            nn.init.eye_(self.leave.weight)
-            nn.init.zeros_(self.leave.bias)
-
-    @property
-    def linear_path(self) -> nn.Linear | None:
-        """The map that is all this network does before training; None where another layer comes before it."""
-        alone = isinstance(self.leave, nn.Linear) and isinstance(self.enter, nn.Identity)
-        return self.leave if alone and isinstance(self.leave, nn.Linear) else None
+        if target.channels != width:
+            self.leave = nn.Linear(width, target.channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.leave(self.blocks(self.enter(x) + self.position))[:, self.drop :]
+        hidden = self.leave(self.blocks(self.enter(x) + self.position))
+        if self.path is not None:
+            hidden = hidden + self.path(x)
+        hidden = hidden[:, self.drop :]
         if self.target.kind == "tokens":
             return hidden
         assert self.target.grid is not None

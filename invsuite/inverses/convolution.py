@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from invsuite.errors import UsageError
+from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.models.base import Layout
 
 
@@ -46,8 +47,8 @@ class ConvBlock(nn.Module):
 class SpatialToMap(nn.Module):
     """Map or tokens (with a grid) to a map on a grid ``factor`` times finer, by pixel shuffle.
 
-    A linear map per place stands beside the convolutions, which start at zero: before training the network is that
-    linear readout alone.
+    A `ClosedFormPath` of each place, linear, stands beside the convolutions, which start at zero: before training the
+    network is that readout alone.
     """
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
@@ -55,7 +56,7 @@ class SpatialToMap(nn.Module):
         self.source = source
         factor = upsampling_factor(source, target)
         outputs = target.channels * factor**2
-        self.linear = nn.Conv2d(source.channels, outputs, 1)
+        self.path = ClosedFormPath(source.channels, outputs)
         self.prefix = nn.Linear(source.prefix * source.channels, width) if source.prefix else None
         self.enter = nn.Conv2d(source.channels, width, 1)
         self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
@@ -65,17 +66,13 @@ class SpatialToMap(nn.Module):
         nn.init.zeros_(self.leave.bias)
         self.shuffle = nn.PixelShuffle(factor)
 
-    @property
-    def linear_path(self) -> nn.Conv2d:
-        """The map that is all this network does before training."""
-        return self.linear
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         places = self.source.to_map(x)
         hidden = self.enter(places)
         if self.prefix is not None:
             hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
-        out: torch.Tensor = self.shuffle(self.linear(places) + self.leave(self.body(hidden)))
+        read = self.path(places.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        out: torch.Tensor = self.shuffle(read + self.leave(self.body(hidden)))
         return out
 
 

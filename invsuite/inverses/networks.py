@@ -7,8 +7,9 @@ predictions         queries               MLP from class probabilities  MLP from
                                           and box
 queries             tokens or map         image positions, learned, cross-attend to the object queries as memory:
                                           the decoder run backwards
-tokens              tokens or map,        pre-norm transformer blocks   as many pre-norm blocks as the components
-                    same grid             (the inverse of attention     inverted, MLP ratio 4
+tokens              tokens or map,        an MLP of each token beside   as many pre-norm blocks as the components
+                    same grid             pre-norm transformer blocks   inverted, MLP ratio 4
+                                          (the inverse of attention
                                           mixes places too)
 map                 map, same grid        convolutions, linear skip     as many Swin blocks
 tokens              image                 convolutions on the coarse    transposed convolutions, 768-256-64-16-3
@@ -23,8 +24,8 @@ queries
 Every network reads and writes standardised values: the mean of each value (which takes out position embeddings, and
 leaves a network that has learned nothing with the mean image) and the deviation of each channel are measured on fit
 images, so that one large channel neither swamps the loss nor the input. Predictions are read as they are, because
-argmax and softmax need the model's own logits. ``light`` networks between representations with a place hold a linear
-path, which `InverseNetwork.start_from` sets to a linear readout found in closed form; training goes on from there.
+argmax and softmax need the model's own logits. ``light`` networks between representations with a place hold a
+`ClosedFormPath`, which starts as what ridge regression makes of it; training goes on from there.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from torch import nn
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
+from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import SpatialToMap, TransposedLadder
 from invsuite.inverses.predictions import PredictionsToQueries
 from invsuite.inverses.splitting import MirroredStage
 from invsuite.models.base import Layout, LayoutKind
 
 ARCHITECTURES = ("light", "paper")
+LIGHT_MLP_RATIO = 1.0  # of a light network's blocks: the path beside them holds an MLP of each token already
 LIGHT_DEPTH = 2  # blocks of a light network where no depth is asked for
 COARSEST = 16  # pixels a place when queries, which have none, become an image
 
@@ -113,31 +116,9 @@ class InverseNetwork(nn.Module):
         return self.target_scale.undo(self.core(tensor if self.raw else self.source_scale(tensor)))
 
     @property
-    def linear_path(self) -> nn.Linear | nn.Conv2d | None:
-        """The layer that `start_from` sets; None where the core has none."""
-        return self.core.linear_path if isinstance(self.core, SpatialToMap | TokenMixer) else None
-
-    @torch.no_grad()
-    def start_from(self, weight: torch.Tensor) -> None:
-        """Start as the linear readout ``target - mean = (source - mean) @ weight`` of each place, in own units.
-
-        Both scales must have been set. Before training, everything beside the linear path adds nothing.
-
-        Args:
-            weight: (source channels, target channels * factor^2), a finer target's places in row-major order.
-
-        Raises:
-            UsageError: if the core has no linear path.
-        """
-        path = self.linear_path
-        if path is None:
-            raise UsageError(f"a {type(self.core).__name__} has no linear path to start from")
-        spread = self.target_scale.std.flatten()
-        spread = spread.repeat_interleave(weight.shape[1] // len(spread))
-        standard = self.source_scale.std.flatten()[:, None] * weight / spread
-        path.weight.copy_(standard.T.reshape(path.weight.shape))
-        assert path.bias is not None
-        path.bias.zero_()
+    def path(self) -> ClosedFormPath | None:
+        """The part that ridge regression can solve; None where the core has none."""
+        return self.core.path if isinstance(self.core, SpatialToMap | TokenMixer) else None
 
 
 def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> InverseNetwork:
@@ -167,7 +148,7 @@ def _core(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modul
 def _light(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module | None:
     depth = settings.depth or LIGHT_DEPTH
     if source.kind == "tokens" and target.grid == source.grid:
-        return TokenMixer(source, target, source.channels, depth, linear=True)
+        return TokenMixer(source, target, source.channels, depth, LIGHT_MLP_RATIO, solved=True)
     return SpatialToMap(source, target, settings.width, depth) if target.kind == "map" else None
 
 

@@ -141,8 +141,9 @@ class Problem:
     """All a method may look at.
 
     ``stages`` are the stages to invert and ``cut`` every stage at which the suite cuts the chain, in chain order:
-    a modular inverse of a late stage passes through the earlier ones. ``features`` keeps representations of the fit
-    images between fits on the same model; ``checkpoints`` is a folder of this fit's own where training leaves its state
+    a modular inverse of a late stage passes through the earlier ones. ``features`` keeps representations between fits
+    on the same model, and ``charged`` the numbers of the fit images whose frozen forward this fit has paid for
+    (`invsuite.features.FeatureStream`). ``checkpoints`` is a folder of this fit's own where training leaves its state
     after each evaluation and takes it up again, and ``part`` tells the trainings of one fit apart.
     """
 
@@ -156,6 +157,7 @@ class Problem:
     progress: ProgressHook = silent
     engine: Engine = field(default_factory=Engine)
     features: FeatureCache | None = None
+    charged: set[int] = field(default_factory=set, compare=False)
     checkpoints: Path | None = None
     part: str = "0"
 

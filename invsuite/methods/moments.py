@@ -30,10 +30,6 @@ class Moments:
         axes = (0, 2, 3) if self.layout.kind == "map" else (0, 1)
         self.square = self.square + values.square().sum(axes, dtype=torch.float64)
 
-    def centre_of_channels(self) -> torch.Tensor:
-        """The first batch's mean of every channel (channels,): a point near all rows."""
-        return self.centre.mean((1, 2) if self.layout.kind == "map" else 0)
-
     @property
     def mean(self) -> torch.Tensor:
         """Of every value, the shape of the layout."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from invsuite.errors import unknown_name
+from invsuite.features import selection_features
 from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
 from invsuite.methods.start import Start, measure_start
@@ -42,7 +43,7 @@ class NetworkMethod(Method):
     """Settings all trained families share.
 
     ``architecture`` (``light`` or ``paper``), ``width`` and ``depth`` size each inverse network; see
-    `invsuite.inverses.networks.InverseSettings`. ``start`` says where linear paths begin: at ``ridge`` regression
+    `invsuite.inverses.networks.InverseSettings`. ``start`` says where closed-form paths begin: at ``ridge`` regression
     (`invsuite.methods.start`), or ``random``.
 
     Raises:
@@ -55,7 +56,7 @@ class NetworkMethod(Method):
     start: str = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
-    version = 3
+    version = 4
     uses_cut = True
     seeded = True
     uses_budget = True
@@ -85,7 +86,7 @@ class NetworkMethod(Method):
         """
         chain = problem.chain_to(last)
         links = {s: link.to(problem.device) for s, link in self.links(problem, ("modular",)).items() if s in chain}
-        start = measure_start(problem, links, self.start == "ridge")
+        start = measure_start(problem, links, self.start == "ridge", self.recipe.flip)
         start.apply(links)
         return links, start
 
@@ -155,10 +156,10 @@ def reconstruction(chain: nn.Module, stage: str) -> Reconstruct:
 def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) -> dict[str, float]:
     """Mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
     totals = dict.fromkeys(chains, 0.0)
-    for images in problem.select.batches(problem.budget.batch):
-        images = images.to(problem.device)
-        for stage, found in problem.model.represent(images, list(chains)).items():
-            made = chains[stage](found.tensor).clamp(0, 1)
+    batch, stages = problem.budget.batch, problem.model.order(list(chains))
+    for images, found in selection_features(problem.model, problem.select, stages, batch, problem.features):
+        for stage in chains:
+            made = chains[stage](found[stage]).clamp(0, 1)
             totals[stage] += float((made - images).square().mean()) * len(images)
     return {stage: total / len(problem.select) for stage, total in totals.items()}
 
@@ -192,7 +193,7 @@ class Layerwise(NetworkMethod):
             chain = problem.chain_to(stage)
             links = self.links(problem, (self.name, stage))
             own = {s: links[s].to(problem.device) for s in chain}
-            start = start or measure_start(problem, own, self.start == "ridge")
+            start = start or measure_start(problem, own, self.start == "ridge", self.recipe.flip)
             start.apply(own)
             module = chains[stage] = compose(own, chain)
             loss, images = image_objective(stage), reconstruction(module, stage)

@@ -1,20 +1,23 @@
-"""Where trained inverse networks start: measured scales, and the linear path at ridge regression.
+"""Where trained inverse networks start: measured scales, and the closed-form path at ridge regression.
 
-One streamed pass over some fit images gives every module of a chain the means and deviations of what it reads and
-writes and, where it has a linear path (`invsuite.inverses.networks.InverseNetwork.start_from`), the linear readout of
-its own component by `invsuite.methods.ridge`. Training then only has to find what a linear readout cannot. The cost is
-part of every stage's own.
+The first fit images that training will see, as it will see them, give every module of a chain the means and deviations
+of what it reads and writes and, where it has a closed-form path (`invsuite.inverses.closed_form`), the best readout of
+its own component that this path can be, by `invsuite.methods.ridge`. Training then finds what that cannot, and finds
+the representations of these images kept (`invsuite.features`). The cost is part of every stage's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
+from invsuite.features import FeatureCache, FeatureStream
 from invsuite.flops import count_flops
+from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.base import Problem
@@ -22,10 +25,12 @@ from invsuite.methods.moments import Moments
 from invsuite.methods.ridge import NormalEquations, solve
 from invsuite.models.base import Layout, image_layout
 from invsuite.timing import Stopwatch
-from invsuite.training import Spent
+from invsuite.training import Spent, draws
 
-START_IMAGES = 512  # of the fit images, evenly spaced: 100,000 rows on a 14 x 14 grid
-BATCH = 32
+START_IMAGES = 512  # 100,000 rows on a 14 x 14 grid
+START_BYTES = (
+    2 * 2**30
+)  # of their representations, which are held together; there are fewer images where they are large
 
 
 @dataclass
@@ -40,10 +45,10 @@ class StartCost:
 
 @dataclass(frozen=True)
 class Start:
-    """Measured scales by stage ("" is the image), and linear readouts by the stage they read."""
+    """Measured scales by stage ("" is the image), and solved closed-form paths by the stage they read."""
 
     moments: Mapping[str, Moments]
-    weights: Mapping[str, torch.Tensor]
+    paths: Mapping[str, dict[str, torch.Tensor]]
     cost: StartCost
 
     def spent(self, stages: Sequence[str]) -> Spent:
@@ -53,78 +58,93 @@ class Start:
         return Spent(*own, self.cost.frozen_flops)
 
     def apply(self, links: Mapping[str, InverseNetwork]) -> None:
-        """Set the scales of modules keyed by the stage they read, in chain order, and the linear paths they have."""
-        before = ""
+        """Set scales and closed-form paths of modules keyed by the stage they read, in chain order."""
+        set_scales(links, self.moments)
         for stage, link in links.items():
-            for scale, name in ((link.source_scale, stage), (link.target_scale, before)):
-                scale.measured(self.moments[name].mean, self.moments[name].std)
-            if stage in self.weights and link.linear_path is not None:
-                link.start_from(self.weights[stage])
-            before = stage
+            if stage in self.paths and link.path is not None:
+                link.path.load_state_dict(self.paths[stage])
 
 
-def linear_rows(
+def set_scales(links: Mapping[str, InverseNetwork], moments: Mapping[str, Moments]) -> None:
+    """Standardise what modules, keyed by the stage they read and in chain order, take and give."""
+    before = ""
+    for stage, link in links.items():
+        for scale, name in ((link.source_scale, stage), (link.target_scale, before)):
+            scale.measured(moments[name].mean, moments[name].std)
+        before = stage
+
+
+def place_rows(
     source: Layout, target: Layout, given: torch.Tensor, wanted: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A representation (B, ...) and the one before it as features (B, places, d) and targets (B, places, t).
+    """A representation (B, ...) and the one before it as rows (B, places, d) and targets (B, places, t).
 
     Places are the source's; a finer target's values under a place are its channels times factor^2, as
     ``torch.nn.PixelShuffle`` reads them.
     """
-    features = source.to_map(given).flatten(2).transpose(1, 2)
+    rows = source.to_map(given).flatten(2).transpose(1, 2)
     finer = F.pixel_unshuffle(target.to_map(wanted), upsampling_factor(source, target))
-    return features, finer.flatten(2).transpose(1, 2)
+    return rows, finer.flatten(2).transpose(1, 2)
 
 
 @torch.no_grad()
-def measure_start(problem: Problem, links: Mapping[str, InverseNetwork], linear: bool) -> Start:
+def measure_start(problem: Problem, links: Mapping[str, InverseNetwork], solved: bool, flip: bool) -> Start:
     """Measure a start for the modules of one chain, keyed by the stage they read, in chain order from the image.
 
-    Without ``linear`` it has scales alone, and linear paths keep their initial values.
+    Without ``solved`` it has scales alone, and closed-form paths keep their initial values. ``flip`` says whether
+    training mirrors half of the images. The modules' scales are set on the way.
     """
     model, chain = problem.model, tuple(links)
     layouts = {"": image_layout(model.image_size)} | {stage: model.layout(stage) for stage in chain}
-    before = dict(zip(chain, ("", *chain), strict=False))
-    moments = {name: Moments(layout) for name, layout in layouts.items()}
-    sums = {stage: NormalEquations() for stage in chain if linear and links[stage].linear_path is not None}
     shared, own = Stopwatch(problem.device), {stage: Stopwatch(problem.device) for stage in chain}
-    cost = StartCost()
-    rows = _evenly(len(problem.fit), START_IMAGES)
-    batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    for number, batch in enumerate(batches):
-        images = problem.fit.images(batch).to(problem.device)
-        found: dict[str, torch.Tensor] = {}
-
-        def forward(images: torch.Tensor = images, found: dict[str, torch.Tensor] = found) -> None:
-            found |= {"": images} | {s: r.tensor for s, r in model.represent(images, chain).items()}
-
-        with shared:
-            if number == 0:
-                cost.frozen_flops = float(count_flops(forward)) * len(rows) / len(batch)
-            else:
-                forward()
+    cost, size = StartCost(), problem.budget.batch
+    held = START_BYTES // (4 * sum(layout.values for layout in layouts.values()))
+    count = max(1, min(START_IMAGES, len(problem.fit), held) // size)
+    cache = problem.features or FeatureCache("off")
+    later = problem.budget.image_passes or 0
+    stream = FeatureStream(
+        model, problem.fit, chain, size, cache, count * size + later, problem.charged, min(count * size, later)
+    )
+    moments = {name: Moments(layout) for name, layout in layouts.items()}
+    batches: list[dict[str, torch.Tensor]] = []
+    with shared:
+        for images, found in stream.batches(islice(draws(problem.fit, size, problem.seed, flip), count)):
+            batches.append({"": images} | found)
             for name, part in moments.items():
-                part.add(found[name])
-        for stage, equations in sums.items():
+                part.add(batches[-1][name])
+            problem.progress(len(batches), count, "batches for the start")
+    set_scales(links, moments)
+    paths, before = {}, dict(zip(chain, ("", *chain), strict=False))
+    for stage, link in links.items():
+        if solved and link.path is not None:
             with own[stage]:
-                features, targets = linear_rows(
-                    layouts[stage], layouts[before[stage]], found[stage], found[before[stage]]
-                )
-                # around a nearby point, which keeps float32 products exact where channels have large means
-                centre = moments[stage].centre_of_channels(), moments[before[stage]].centre_of_channels()
-                repeat = targets.shape[2] // len(centre[1])
-                equations.add(features - centre[0], targets - centre[1].repeat_interleave(repeat))
-                cost.flops[stage] = 2.0 * equations.rows * features.shape[2] * (features.shape[2] + targets.shape[2])
-        problem.progress(number + 1, len(batches), "batches for the start")
-    weights = {}
-    for stage, equations in sums.items():
-        with own[stage]:
-            weights[stage] = solve(equations, None).weight
-    cost.shared_seconds = shared.seconds
+                target = before[stage]
+                pairs = [(link.source_scale(b[stage]), link.target_scale(b[target])) for b in batches]
+                cost.flops[stage] = solve_path(link.path, layouts[stage], layouts[target], pairs)
+            paths[stage] = {name: value.clone() for name, value in link.path.state_dict().items()}
+    cost.frozen_flops = float(count_flops(lambda: model.represent(batches[0][""][:1], chain))) * count * size
+    cost.shared_seconds = shared.seconds + stream.borrowed_seconds
     cost.seconds = {stage: own[stage].seconds for stage in chain}
-    return Start(moments, weights, cost)
+    return Start(moments, paths, cost)
 
 
-def _evenly(count: int, most: int) -> Sequence[int]:
-    """At most ``most`` of ``count`` rows, evenly spaced: folders come sorted."""
-    return [i * count // min(count, most) for i in range(min(count, most))]
+def solve_path(
+    path: ClosedFormPath, source: Layout, target: Layout, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> float:
+    """Set ``path`` by ridge regression on batches of standardised representations and those before them.
+
+    Returns:
+        The operations it took.
+    """
+    equations = NormalEquations()
+    for given, wanted in pairs:
+        rows, targets = place_rows(source, target, given, wanted)
+        equations.add(path.features(rows), targets)
+    weight = solve(equations, None).weight
+    features, outputs = weight.shape
+    mean: torch.Tensor | float = torch.zeros(1, features, device=weight.device)
+    if source.kind == "tokens" and len(path.offset) > 1:  # elsewhere features are the standardised channels alone
+        mean = sum(path.features(given).mean(0) * len(given) for given, _ in pairs) / equations.images
+    path.start_from(weight, mean)
+    drawn = (features - source.channels) * source.channels
+    return 2.0 * equations.rows * (features * (features + outputs) + drawn)
