@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from invsuite.cli import app
 from invsuite.data.base import Sample
-from invsuite.data.scenes import Scenes
+from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.metrics.base import Scoring
 from invsuite.models import load_model
@@ -114,4 +114,5 @@ def scoring(
         stages=model.stages[:-1],
         fit=fit or scene_split(907, 48, model.image_size[0]),
         invert=invert or grey,
+        classes=CLASSES,
     )

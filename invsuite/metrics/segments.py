@@ -1,0 +1,178 @@
+"""Segments of a scene: are the objects' borders in the reconstruction, and is each object still one thing?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from invsuite.data.base import Sample
+from invsuite.metrics.base import Metric, Scoring, Values
+from invsuite.metrics.defined import mean_defined, per_image
+from invsuite.metrics.patches import patch_side
+from invsuite.metrics.permutation import shuffle
+
+NO_MASK = "no scored image has object masks"
+LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
+FLAT = 1e-9  # variance of pixel values below which an image shows nothing
+
+#: Sobel's horizontal derivative, scaled to the change per pixel
+SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+
+
+def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
+    """Segment of each pixel (N, H, W): 0 the background, then one number an object, small objects over large ones."""
+    maps = np.zeros((len(samples), *samples[0].image.shape[-2:]), dtype=np.int64)
+    for segments, sample in zip(maps, samples, strict=True):
+        by_size = sorted(sample.instances, key=lambda instance: -int(instance.mask.sum()))
+        for number, instance in enumerate(by_size, start=1):
+            segments[instance.mask] = number
+    return torch.from_numpy(maps)
+
+
+def borders(segments: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, H, W) whose right or lower neighbour is of another segment."""
+    found = torch.zeros_like(segments, dtype=torch.bool)
+    found[:, :, :-1] |= segments[:, :, 1:] != segments[:, :, :-1]
+    found[:, :-1] |= segments[:, 1:] != segments[:, :-1]
+    return found
+
+
+def edges(images: torch.Tensor) -> torch.Tensor:
+    """Edge strength (N, H, W) of images (N, 3, H, W): the largest Sobel gradient of the channels, thinned.
+
+    A pixel keeps its strength if neither neighbour along the gradient (to the nearest of four directions) is
+    stronger (non-maximum suppression), else it is 0. The frame is repeated outwards.
+    """
+    kernel = SOBEL.to(images)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None]).unflatten(0, images.shape[:2])
+    channel = gradient.square().sum(2).argmax(1, keepdim=True)
+    x, y = gradient.gather(1, channel[:, :, None].expand(-1, -1, 2, -1, -1))[:, 0].unbind(1)
+    strength = torch.hypot(x, y)
+    direction = (torch.atan2(y, x) / (math.pi / 4)).round().long() % 4
+    steps = ((0, 1), (1, 1), (1, 0), (1, -1))  # row and column along 0, 45, 90 and 135 degrees, y downwards
+    ahead = torch.stack([_moved(strength, dy, dx) for dy, dx in steps]).gather(0, direction[None])[0]
+    behind = torch.stack([_moved(strength, -dy, -dx) for dy, dx in steps]).gather(0, direction[None])[0]
+    return torch.where((strength >= ahead) & (strength >= behind), strength, 0.0)
+
+
+def _moved(maps: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    """Maps (N, H, W) whose pixel (y, x) is the old (y + dy, x + dx); 0 beyond the frame."""
+    high, wide = maps.shape[1:]
+    by, bx = abs(dy), abs(dx)
+    return F.pad(maps, (bx, bx, by, by))[:, by + dy : by + dy + high, bx + dx : bx + dx + wide]
+
+
+def dilated(maps: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """The largest value of maps (N, H, W) within ``tolerance`` pixels of each pixel."""
+    reach = math.floor(tolerance)
+    found = maps
+    for dy, dx in product(range(-reach, reach + 1), repeat=2):
+        if math.hypot(dy, dx) <= tolerance:
+            found = torch.maximum(found, _moved(maps, dy, dx))
+    return found
+
+
+def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Best F-measure (N,) over thresholds of edge ``strength`` (N, H, W) against true ``borders`` (N, H, W).
+
+    Precision is the share of edge pixels within ``tolerance`` pixels of a border, recall the share of border pixels
+    within it of an edge. Thresholds are quantiles of each image's own edges, so that contrast does not count. NaN
+    without borders, 0 without edges.
+    """
+    near_border = dilated(truth.to(strength), tolerance) > 0
+    near_edge = dilated(strength, tolerance)
+    ordered = strength.flatten(1).sort(1, descending=True).values
+    present = (ordered > 0).sum(1)
+    best = torch.zeros(len(strength), dtype=torch.float64, device=strength.device)
+    for level in range(1, LEVELS + 1):  # the strongest level / LEVELS of the edges
+        last = (present * level / LEVELS).ceil().long().clamp(min=1) - 1
+        threshold = ordered.gather(1, last[:, None])[:, :, None]
+        chosen = (strength >= threshold) & (strength > 0)
+        precision = (chosen & near_border).sum((1, 2)) / chosen.sum((1, 2)).clamp(min=1).double()
+        reached = truth & (near_edge >= threshold) & (near_edge > 0)
+        recall = reached.sum((1, 2)) / truth.sum((1, 2)).clamp(min=1).double()
+        f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+        best = torch.maximum(best, f)
+    return torch.where(truth.any(2).any(1), best, torch.nan)
+
+
+@dataclass(frozen=True)
+class BoundaryF(Metric):
+    """F-measure of the reconstruction's edges (Sobel, thinned, at their best threshold) against the borders of the
+    object masks, after Martin, Fowlkes & Malik 2004. Edges of texture count against it: a perfect copy stays below 1.
+
+    An edge is right within ``tolerance`` of the image diagonal (Martin et al.: 0.0075; at least one pixel). They
+    match edge and border pixels one to one; here each needs any partner within the tolerance, as Perazzi et al. 2016
+    count.
+    """
+
+    tolerance: float = 0.0075
+
+    name = "boundary_f"
+    label = "Boundary F"
+    direction = "higher"
+
+    def compute(self, scoring: Scoring) -> Values:
+        truth = borders(segment_maps(scoring.samples)).to(scoring.images.device)
+        high, wide = truth.shape[1:]
+        tolerance = max(1.0, self.tolerance * math.hypot(high, wide))
+        made = edges(scoring.reconstructions)
+        found = boundary_f(made, truth, tolerance)
+        shuffled = shuffle(made[:, None], patch_side((high, wide)))[:, 0]
+        return Values(
+            per_image(found, range(len(found)), len(found)),
+            NO_MASK if bool(found.isnan().all()) else "no object mask" if bool(found.isnan().any()) else "",
+            ceiling=mean_defined(boundary_f(edges(scoring.images), truth, tolerance)),
+            floor=mean_defined(boundary_f(shuffled, truth, tolerance)),
+        )
+
+
+def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+    """Share (N,) of the variance of pixel colours of images (N, 3, H, W) that lies between segments (N, H, W).
+
+    Eta squared, between / (between + within), sums of squares over the three channels. NaN for a single segment or a
+    flat image.
+    """
+    most = int(segments.max()) + 1
+    pixels = images.double().flatten(2)
+    pixels = pixels - pixels.mean(2, keepdim=True)
+    belongs = F.one_hot(segments.flatten(1), most).to(pixels)
+    counts = belongs.sum(1)
+    sums = pixels @ belongs
+    between = (sums.square().sum(1) / counts.clamp(min=1)).sum(1)
+    total = pixels.square().sum((1, 2))
+    defined = ((counts > 0).sum(1) > 1) & (total / pixels[0].numel() >= FLAT)
+    return torch.where(defined, between / total, torch.nan)
+
+
+@dataclass(frozen=True)
+class ObjectUnity(Metric):
+    """Is an object still one thing? Share of the variance of the reconstruction's colours that lies between the
+    segments (objects and background) rather than within them (eta squared)."""
+
+    name = "object_unity"
+    label = "Object unity"
+    direction = "higher"
+
+    def compute(self, scoring: Scoring) -> Values:
+        segments = segment_maps(scoring.samples).to(scoring.images.device)
+        made = scoring.reconstructions
+        found = variance_between(made, segments)
+        shuffled = shuffle(made, patch_side((made.shape[2], made.shape[3])))
+        masked = (segments > 0).any(2).any(1)
+        reasons = [] if bool(masked.all()) else ["no object mask" if bool(masked.any()) else NO_MASK]
+        if bool(found[masked].isnan().any()):
+            reasons.append("the reconstruction is flat")
+        return Values(
+            per_image(found, range(len(found)), len(found)),
+            "; ".join(reasons),
+            ceiling=mean_defined(variance_between(scoring.images, segments)),
+            floor=mean_defined(variance_between(shuffled, segments)),
+        )
