@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 
 from invsuite.metrics.base import Metric, Scoring, Values
-from invsuite.metrics.defined import mean_defined, per_image
+from invsuite.metrics.defined import with_levels
 from invsuite.metrics.permutation import random_order
 
 PER_SIDE = 12  # patches along an image's shorter side, whatever its size
-BATCH = 16  # images whose patch-by-patch matrices are held at once
 NO_TEXTURE = 1 / 255  # root mean square contrast below which a patch of the original has nothing to match
 FLAT = 1e-6  # root mean square in pixel values up to which a patch of a reconstruction is flat, or two are the same
 
@@ -84,18 +83,13 @@ class PatchMatch(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        parts = []
-        for start in range(0, len(scoring.images), BATCH):
-            images, made = (x[start : start + BATCH] for x in (scoring.images, scoring.reconstructions))
+        def levels(images: torch.Tensor, made: torch.Tensor) -> list[torch.Tensor]:
             truth, grid = cut_patches(images, self.per_side)
             found, _ = cut_patches(made, self.per_side)
             order = random_order(found.shape[1], found.device)
-            shares = [matched_share(truth, p, grid, self.radius, self.reach) for p in (found, truth, found[:, order])]
-            parts.append(torch.stack(shares))
-        share, ceiling, floor = torch.cat(parts, 1)
-        reason = "the original has no texture" if bool(share.isnan().any()) else ""
-        values = per_image(share, range(len(share)), len(share))
-        return Values(values, reason, mean_defined(ceiling), mean_defined(floor))
+            return [matched_share(truth, p, grid, self.radius, self.reach) for p in (found, truth, found[:, order])]
+
+        return with_levels(levels, scoring.images, scoring.reconstructions, reason="the original has no texture")
 
 
 @dataclass(frozen=True)
@@ -149,15 +143,9 @@ class AffinityCorrelation(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        parts = []
-        for start in range(0, len(scoring.images), BATCH):
-            truth, _ = cut_patches(scoring.images[start : start + BATCH], self.per_side)
-            found, _ = cut_patches(scoring.reconstructions[start : start + BATCH], self.per_side)
-            order = random_order(found.shape[1], found.device)
-            own = affinity(truth)
-            correlations = [rank_correlation(own, affinity(p)) for p in (found, truth, found[:, order])]
-            parts.append(torch.stack(correlations))
-        correlation, ceiling, floor = torch.cat(parts, 1)
-        reason = "original or reconstruction is flat" if bool(correlation.isnan().any()) else ""
-        values = per_image(correlation, range(len(correlation)), len(correlation))
-        return Values(values, reason, mean_defined(ceiling), mean_defined(floor))
+        def levels(images: torch.Tensor, made: torch.Tensor) -> list[torch.Tensor]:
+            truth, found = (cut_patches(x, self.per_side)[0] for x in (images, made))
+            own, order = affinity(truth), random_order(found.shape[1], found.device)
+            return [rank_correlation(own, affinity(p)) for p in (found, truth, found[:, order])]
+
+        return with_levels(levels, scoring.images, scoring.reconstructions, reason="original or reconstruction is flat")

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from invsuite.data.base import Sample
 from invsuite.metrics.base import Metric, Scoring, Values
-from invsuite.metrics.defined import mean_defined, per_image
+from invsuite.metrics.defined import with_levels
 from invsuite.metrics.patches import patch_side
 from invsuite.metrics.permutation import shuffle
 
-NO_MASK = "no scored image has object masks"
+NO_BORDER = "the image has no object mask that covers a part of it"
 LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
 FLAT = 1e-9  # variance of pixel values below which an image shows nothing
 
@@ -56,10 +56,11 @@ def edges(images: torch.Tensor) -> torch.Tensor:
     x, y = gradient.gather(1, channel[:, :, None].expand(-1, -1, 2, -1, -1))[:, 0].unbind(1)
     strength = torch.hypot(x, y)
     direction = (torch.atan2(y, x) / (math.pi / 4)).round().long() % 4
-    steps = ((0, 1), (1, 1), (1, 0), (1, -1))  # row and column along 0, 45, 90 and 135 degrees, y downwards
-    ahead = torch.stack([_moved(strength, dy, dx) for dy, dx in steps]).gather(0, direction[None])[0]
-    behind = torch.stack([_moved(strength, -dy, -dx) for dy, dx in steps]).gather(0, direction[None])[0]
-    return torch.where((strength >= ahead) & (strength >= behind), strength, 0.0)
+    kept = torch.zeros_like(strength)
+    for number, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):  # 0, 45, 90, 135 degrees, y downwards
+        stronger = torch.maximum(_moved(strength, dy, dx), _moved(strength, -dy, -dx))
+        kept = torch.where((direction == number) & (strength >= stronger), strength, kept)
+    return kept
 
 
 def _moved(maps: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
@@ -86,21 +87,25 @@ def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) ->
     within it of an edge. Thresholds are quantiles of each image's own edges, so that contrast does not count. NaN
     without borders, 0 without edges.
     """
-    near_border = dilated(truth.to(strength), tolerance) > 0
-    near_edge = dilated(strength, tolerance)
-    ordered = strength.flatten(1).sort(1, descending=True).values
-    present = (ordered > 0).sum(1)
-    best = torch.zeros(len(strength), dtype=torch.float64, device=strength.device)
-    for level in range(1, LEVELS + 1):  # the strongest level / LEVELS of the edges
-        last = (present * level / LEVELS).ceil().long().clamp(min=1) - 1
-        threshold = ordered.gather(1, last[:, None])[:, :, None]
-        chosen = (strength >= threshold) & (strength > 0)
-        precision = (chosen & near_border).sum((1, 2)) / chosen.sum((1, 2)).clamp(min=1).double()
-        reached = truth & (near_edge >= threshold) & (near_edge > 0)
-        recall = reached.sum((1, 2)) / truth.sum((1, 2)).clamp(min=1).double()
-        f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-        best = torch.maximum(best, f)
-    return torch.where(truth.any(2).any(1), best, torch.nan)
+    near_border = (dilated(truth.to(strength), tolerance) > 0).flatten(1)
+    ordered, order = strength.flatten(1).sort(1)
+    edge_count = (ordered > 0).sum(1, keepdim=True)
+    levels = torch.arange(1, LEVELS + 1, device=strength.device) / LEVELS
+    kept = (edge_count * levels).ceil().long().clamp(min=1)  # the strongest 1 / LEVELS of the edges, 2 / LEVELS ...
+    threshold = ordered.gather(1, ordered.shape[1] - kept)
+
+    first = torch.searchsorted(ordered, threshold)
+    right = F.pad(near_border.gather(1, order).cumsum(1), (1, 0))
+    precision = (right[:, -1:] - right.gather(1, first)).double() / (ordered.shape[1] - first)
+
+    border_count = truth.sum((1, 2))[:, None]
+    most = max(1, int(border_count.max()))
+    nearest = torch.where(truth, dilated(strength, tolerance), -1.0).flatten(1).topk(most).values.flip(1)
+    recall = (most - torch.searchsorted(nearest, threshold)).double() / border_count
+
+    f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    best = torch.where(threshold > 0, f, 0.0).amax(1)
+    return torch.where(border_count[:, 0] > 0, best, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,14 @@ class BoundaryF(Metric):
     def compute(self, scoring: Scoring) -> Values:
         truth = borders(segment_maps(scoring.samples)).to(scoring.images.device)
         high, wide = truth.shape[1:]
-        tolerance = max(1.0, self.tolerance * math.hypot(high, wide))
-        made = edges(scoring.reconstructions)
-        found = boundary_f(made, truth, tolerance)
-        shuffled = shuffle(made[:, None], patch_side((high, wide)))[:, 0]
-        return Values(
-            per_image(found, range(len(found)), len(found)),
-            NO_MASK if bool(found.isnan().all()) else "no object mask" if bool(found.isnan().any()) else "",
-            ceiling=mean_defined(boundary_f(edges(scoring.images), truth, tolerance)),
-            floor=mean_defined(boundary_f(shuffled, truth, tolerance)),
-        )
+        tolerance, side = max(1.0, self.tolerance * math.hypot(high, wide)), patch_side((high, wide))
+
+        def levels(images: torch.Tensor, made: torch.Tensor, true: torch.Tensor) -> list[torch.Tensor]:
+            found = edges(made)
+            strengths = (found, edges(images), shuffle(found[:, None], side)[:, 0])
+            return [boundary_f(strength, true, tolerance) for strength in strengths]
+
+        return with_levels(levels, scoring.images, scoring.reconstructions, truth, reason=NO_BORDER)
 
 
 def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
@@ -163,16 +166,10 @@ class ObjectUnity(Metric):
 
     def compute(self, scoring: Scoring) -> Values:
         segments = segment_maps(scoring.samples).to(scoring.images.device)
-        made = scoring.reconstructions
-        found = variance_between(made, segments)
-        shuffled = shuffle(made, patch_side((made.shape[2], made.shape[3])))
-        masked = (segments > 0).any(2).any(1)
-        reasons = [] if bool(masked.all()) else ["no object mask" if bool(masked.any()) else NO_MASK]
-        if bool(found[masked].isnan().any()):
-            reasons.append("the reconstruction is flat")
-        return Values(
-            per_image(found, range(len(found)), len(found)),
-            "; ".join(reasons),
-            ceiling=mean_defined(variance_between(scoring.images, segments)),
-            floor=mean_defined(variance_between(shuffled, segments)),
-        )
+        side = patch_side((segments.shape[1], segments.shape[2]))
+
+        def levels(images: torch.Tensor, made: torch.Tensor, part: torch.Tensor) -> list[torch.Tensor]:
+            return [variance_between(x, part) for x in (made, images, shuffle(made, side))]
+
+        reason = f"{NO_BORDER}, or the reconstruction is flat"
+        return with_levels(levels, scoring.images, scoring.reconstructions, segments, reason=reason)
