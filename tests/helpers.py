@@ -12,7 +12,7 @@ from invsuite.cli import app
 from invsuite.data.base import Sample
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
-from invsuite.metrics.base import Scoring
+from invsuite.metrics.base import Scoring, Values
 from invsuite.models import load_model
 from invsuite.models.base import Model
 
@@ -81,6 +81,21 @@ Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 def scored_model() -> Model:
     """The model that `scoring` measures on."""
     return load_model("vit", "bundled:vit")
+
+
+def copy(images: torch.Tensor) -> torch.Tensor:
+    """A perfect reconstruction."""
+    return images.clone()
+
+
+def noisy_by_content(images: torch.Tensor) -> torch.Tensor:
+    """A reconstruction with an error that depends on the pixel alone, not on the batch."""
+    return (images + 0.05 * torch.sin(images * 300)).clamp(0, 1)
+
+
+def defined(values: Values) -> list[float]:
+    """The values that are not None."""
+    return [value for value in values.per_image if value is not None]
 
 
 def scoring(

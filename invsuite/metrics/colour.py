@@ -99,17 +99,18 @@ def turn_of_hue(
 
 
 def _hue_gain(
-    shown: tuple[Array, Array],
+    shown: Array,
     before: tuple[Array, Array],
     after: tuple[Array, Array],
     regions: Regions,
     turns: float,
     least: float,
 ) -> Measured:
-    """Circular hue gain; objects of a mean chroma below ``least``, shown or reconstructed, have none."""
-    gain = turn_of_hue(before, after, shown[1], regions, turns)
-    shown_flat = regions.mean(shown[1]) < least
-    made_flat = regions.mean(np.minimum(shown[1], np.minimum(before[1], after[1]))) < least
+    """Circular hue gain, pixels weighted by the chroma ``shown`` (P,) as well; objects of a mean chroma below
+    ``least``, shown or reconstructed, have none."""
+    gain = turn_of_hue(before, after, shown, regions, turns)
+    shown_flat = regions.mean(shown) < least
+    made_flat = regions.mean(np.minimum(shown, np.minimum(before[1], after[1]))) < least
     made_flat &= ~shown_flat
     reasons = [SHOWN_FLAT] * bool(shown_flat.any()) + [MADE_FLAT] * bool(made_flat.any())
     return Measured(torch.from_numpy(np.where(shown_flat | made_flat, np.nan, gain)), tuple(reasons))
@@ -131,7 +132,8 @@ class HueGain(TurnedHue):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        shown, before, after = map(regions.hue_and_chroma, (edits.shown_before, edits.before, edits.after))
+        _, shown = regions.hue_and_chroma(edits.shown_before)  # a turn in HSV keeps this chroma
+        before, after = regions.hue_and_chroma(edits.before), regions.hue_and_chroma(edits.after)
         return _hue_gain(shown, before, after, regions, self.turns, NO_CHROMA)
 
 
@@ -170,8 +172,9 @@ class HueGainLch(ColourEdit):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        labs = map(regions.lab, (edits.shown_before, edits.before, edits.after))
-        shown, before, after = ((np.arctan2(lab[:, 2], lab[:, 1]), chroma(lab)) for lab in labs)
+        shown = np.minimum(chroma(regions.lab(edits.shown_before)), chroma(regions.lab(edits.shown_after)))
+        labs = map(regions.lab, (edits.before, edits.after))
+        before, after = ((np.arctan2(lab[:, 2], lab[:, 1]), chroma(lab)) for lab in labs)
         return _hue_gain(shown, before, after, regions, self.turns, NO_CHROMA_LAB)
 
 

@@ -19,6 +19,7 @@ from invsuite.metrics.permutation import shuffle
 
 NO_BORDER = "the image has no object mask that covers a part of it"
 LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
+NO_EDGE = 1e-5  # change per pixel, in pixel values, up to which an edge is rounding
 FLAT = 1e-9  # variance of pixel values below which an image shows nothing
 
 #: Sobel's horizontal derivative, scaled to the change per pixel
@@ -47,19 +48,20 @@ def edges(images: torch.Tensor) -> torch.Tensor:
     """Edge strength (N, H, W) of images (N, 3, H, W): the largest Sobel gradient of the channels, thinned.
 
     A pixel keeps its strength if neither neighbour along the gradient (to the nearest of four directions) is
-    stronger (non-maximum suppression), else it is 0. The frame is repeated outwards.
+    stronger (non-maximum suppression), else it is 0; of two equal ones the upper or left stays, where `borders` has
+    the border. The frame is repeated outwards.
     """
     kernel = SOBEL.to(images)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None]).unflatten(0, images.shape[:2])
     channel = gradient.square().sum(2).argmax(1, keepdim=True)
     x, y = gradient.gather(1, channel[:, :, None].expand(-1, -1, 2, -1, -1))[:, 0].unbind(1)
-    strength = torch.hypot(x, y)
+    strength = F.threshold(torch.hypot(x, y), NO_EDGE, 0.0)
     direction = (torch.atan2(y, x) / (math.pi / 4)).round().long() % 4
     kept = torch.zeros_like(strength)
     for number, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):  # 0, 45, 90, 135 degrees, y downwards
-        stronger = torch.maximum(_moved(strength, dy, dx), _moved(strength, -dy, -dx))
-        kept = torch.where((direction == number) & (strength >= stronger), strength, kept)
+        ahead, behind = _moved(strength, dy, dx), _moved(strength, -dy, -dx)
+        kept = torch.where((direction == number) & (strength >= ahead) & (strength > behind), strength, kept)
     return kept
 
 
