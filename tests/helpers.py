@@ -93,6 +93,12 @@ def noisy_by_content(images: torch.Tensor) -> torch.Tensor:
     return (images + 0.05 * torch.sin(images * 300)).clamp(0, 1)
 
 
+def smeared(images: torch.Tensor) -> torch.Tensor:
+    """A reconstruction that is blurred, paler and wrong in its texture: nothing about it is at a level."""
+    blurred = torch.nn.functional.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
+    return 0.4 * noisy_by_content(images) + 0.4 * blurred + 0.2 * images.mean(1, keepdim=True)
+
+
 def defined(values: Values) -> list[float]:
     """The values that are not None."""
     return [value for value in values.per_image if value is not None]

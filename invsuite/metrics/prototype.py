@@ -45,8 +45,8 @@ def prototypes(fit: Split) -> dict[str, Prototype]:
     """The usual colour of each class by its name, measured on the objects of (the first `FIT_IMAGES` of) a split.
 
     An object's colour is the mean of its pixels in the a*b* plane of CIELab, in which pixels without chroma weigh
-    nothing; a class's is the mean of its objects' in the same way, so that the hue is a mean on the circle weighted by
-    chroma.
+    nothing. A class's hue is the circular median of its objects' (Mardia & Jupp 2000, section 2.2), weighted by their
+    chroma: unlike the mean it is not drawn aside by the few objects of other colours.
 
     Raises:
         NotApplicable: if the split has no classes: a folder of photos has no object masks.
@@ -65,7 +65,7 @@ def prototypes(fit: Split) -> dict[str, Prototype]:
             found = mean_colour(sample.image.expand(len(large), -1, -1, -1), Regions(masks))
             for instance, colour in zip(large, found, strict=True):
                 colours.setdefault(classes[instance.label], []).append(colour)
-        _measured[digest] = {name: _prototype(np.stack(found)) for name, found in colours.items()}
+        _measured[digest] = {name: usual_colour(np.stack(found)) for name, found in colours.items()}
     return _measured[digest]
 
 
@@ -75,10 +75,12 @@ def mean_colour(images: torch.Tensor, regions: Regions) -> Array:
     return np.stack([regions.mean(lab[:, 1]), regions.mean(lab[:, 2])], 1)
 
 
-def _prototype(colours: Array) -> Prototype:
-    a, b = colours.sum(0)
-    total = np.hypot(colours[:, 0], colours[:, 1]).sum()
-    return Prototype(float(np.arctan2(b, a)), float(np.hypot(a, b) / max(total, 1e-12)), len(colours))
+def usual_colour(colours: Array) -> Prototype:
+    """The prototype of objects whose mean a* and b* are ``colours`` (n, 2)."""
+    hues, chroma = np.arctan2(colours[:, 1], colours[:, 0]), np.hypot(colours[:, 0], colours[:, 1])
+    distance = np.abs(_arc(hues[:, None] - hues)) @ chroma
+    resultant = float(np.hypot(*colours.sum(0)) / max(float(chroma.sum()), 1e-12))
+    return Prototype(float(hues[distance.argmin()]), resultant, len(colours))
 
 
 def pull(made: Array, shown: Array, prototype: Array) -> Array:
