@@ -326,7 +326,7 @@ def test_delta_e_is_the_published_one() -> None:
 def test_delta_e_agrees_with_colour_science() -> None:
     material = scoring(smeared, 3)
     found = DeltaE().compute(material)
-    edits = material.edits("hue 0.3333333333333333", lambda image, mask: image)
+    edits = material.edits(DeltaE().edit_name, DeltaE().edit)
     for index, row in enumerate(edits.rows):
         inside = edits.masks[index]
         shown, made = (x[index][:, inside].T.double().numpy() for x in (edits.shown_after, edits.after))
@@ -412,7 +412,7 @@ def test_representation_shift_is_a_share_of_the_distance_of_random_images() -> N
     distances = [np.linalg.norm(a - b) for i, a in enumerate(flat) for b in flat[:i]]
     assert pair_distance(model, "block03", material.fit) == pytest.approx(np.mean(distances), rel=1e-5)
     found = RepresentationShift().compute(material)
-    edits = material.edits("hue 0.3333333333333333", lambda image, mask: image)
+    edits = material.edits(DeltaE().edit_name, DeltaE().edit)
     before, after = (representations(model, "block03", x) for x in (edits.shown_before, edits.shown_after))
     expected = np.linalg.norm((after - before).numpy(), axis=1) / np.mean(distances)
     np.testing.assert_allclose(defined(found), expected, rtol=1e-4)

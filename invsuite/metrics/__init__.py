@@ -24,17 +24,34 @@ from invsuite.metrics.prototype import PullToPrototype
 from invsuite.metrics.representation import RepresentationShift
 from invsuite.metrics.segments import BoundaryF, ObjectUnity
 
-_FIDELITY: tuple[type[Metric], ...] = (Psnr, Ssim, Lpips)
-_CORRESPONDENCE: tuple[type[Metric], ...] = (
-    *(Correspondence, CentroidShift, ChangeAuc, Leak),
-    *(BoundaryF, PatchMatch, PatchMatch1, PatchMatch2, AffinityCorrelation, ObjectUnity),
+ALL: tuple[type[Metric], ...] = (
+    Psnr,
+    Ssim,
+    Lpips,
+    Correspondence,
+    CentroidShift,
+    ChangeAuc,
+    Leak,
+    BoundaryF,
+    PatchMatch,
+    PatchMatch1,
+    PatchMatch2,
+    AffinityCorrelation,
+    ObjectUnity,
+    HueGain,
+    HueGainImage,
+    HueGainLch,
+    ChromaGain,
+    ChromaGainGrey,
+    ColourGainSet,
+    ColourGainSwap,
+    ColourGainSwapImage,
+    DeltaE,
+    ColourLeak,
+    RepresentationShift,
+    PullToPrototype,
 )
-_COLOUR: tuple[type[Metric], ...] = (
-    *(HueGain, HueGainImage, HueGainLch, ChromaGain, ChromaGainGrey),
-    *(ColourGainSet, ColourGainSwap, ColourGainSwapImage),
-    *(DeltaE, ColourLeak, RepresentationShift, PullToPrototype),
-)
-METRICS: dict[str, type[Metric]] = {m.name: m for m in (*_FIDELITY, *_CORRESPONDENCE, *_COLOUR)}
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in ALL}
 
 
 def make_metric(name: str) -> Metric:

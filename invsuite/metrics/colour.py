@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skimage.color import deltaE_ciede2000
 
 from invsuite.data.base import Mask
@@ -82,6 +83,11 @@ class TurnedHue(ColourEdit):
         return turn_hue(image, mask, self.turns)
 
 
+def reasons_that_hold(cases: dict[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    """The reasons that hold for any of the images; each has a flag an image (n,)."""
+    return tuple(reason for reason, where in cases.items() if where.any())
+
+
 def turn_of_hue(
     before: tuple[Array, Array], after: tuple[Array, Array], weight: Array, regions: Regions, turns: float
 ) -> Array:
@@ -112,8 +118,8 @@ def _hue_gain(
     shown_flat = regions.mean(shown) < least
     made_flat = regions.mean(np.minimum(shown, np.minimum(before[1], after[1]))) < least
     made_flat &= ~shown_flat
-    reasons = [SHOWN_FLAT] * bool(shown_flat.any()) + [MADE_FLAT] * bool(made_flat.any())
-    return Measured(torch.from_numpy(np.where(shown_flat | made_flat, np.nan, gain)), tuple(reasons))
+    reasons = reasons_that_hold({SHOWN_FLAT: shown_flat, MADE_FLAT: made_flat})
+    return Measured(torch.from_numpy(np.where(shown_flat | made_flat, np.nan, gain)), reasons)
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,7 @@ def slope(change: Array, shown: Array, regions: Regions) -> tuple[Array, Array]:
 def _gain(change: Array, shown: Array, regions: Regions) -> Measured:
     found, size = slope(change, shown, regions)
     unchanged = size < NO_CHROMA_LAB
-    reasons = (NOTHING_SHOWN,) if unchanged.any() else ()
+    reasons = reasons_that_hold({NOTHING_SHOWN: unchanged})
     return Measured(torch.from_numpy(np.where(unchanged, np.nan, found)), reasons)
 
 

@@ -12,7 +12,7 @@ from invsuite.data.edits import MIN_SHARE
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Edits, Scoring
-from invsuite.metrics.colour import MADE_FLAT, NO_CHROMA_LAB, SHOWN_FLAT, Measured, TurnedHue
+from invsuite.metrics.colour import MADE_FLAT, NO_CHROMA_LAB, SHOWN_FLAT, Measured, TurnedHue, reasons_that_hold
 from invsuite.metrics.defined import mean_defined
 from invsuite.metrics.regions import Array, Regions
 
@@ -132,7 +132,7 @@ class PullToPrototype(TurnedHue):
         own = np.array([usual.get(name, np.nan) for name in names])
         values = pulls(own)
         others = [pulls(np.array([np.nan if name == other else hue for name in names])) for other, hue in usual.items()]
-        reasons = {
+        cases = {
             "the object's class has no usual hue on the fit images": np.isnan(own),
             SHOWN_FLAT: shown_flat,
             MADE_FLAT: made_flat & ~shown_flat,
@@ -141,7 +141,7 @@ class PullToPrototype(TurnedHue):
         floor = torch.from_numpy(np.stack(others))[:, torch.from_numpy(~np.isnan(values))] if others else None
         return Measured(
             torch.from_numpy(values),
-            tuple(reason for reason, where in reasons.items() if where.any()),
+            reasons_that_hold(cases),
             ceiling=0.0,
             floor=None if floor is None else mean_defined(floor),
         )
