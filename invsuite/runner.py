@@ -213,6 +213,7 @@ def _score(
         stages=model.order(entry.spec.stages),
         fit=entry.splits.fit,
         invert=lambda tensor: _invert(fitted, cell, model.layout(cell.stage), tensor),
+        classes=entry.splits.score.dataset.classes,
     )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))

@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from invsuite.cli import app
 from invsuite.data.base import Sample
-from invsuite.data.scenes import Scenes
+from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
-from invsuite.metrics.base import Scoring
+from invsuite.metrics.base import Scoring, Values
 from invsuite.models import load_model
 from invsuite.models.base import Model
 
@@ -83,6 +83,27 @@ def scored_model() -> Model:
     return load_model("vit", "bundled:vit")
 
 
+def copy(images: torch.Tensor) -> torch.Tensor:
+    """A perfect reconstruction."""
+    return images.clone()
+
+
+def noisy_by_content(images: torch.Tensor) -> torch.Tensor:
+    """A reconstruction with an error that depends on the pixel alone, not on the batch."""
+    return (images + 0.05 * torch.sin(images * 300)).clamp(0, 1)
+
+
+def smeared(images: torch.Tensor) -> torch.Tensor:
+    """A reconstruction that is blurred, paler and wrong in its texture: nothing about it is at a level."""
+    blurred = torch.nn.functional.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
+    return 0.4 * noisy_by_content(images) + 0.4 * blurred + 0.2 * images.mean(1, keepdim=True)
+
+
+def defined(values: Values) -> list[float]:
+    """The values that are not None."""
+    return [value for value in values.per_image if value is not None]
+
+
 def scoring(
     reconstruct: Reconstruct,
     count: int = 8,
@@ -114,4 +135,5 @@ def scoring(
         stages=model.stages[:-1],
         fit=fit or scene_split(907, 48, model.image_size[0]),
         invert=invert or grey,
+        classes=CLASSES,
     )

@@ -4,12 +4,54 @@ from __future__ import annotations
 
 from invsuite.errors import unknown_name
 from invsuite.metrics.base import Metric
-from invsuite.metrics.colour import HueGain
-from invsuite.metrics.correspondence import Correspondence
+from invsuite.metrics.colour import (
+    ChromaGain,
+    ChromaGainGrey,
+    ColourGainSet,
+    ColourGainSwap,
+    ColourGainSwapImage,
+    ColourLeak,
+    DeltaE,
+    HueGain,
+    HueGainImage,
+    HueGainLch,
+)
+from invsuite.metrics.correspondence import CentroidShift, ChangeAuc, Correspondence, Leak
 from invsuite.metrics.fidelity import Psnr, Ssim
+from invsuite.metrics.patches import AffinityCorrelation, PatchMatch, PatchMatch1, PatchMatch2
 from invsuite.metrics.perceptual import Lpips
+from invsuite.metrics.prototype import PullToPrototype
+from invsuite.metrics.representation import RepresentationShift
+from invsuite.metrics.segments import BoundaryF, ObjectUnity
 
-METRICS: dict[str, type[Metric]] = {m.name: m for m in (Psnr, Ssim, Lpips, Correspondence, HueGain)}
+ALL: tuple[type[Metric], ...] = (
+    Psnr,
+    Ssim,
+    Lpips,
+    Correspondence,
+    CentroidShift,
+    ChangeAuc,
+    Leak,
+    BoundaryF,
+    PatchMatch,
+    PatchMatch1,
+    PatchMatch2,
+    AffinityCorrelation,
+    ObjectUnity,
+    HueGain,
+    HueGainImage,
+    HueGainLch,
+    ChromaGain,
+    ChromaGainGrey,
+    ColourGainSet,
+    ColourGainSwap,
+    ColourGainSwapImage,
+    DeltaE,
+    ColourLeak,
+    RepresentationShift,
+    PullToPrototype,
+)
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in ALL}
 
 
 def make_metric(name: str) -> Metric:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
-from invsuite.data.base import Instance, Sample
+from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
 from invsuite.data.split import Split
 from invsuite.models.base import Model
 
-Direction = Literal["higher", "lower", "one"]  # better when higher, when lower, when closer to one
+Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
+Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Scoring:
         stages: every stage of the suite's cut of this model, in chain order.
         fit: the fit images with their instances, for what is usual (class colours, distances of random pairs).
         invert: the cell's inverse applied to any tensor (B, ...) of its stage's layout; images (B, 3, H, W) in [0, 1].
+        classes: names of the samples' class labels; empty if they are not known.
     """
 
     samples: Sequence[Sample]
@@ -45,35 +48,49 @@ class Scoring:
     stages: tuple[str, ...]
     fit: Split
     invert: Callable[[torch.Tensor], torch.Tensor]
+    classes: tuple[str, ...] = ()
     _edits: dict[str, Edits] = field(default_factory=dict)
 
-    def edits(self, name: str, edit: Callable[[torch.Tensor, Any], torch.Tensor]) -> Edits:
-        """Apply ``edit(image, mask)`` to the editable object of the first images that have one, and reconstruct.
+    def edits(self, name: str, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target = "object") -> Edits:
+        """Apply ``edit(image, mask)`` to the ``target`` of the first images that have one, and reconstruct.
 
-        The result is kept under ``name`` so that two measures of one edit pay for it once.
+        The result is kept under ``name`` and ``target`` so that two measures of one edit pay for it once.
         """
-        if name not in self._edits:
+        key = f"{target}: {name}"
+        if key not in self._edits:
             rows: list[int] = []
-            objects: list[Instance] = []
-            edited: list[torch.Tensor] = []
+            masks: list[Mask] = []
+            labels: list[int | None] = []
             for row, sample in enumerate(self.samples):
-                found = editable(sample)
-                if found is not None and len(rows) < self.edit_limit:
-                    rows.append(row)
-                    objects.append(found)
-                    edited.append(edit(self.images[row], found.mask))
-            after = self.reconstruct(torch.stack(edited)) if rows else self.images[:0]
+                found = editable(sample) if target == "object" else None
+                if len(rows) == self.edit_limit or (found is None and target == "object"):
+                    continue
+                rows.append(row)
+                masks.append(np.ones(sample.image.shape[-2:], dtype=bool) if found is None else found.mask)
+                labels.append(None if found is None else found.label)
+            edited = [edit(self.images[row], mask) for row, mask in zip(rows, masks, strict=True)]
             shown = torch.stack(edited) if rows else self.images[:0]
-            self._edits[name] = Edits(rows, objects, self.images[rows], shown, self.reconstructions[rows], after)
-        return self._edits[name]
+            after = self.reconstruct(shown) if rows else shown
+            where = torch.from_numpy(np.stack(masks)) if rows else torch.zeros(shown[:, 0].shape, dtype=torch.bool)
+            self._edits[key] = Edits(
+                rows, where.to(shown.device), labels, self.images[rows], shown, self.reconstructions[rows], after
+            )
+        return self._edits[key]
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Images before and after an edit of one object, and their reconstructions; ``rows`` index the scored images."""
+    """Images before and after an edit, (n, 3, H, W), and their reconstructions.
+
+    Attributes:
+        rows: which of the scored images these are.
+        masks: (n, H, W), true where the edit was made.
+        labels: class of each edited object; None for a whole image.
+    """
 
     rows: list[int]
-    objects: list[Instance]
+    masks: torch.Tensor
+    labels: list[int | None]
     shown_before: torch.Tensor
     shown_after: torch.Tensor
     before: torch.Tensor

@@ -16,7 +16,7 @@ from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.store import Record
 
-ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
 CSV_KEY = ("suite", "model", "stage", "method", "seed")
 CSV_END = ("ceiling", "reason", "cell")
@@ -24,7 +24,7 @@ CSV_END = ("ceiling", "reason", "cell")
 
 def distance_from_best(direction: str, value: float) -> float:
     """A number that is smaller for a better ``value``, whatever the measure's direction."""
-    return {"higher": -value, "lower": value, "one": abs(value - 1)}[direction]
+    return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]
 
 
 def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) -> str:

@@ -1,0 +1,177 @@
+"""Segments of a scene: are the objects' borders in the reconstruction, and is each object still one thing?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from invsuite.data.base import Sample
+from invsuite.metrics.base import Metric, Scoring, Values
+from invsuite.metrics.defined import with_levels
+from invsuite.metrics.patches import patch_side
+from invsuite.metrics.permutation import shuffle
+
+NO_BORDER = "the image has no object mask that covers a part of it"
+LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
+NO_EDGE = 1e-5  # change per pixel, in pixel values, up to which an edge is rounding
+FLAT = 1e-9  # variance of pixel values below which an image shows nothing
+
+#: Sobel's horizontal derivative, scaled to the change per pixel
+SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+
+
+def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
+    """Segment of each pixel (N, H, W): 0 the background, then one number an object, small objects over large ones."""
+    maps = np.zeros((len(samples), *samples[0].image.shape[-2:]), dtype=np.int64)
+    for segments, sample in zip(maps, samples, strict=True):
+        by_size = sorted(sample.instances, key=lambda instance: -int(instance.mask.sum()))
+        for number, instance in enumerate(by_size, start=1):
+            segments[instance.mask] = number
+    return torch.from_numpy(maps)
+
+
+def borders(segments: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, H, W) whose right or lower neighbour is of another segment."""
+    found = torch.zeros_like(segments, dtype=torch.bool)
+    found[:, :, :-1] |= segments[:, :, 1:] != segments[:, :, :-1]
+    found[:, :-1] |= segments[:, 1:] != segments[:, :-1]
+    return found
+
+
+def edges(images: torch.Tensor) -> torch.Tensor:
+    """Edge strength (N, H, W) of images (N, 3, H, W): the largest Sobel gradient of the channels, thinned.
+
+    A pixel keeps its strength if neither neighbour along the gradient (to the nearest of four directions) is
+    stronger (non-maximum suppression), else it is 0; of two equal ones the upper or left stays, where `borders` has
+    the border. The frame is repeated outwards.
+    """
+    kernel = SOBEL.to(images)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
+    gradient = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None]).unflatten(0, images.shape[:2])
+    channel = gradient.square().sum(2).argmax(1, keepdim=True)
+    x, y = gradient.gather(1, channel[:, :, None].expand(-1, -1, 2, -1, -1))[:, 0].unbind(1)
+    strength = F.threshold(torch.hypot(x, y), NO_EDGE, 0.0)
+    direction = (torch.atan2(y, x) / (math.pi / 4)).round().long() % 4
+    kept = torch.zeros_like(strength)
+    for number, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):  # 0, 45, 90, 135 degrees, y downwards
+        ahead, behind = _moved(strength, dy, dx), _moved(strength, -dy, -dx)
+        kept = torch.where((direction == number) & (strength >= ahead) & (strength > behind), strength, kept)
+    return kept
+
+
+def _moved(maps: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    """Maps (N, H, W) whose pixel (y, x) is the old (y + dy, x + dx); 0 beyond the frame."""
+    high, wide = maps.shape[1:]
+    by, bx = abs(dy), abs(dx)
+    return F.pad(maps, (bx, bx, by, by))[:, by + dy : by + dy + high, bx + dx : bx + dx + wide]
+
+
+def dilated(maps: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """The largest value of maps (N, H, W) within ``tolerance`` pixels of each pixel."""
+    reach = math.floor(tolerance)
+    found = maps
+    for dy, dx in product(range(-reach, reach + 1), repeat=2):
+        if math.hypot(dy, dx) <= tolerance:
+            found = torch.maximum(found, _moved(maps, dy, dx))
+    return found
+
+
+def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Best F-measure (N,) over thresholds of edge ``strength`` (N, H, W) against true ``borders`` (N, H, W).
+
+    Precision is the share of edge pixels within ``tolerance`` pixels of a border, recall the share of border pixels
+    within it of an edge. Thresholds are quantiles of each image's own edges, so that contrast does not count. NaN
+    without borders, 0 without edges.
+    """
+    near_border = (dilated(truth.to(strength), tolerance) > 0).flatten(1)
+    ordered, order = strength.flatten(1).sort(1)
+    edge_count = (ordered > 0).sum(1, keepdim=True)
+    levels = torch.arange(1, LEVELS + 1, device=strength.device) / LEVELS
+    kept = (edge_count * levels).ceil().long().clamp(min=1)  # the strongest 1 / LEVELS of the edges, 2 / LEVELS ...
+    threshold = ordered.gather(1, ordered.shape[1] - kept)
+
+    first = torch.searchsorted(ordered, threshold)
+    right = F.pad(near_border.gather(1, order).cumsum(1), (1, 0))
+    precision = (right[:, -1:] - right.gather(1, first)).double() / (ordered.shape[1] - first)
+
+    border_count = truth.sum((1, 2))[:, None]
+    most = max(1, int(border_count.max()))
+    nearest = torch.where(truth, dilated(strength, tolerance), -1.0).flatten(1).topk(most).values.flip(1)
+    recall = (most - torch.searchsorted(nearest, threshold)).double() / border_count
+
+    f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    best = torch.where(threshold > 0, f, 0.0).amax(1)
+    return torch.where(border_count[:, 0] > 0, best, torch.nan)
+
+
+@dataclass(frozen=True)
+class BoundaryF(Metric):
+    """F-measure of the reconstruction's edges (Sobel, thinned, at their best threshold) against the borders of the
+    object masks, after Martin, Fowlkes & Malik 2004. Edges of texture count against it: a perfect copy stays below 1.
+
+    An edge is right within ``tolerance`` of the image diagonal (Martin et al.: 0.0075; at least one pixel). They
+    match edge and border pixels one to one; here each needs any partner within the tolerance, as Perazzi et al. 2016
+    count.
+    """
+
+    tolerance: float = 0.0075
+
+    name = "boundary_f"
+    label = "Boundary F"
+    direction = "higher"
+
+    def compute(self, scoring: Scoring) -> Values:
+        truth = borders(segment_maps(scoring.samples)).to(scoring.images.device)
+        high, wide = truth.shape[1:]
+        tolerance, side = max(1.0, self.tolerance * math.hypot(high, wide)), patch_side((high, wide))
+
+        def levels(images: torch.Tensor, made: torch.Tensor, true: torch.Tensor) -> list[torch.Tensor]:
+            found = edges(made)
+            strengths = (found, edges(images), shuffle(found[:, None], side)[:, 0])
+            return [boundary_f(strength, true, tolerance) for strength in strengths]
+
+        return with_levels(levels, scoring.images, scoring.reconstructions, truth, reason=NO_BORDER)
+
+
+def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
+    """Share (N,) of the variance of pixel colours of images (N, 3, H, W) that lies between segments (N, H, W).
+
+    Eta squared, between / (between + within), sums of squares over the three channels. NaN for a single segment or a
+    flat image.
+    """
+    most = int(segments.max()) + 1
+    pixels = images.double().flatten(2)
+    pixels = pixels - pixels.mean(2, keepdim=True)
+    belongs = F.one_hot(segments.flatten(1), most).to(pixels)
+    counts = belongs.sum(1)
+    sums = pixels @ belongs
+    between = (sums.square().sum(1) / counts.clamp(min=1)).sum(1)
+    total = pixels.square().sum((1, 2))
+    defined = ((counts > 0).sum(1) > 1) & (total / pixels[0].numel() >= FLAT)
+    return torch.where(defined, between / total, torch.nan)
+
+
+@dataclass(frozen=True)
+class ObjectUnity(Metric):
+    """Is an object still one thing? Share of the variance of the reconstruction's colours that lies between the
+    segments (objects and background) rather than within them (eta squared)."""
+
+    name = "object_unity"
+    label = "Object unity"
+    direction = "higher"
+
+    def compute(self, scoring: Scoring) -> Values:
+        segments = segment_maps(scoring.samples).to(scoring.images.device)
+        side = patch_side((segments.shape[1], segments.shape[2]))
+
+        def levels(images: torch.Tensor, made: torch.Tensor, part: torch.Tensor) -> list[torch.Tensor]:
+            return [variance_between(x, part) for x in (made, images, shuffle(made, side))]
+
+        reason = f"{NO_BORDER}, or the reconstruction is flat"
+        return with_levels(levels, scoring.images, scoring.reconstructions, segments, reason=reason)
