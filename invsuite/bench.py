@@ -17,6 +17,7 @@ from invsuite.grid import Plan, Selection, make_plan
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
+from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.leaderboard import state_of, terminal
 from invsuite.runner import estimate, run
@@ -93,7 +94,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
             f"{suite.title}\n",
             terminal(records),
             "",
-            "* best mean of its stage. Intervals, n and how to read each column: " + str(files[0]),
+            "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
+            + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
             *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
@@ -166,6 +168,14 @@ def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     page = efficiency_markdown([(suite.title, load_records(suite, out)) for suite in suites])
     write_atomically(path, page.encode())
     return path
+
+
+def compare_two(
+    suite_name: str, out: Path, rows: tuple[str, str], measures: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The paired differences of two rows of a suite, and their table."""
+    entries = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
+    return entries, comparison_table(entries)
 
 
 def _baseline_path(suite: Suite, path: Path | None) -> Path:

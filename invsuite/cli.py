@@ -121,6 +121,23 @@ def efficiency(
 
 @app.command()
 @_one_line_errors
+def compare(
+    first: Annotated[str, typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge.")],
+    second: Annotated[str, typer.Argument(help="The row to compare it with.")],
+    suite: SuiteOption = "quick",
+    metric: Annotated[str, typer.Option(help="Measures, comma-separated names (default: all both rows have).")] = "",
+    out: OutOption = Path("results"),
+    as_json: JsonOption = False,
+) -> None:
+    """Paired differences of two rows, with intervals, over the images and seeds they were measured on."""
+    from invsuite.bench import compare_two
+
+    entries, text = compare_two(suite, out, (first, second), _names(metric))
+    print(json.dumps(entries, indent=1) if as_json else text)
+
+
+@app.command()
+@_one_line_errors
 def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
