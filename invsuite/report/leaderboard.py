@@ -215,7 +215,7 @@ def _value(name: str, found: dict[str, Any] | None, best: bool, n: int | None, c
 
 
 def _missing(records: Sequence[Record]) -> list[str]:
-    """Why cells or measures are missing, each reason once."""
+    """Why cells or measures are missing, and what the suite noticed about those that are there; each reason once."""
     reasons: dict[str, list[str]] = {}
     for record in records:
         cell = record["cell"]
@@ -223,13 +223,15 @@ def _missing(records: Sequence[Record]) -> list[str]:
         if record["status"] != "ok":
             reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(where)
             continue
+        for flag in record.get("flags", ()):
+            reasons.setdefault(f"flagged: {flag}", []).append(where)
         for name, found in record["metrics"].items():
             if found["reason"]:
                 state = found["status"] if found["status"] != "ok" else "not defined for some images"
                 reasons.setdefault(f"{_metric(name).label} {state}: {found['reason']}", []).append(where)
     if not reasons:
         return []
-    lines = ["## What is missing and why", ""]
+    lines = ["## What is missing or flagged, and why", ""]
     for reason, cells in reasons.items():
         shown = ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
         lines.append(f"- {reason} ({shown})")
