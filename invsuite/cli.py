@@ -194,6 +194,18 @@ def show(
     print(json.dumps(find_record(suite, out, cell), indent=1))
 
 
+@app.command()
+@_one_line_errors
+def selftest(as_json: JsonOption = False) -> None:
+    """Plant known faults in the suite itself and show that each is caught; exit 1 if one is not."""
+    from invsuite.selftest import run_selftest, selftest_table, selftest_tree
+
+    verdicts = run_selftest(lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(selftest_tree(verdicts), indent=1) if as_json else selftest_table(verdicts))
+    if not all(verdict.caught for verdict in verdicts):
+        raise typer.Exit(1)
+
+
 @app.command("train-bundled")
 @_one_line_errors
 def train_bundled(
