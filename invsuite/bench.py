@@ -19,6 +19,7 @@ from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
+from invsuite.report.findings import findings_markdown
 from invsuite.report.leaderboard import state_of, terminal
 from invsuite.runner import estimate, run
 from invsuite.store import Record, Store
@@ -166,6 +167,19 @@ def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     suites = [load_suite(name) for name in suite_names]
     path = out / "efficiency.md"
     page = efficiency_markdown([(suite.title, load_records(suite, out)) for suite in suites])
+    write_atomically(path, page.encode())
+    return path
+
+
+def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
+    """Render ``findings.md`` from the records of suites; returns the file."""
+    suites = [load_suite(name) for name in suite_names]
+    for suite in suites:
+        known = [spec.name for spec in suite.methods]
+        if method not in known:
+            raise unknown_name(f"method of suite '{suite.name}'", method, known)
+    path = out / "findings.md"
+    page = findings_markdown([(suite.title, load_records(suite, out), ()) for suite in suites], method)
     write_atomically(path, page.encode())
     return path
 

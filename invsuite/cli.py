@@ -121,6 +121,19 @@ def efficiency(
 
 @app.command()
 @_one_line_errors
+def findings(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",
+    out: OutOption = Path("results"),
+) -> None:
+    """Write findings.md: each claim of the paper with number, interval, n and verdict, side by side for the models."""
+    from invsuite.bench import write_findings
+
+    print(write_findings(suites, out, method))
+
+
+@app.command()
+@_one_line_errors
 def compare(
     first: Annotated[str, typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge.")],
     second: Annotated[str, typer.Argument(help="The row to compare it with.")],

@@ -54,7 +54,7 @@ class Difference:
 
 def distance_from_best(direction: str, value: Any) -> Any:
     """A number (or array) that is smaller for a better ``value``, whatever the measure's direction."""
-    return {"higher": -value, "lower": value, "one": abs(value - 1)}[direction]
+    return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
