@@ -37,6 +37,7 @@ def record(model: str, stage: str, method: str, seed: int = 0, **means: Any) -> 
     """A record whose measures have these means over 24 images, or these values."""
     rng = np.random.default_rng(0)  # the same difficulty of images in every cell: differences are paired
     hard = rng.normal(0, 1, N)
+    hard -= hard.mean()
     own = np.random.default_rng(list(f"{model}/{stage}/{method}/{seed}".encode())).normal(0, 0.02, N)
     metrics: dict[str, Any] = {}
     for name, mean in means.items():

@@ -193,7 +193,8 @@ def gap(check: Check, first: Subject, second: Subject) -> Estimate | None:
     if a is None or b is None:
         return None
     where = f"{first.name} {a.where} - {second.name} {b.where}"
-    images = tuple(key for key in a.images if key in set(b.images))
+    theirs = set(b.images)
+    images = tuple(key for key in a.images if key in theirs)
     if len(images) >= 2:
         rows = (*_over(a, images), *_over(b, images))
         means, draws, n = resampled_means(rows)
@@ -208,9 +209,8 @@ def gap(check: Check, first: Subject, second: Subject) -> Estimate | None:
     # no images in common: each model's own resamples, put together at random
     other = b.of(b_draws)[np.random.default_rng(0).permutation(len(b_draws))]
     value = float(a.of(one) - b.of(two))
-    return Estimate(
-        value, *percentile_interval(a.of(a_draws) - other), min(n_a, n_b), _seeds(rows), f"{where}, unpaired"
-    )
+    low, high = percentile_interval(a.of(a_draws) - other)
+    return Estimate(value, low, high, min(n_a, n_b), _seeds((*a.rows, *b.rows)), f"{where}, unpaired")
 
 
 def _statistic(measure: str, quantity: Quantity, subject: Subject) -> Statistic | None:
