@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
@@ -96,9 +96,13 @@ def resampled_means(rows: Sequence[Array]) -> tuple[Array, Array, int]:
     return means, np.stack([sample.draws(i, common) for i in range(len(rows))], axis=1), int(common.sum())
 
 
-def percentile_interval(draws: Array) -> tuple[float, float]:
-    """The central 95 % of draws (RESAMPLES,)."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, float]:
+    """The central 95 % of draws (RESAMPLES,); given how many images they are of, as much wider as few images need
+    (expanded percentile interval, Hesterberg 2015, arXiv 1411.5279)."""
+    tail = (1 - LEVEL) / 2
+    if n is not None:
+        tail = float(ndtr(-_small_sample(-float(ndtri(tail)), np.array([n])))[0])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -15,6 +15,7 @@ from invsuite.report.claims import CLAIMS, Check, Rule
 from invsuite.report.findings import (
     Estimate,
     Subject,
+    claim_section,
     estimate,
     family_of,
     findings_markdown,
@@ -153,6 +154,7 @@ def test_near_the_bound_it_cannot_be_told() -> None:
 )
 def test_rules(low: float | None, high: float | None, rule: Rule, verdict: str | None) -> None:
     assert verdict_of(Estimate(0.5, low, high, 9, 1, "a"), rule) == verdict
+    assert verdict_of(Estimate(0.7, 0.6, 0.8, 7, 1, "a"), Rule("above", 0.5)) == "cannot be told", "of 7 images"
     assert verdict_of(Estimate(0.5, 1.2, 3.0, 9, 1, "a", floor=1.0), Rule("above", None)) == "holds"
 
 
@@ -168,6 +170,7 @@ def test_a_first_stage_no_better_than_the_mean_image_has_nothing_to_lose() -> No
     vit, detr = both(matrix(vit=(14.0, 13.0), detr=(25.0, 17.0)))
     assert estimate(LEFT, vit) is None
     assert gap(LEFT, vit, detr) is None
+    assert "| embed is no better than the mean image " in "\n".join(claim_section(CLAIMS[0], (vit, detr)))
 
 
 def test_models_without_common_images_are_compared_unpaired() -> None:

@@ -15,7 +15,7 @@ from test_store_and_check import record
 
 from invsuite.report.leaderboard import markdown, terminal
 from invsuite.report.rows import advantage, places_of, rows_of
-from invsuite.statistics import differences, places, resampled_means, summarise, summarise_seeds
+from invsuite.statistics import differences, percentile_interval, places, resampled_means, summarise, summarise_seeds
 from invsuite.store import Record, Store
 
 
@@ -164,6 +164,24 @@ def test_rows_with_other_images_are_paired_by_key() -> None:
     second["images"] = [f"other-{i}" for i in range(16)]
     assert advantage(*rows_of([first, second]), "psnr").n == 0
     assert places_of(rows_of([first, second]), "psnr") == {"vit/embed/ridge": 1, "vit/embed/modular": 1}
+
+
+def test_a_row_of_too_few_images_has_no_place() -> None:
+    few = record("modular")
+    few["metrics"]["psnr"] |= {"values": [20.0, 21.0] + [None] * 14, "n": 2}
+    rows = rows_of([record("ridge"), *seeded("mean", 1, shift=-3), few])
+    assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 2}
+    assert places_of(rows[::2], "psnr") == {}, "nobody to compete with"
+
+
+def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(300):
+        _, draws, n = resampled_means([rng.normal(5, 2, (1, 8))])
+        low, high = percentile_interval(draws[:, 0], n)
+        hits += low <= 5 <= high
+    assert 0.92 <= hits / 300 <= 0.985
 
 
 def test_a_thousand_stages_are_ranked_in_seconds() -> None:

@@ -10,6 +10,7 @@ Family = Literal["ViT", "DETR"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"DETR": ("detr", "deim", "d-fine", "dfine"), "ViT": ("vit", "deit")}
 #: First letters of stages that are no part of an encoder: what a detector's decoder and any model's answer hold.
 BEHIND_ENCODER = ("decoder", "prediction", "head", "quer")
+FEWEST = 8  # images below which an interval is not trusted with a verdict
 FLOOR = "mean"  # the method whose reconstruction knows nothing of the image
 
 #: What is computed from a measure: ``left`` is the share of the first stage's gain over the mean image that is left at
@@ -19,8 +20,9 @@ Quantity = Literal["left", "last", "between"]
 
 @dataclass(frozen=True)
 class Rule:
-    """Holds where the whole interval lies on ``side`` of ``bound``, fails where it lies on the other, else cannot be
-    told. ``bound`` None is the floor in the record: what the measure gives by random permutation."""
+    """Holds where the whole interval lies on ``side`` of ``bound``, fails where it lies on the other, and else, or with
+    fewer than `FEWEST` images, cannot be told. ``bound`` None is the floor in the record: what the measure gives by
+    random permutation."""
 
     side: Literal["above", "below"]
     bound: float | None

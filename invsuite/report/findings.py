@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from invsuite.report.claims import BEHIND_ENCODER, CLAIMS, FAMILIES, FLOOR, Check, Claim, Family, Quantity, Rule
+from invsuite.report.claims import BEHIND_ENCODER, CLAIMS, FAMILIES, FEWEST, FLOOR, Check, Claim, Family, Quantity, Rule
 from invsuite.report.rows import Row, rows_of
 from invsuite.statistics import Array, percentile_interval, resampled_means
 from invsuite.store import Record
@@ -28,10 +28,10 @@ Generated from records. The claims are those of Rathjens et al. 2024 (arXiv 2412
 numbers below are of the method `{method}`. Each number is a mean over images (and seeds, where there are several) with
 its 95 % bootstrap interval; differences between models are paired over the images both were scored on, and unpaired
 where they share none. A check **holds** where its whole interval lies on the side its rule names, **fails** where it
-lies on the other side, and otherwise **cannot be told**. A claim holds where every check that was measured holds, fails
-where every one fails, and cannot be told as a whole otherwise. Intervals are not corrected for the number of checks.
-Every statement is about these models, these stages and these images, and about what this method reads out: what it
-does not reconstruct may still be there.
+lies on the other side, and otherwise, or with fewer than {fewest} images, **cannot be told**. A claim holds where every
+check that was measured holds, fails where every one fails, and cannot be told as a whole otherwise. Intervals are not
+corrected for the number of checks. Every statement is about these models, these stages and these images, and about what
+this method reads out: what it does not reconstruct may still be there.
 """
 
 
@@ -91,7 +91,7 @@ def findings_markdown(suites: Sequence[tuple[str, Sequence[Record], Sequence[Rec
             ``value``, ``low``, ``high``, ``n``), which may be none.
         method: the row whose reconstructions are read.
     """
-    lines = [INTRODUCTION.format(method=method)]
+    lines = [INTRODUCTION.format(method=method, fewest=FEWEST)]
     for title, records, relations in suites:
         lines += [f"## {title}", ""]
         found = subjects(records, relations, method)
@@ -135,8 +135,9 @@ def claim_section(claim: Claim, found: Sequence[Subject]) -> list[str]:
     for check in claim.checks:
         line = [f"{check.says} (`{check.measure}`)"]
         for subject in found:
-            text, verdict = _cell(estimate(check, subject), check.rule(subject.family))
-            line.append(text)
+            number = estimate(check, subject)
+            text, verdict = _cell(number, check.rule(subject.family))
+            line.append(text if number else _missing(check, subject))
             verdicts.append(verdict)
         for pair in pairs:
             text, verdict = _cell(gap(check, *pair), check.gap) if check.gap else ("", None)
@@ -171,7 +172,7 @@ def verdict_of(found: Estimate, rule: Rule) -> Verdict | None:
     bound = found.floor if rule.bound is None else rule.bound
     if bound is None:
         return None
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or found.n < FEWEST:
         return "cannot be told"
     above, below = found.low > bound, found.high < bound
     if above or below:
@@ -202,14 +203,14 @@ def gap(check: Check, first: Subject, second: Subject) -> Estimate | None:
             split = len(a.rows)
             drawn = a.of(draws[:, :split]) - b.of(draws[:, split:])
             value = float(a.of(means[:split]) - b.of(means[split:]))
-            return Estimate(value, *percentile_interval(drawn), n, _seeds(rows), where)
+            return Estimate(value, *percentile_interval(drawn, n), n, _seeds(rows), where)
     (one, a_draws, n_a), (two, b_draws, n_b) = resampled_means(a.rows), resampled_means(b.rows)
     if min(n_a, n_b) < 2:
         return None
     # no images in common: each model's own resamples, put together at random
     other = b.of(b_draws)[np.random.default_rng(0).permutation(len(b_draws))]
     value = float(a.of(one) - b.of(two))
-    low, high = percentile_interval(a.of(a_draws) - other)
+    low, high = percentile_interval(a.of(a_draws) - other, min(n_a, n_b))
     return Estimate(value, low, high, min(n_a, n_b), _seeds((*a.rows, *b.rows)), f"{where}, unpaired")
 
 
@@ -257,7 +258,7 @@ def _estimate(statistic: Statistic) -> Estimate | None:
     means, draws, n = resampled_means(statistic.rows)
     if n == 0:
         return None
-    low, high = percentile_interval(statistic.of(draws)) if n >= 2 else (None, None)
+    low, high = percentile_interval(statistic.of(draws), n) if n >= 2 else (None, None)
     seeds = _seeds(statistic.rows)
     return Estimate(float(statistic.of(means)), low, high, n, seeds, statistic.where, statistic.floor)
 
@@ -300,6 +301,16 @@ def _neighbours_cross(measure: str, subject: Subject) -> list[Estimate]:
                 where = f"inverse of {stage} at {other}"
                 found.append(Estimate(value["mean"], value["low"], value["high"], value["n"], 1, where))
     return found
+
+
+def _missing(check: Check, subject: Subject) -> str:
+    """Why there is no number."""
+    stages = (subject.encoder[0], subject.encoder[-1])
+    if check.quantity == "left" and all(subject.rows[stage].having(check.measure) for stage in stages):
+        if stages[0] == stages[1] or stages[1] not in subject.floors:
+            return f"needs two encoder stages and the method `{FLOOR}`"
+        return f"{stages[0]} is no better than the mean image"
+    return "not measured"
 
 
 def _cell(found: Estimate | None, rule: Rule | None) -> tuple[str, Verdict | None]:

@@ -129,8 +129,7 @@ def _places(rows: Sequence[Row]) -> Places:
     for name in measures_of(rows):
         found[name] = {}
         for peers in stages.values():
-            if sum(bool(row.having(name)) for row in peers) > 1:
-                found[name] |= places_of(peers, name)
+            found[name] |= places_of(peers, name)
     return found
 
 
@@ -255,7 +254,7 @@ def _legend(done: Sequence[Record]) -> list[str]:
         "from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of a stage "
         "hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
         "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell.",
+        "are too few to tell. Rows defined on fewer than half of the images of the others have no place.",
         "- **Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
         "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
         "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table.",

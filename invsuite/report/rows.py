@@ -99,16 +99,22 @@ def measures_of(rows: Sequence[Row]) -> list[str]:
 
 
 def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
-    """Place of each row of one stage by ``measure``, by row name; rows without a value have none.
+    """Place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
 
-    Per-image distances from the best are compared pairwise (`invsuite.statistics.places`).
+    Per-image distances from the best are compared pairwise (`invsuite.statistics.places`). Rows without a value have no
+    place, and neither have those defined on fewer than half as many images as the row with most: of them too little
+    is known to let them share one.
     """
     having = [row for row in rows if row.having(measure)]
     if not having:
         return {}
     images = _all_images(having)
-    found = places([row.losses(measure, images) for row in having])
-    return {row.name: place for row, place in zip(having, found, strict=True)}
+    losses = {row.name: row.losses(measure, images) for row in having}
+    counts = {name: int((~np.isnan(loss)).all(axis=0).sum()) for name, loss in losses.items()}
+    ranked = [name for name, n in counts.items() if n >= max(2, max(counts.values()) / 2)]
+    if len(ranked) < 2:
+        return {}
+    return dict(zip(ranked, places([losses[name] for name in ranked]), strict=True))
 
 
 def advantage(first: Row, second: Row, measure: str) -> Difference:
