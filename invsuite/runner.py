@@ -130,6 +130,7 @@ def _run_model(
     except InvsuiteError as error:  # nothing of this model or its data can be trusted; the other models go on
         for cell in cells:
             _finish(plan, store, cell, _problem_record(error), device, report, outcome)
+        model.to("cpu")
         return
     write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
     groups: dict[tuple[str, int], list[Cell]] = {}

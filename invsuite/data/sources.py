@@ -107,7 +107,8 @@ def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
     Raises:
         DataError: if known pictures do not come out of the same code as they should.
     """
-    for source in {type(source): source for source in (spec.fit, spec.select, spec.score)}.values():
+    kinds = {(type(s), getattr(s, "geometry", None)): s for s in (spec.fit, spec.select, spec.score)}
+    for source in kinds.values():
         _check(source, size)
     fit_data = open_source(spec.fit, size)
     if isinstance(spec.select, HeldBackSource):
