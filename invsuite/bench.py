@@ -17,7 +17,9 @@ from invsuite.grid import Plan, Selection, make_plan
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
+from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
+from invsuite.report.findings import findings_markdown
 from invsuite.report.leaderboard import state_of, terminal
 from invsuite.runner import estimate, run
 from invsuite.store import Record, Store
@@ -93,7 +95,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
             f"{suite.title}\n",
             terminal(records),
             "",
-            "* best mean of its stage. Intervals, n and how to read each column: " + str(files[0]),
+            "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
+            + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
             *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
@@ -166,6 +169,27 @@ def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     page = efficiency_markdown([(suite.title, load_records(suite, out)) for suite in suites])
     write_atomically(path, page.encode())
     return path
+
+
+def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
+    """Render ``findings.md`` from the records of suites; returns the file."""
+    suites = [load_suite(name) for name in suite_names]
+    for suite in suites:
+        known = [spec.name for spec in suite.methods]
+        if method not in known:
+            raise unknown_name(f"method of suite '{suite.name}'", method, known)
+    path = out / "findings.md"
+    page = findings_markdown([(suite.title, load_records(suite, out), ()) for suite in suites], method)
+    write_atomically(path, page.encode())
+    return path
+
+
+def compare_two(
+    suite_name: str, out: Path, rows: tuple[str, str], measures: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The paired differences of two rows of a suite, and their table."""
+    entries = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
+    return entries, comparison_table(entries)
 
 
 def _baseline_path(suite: Suite, path: Path | None) -> Path:

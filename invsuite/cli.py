@@ -121,6 +121,36 @@ def efficiency(
 
 @app.command()
 @_one_line_errors
+def findings(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",
+    out: OutOption = Path("results"),
+) -> None:
+    """Write findings.md: each claim of the paper with number, interval, n and verdict, side by side for the models."""
+    from invsuite.bench import write_findings
+
+    print(write_findings(suites, out, method))
+
+
+@app.command()
+@_one_line_errors
+def compare(
+    first: Annotated[str, typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge.")],
+    second: Annotated[str, typer.Argument(help="The row to compare it with.")],
+    suite: SuiteOption = "quick",
+    metric: Annotated[str, typer.Option(help="Measures, comma-separated names (default: all both rows have).")] = "",
+    out: OutOption = Path("results"),
+    as_json: JsonOption = False,
+) -> None:
+    """Paired differences of two rows, with intervals, over the images and seeds they were measured on."""
+    from invsuite.bench import compare_two
+
+    entries, text = compare_two(suite, out, (first, second), _names(metric))
+    print(json.dumps(entries, indent=1) if as_json else text)
+
+
+@app.command()
+@_one_line_errors
 def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
@@ -175,6 +205,18 @@ def show(
     from invsuite.bench import find_record
 
     print(json.dumps(find_record(suite, out, cell), indent=1))
+
+
+@app.command()
+@_one_line_errors
+def selftest(as_json: JsonOption = False) -> None:
+    """Plant known faults in the suite itself and show that each is caught; exit 1 if one is not."""
+    from invsuite.selftest import run_selftest, selftest_table, selftest_tree
+
+    verdicts = run_selftest(lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(selftest_tree(verdicts), indent=1) if as_json else selftest_table(verdicts))
+    if not all(verdict.caught for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command("train-bundled")

@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 from invsuite.errors import UsageError
 from invsuite.files import write_atomically
-from invsuite.report.leaderboard import distance_from_best
-from invsuite.statistics import summarise
+from invsuite.statistics import distance_from_best, summarise
 from invsuite.store import Record
 
 Verdict = Literal["same", "better", "worse", "newly failing", "fixed", "missing", "new", "not comparable"]

@@ -17,14 +17,18 @@ import torch
 from PIL import Image
 
 from invsuite.data.base import Sample, check_images, from_unit_range
+from invsuite.data.canary import check_masks
 from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
 from invsuite.features import FeatureCache
 from invsuite.files import write_atomically
 from invsuite.flops import count_flops
 from invsuite.grid import Cell, Opened, Plan, Refused
 from invsuite.methods.base import Fitted, Problem, ReportingInverter, SeeingInverter, Snapshot, WatchedInverter
+from invsuite.methods.canary import check_inverter, check_reconstructions
 from invsuite.metrics.base import Metric, Scoring
+from invsuite.metrics.golden import check_measures
 from invsuite.models.base import Layout, Model, Representation
+from invsuite.models.canary import check_chain, check_normalisation
 from invsuite.provenance import collect, set_determinism
 from invsuite.statistics import summarise
 from invsuite.store import Record, Store
@@ -32,6 +36,7 @@ from invsuite.timing import Meter, clock_name
 
 STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
 INVERT_BATCH = 64
+CANARY_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
 USUAL_PASSES = 10_000
 
 
@@ -69,10 +74,15 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Out
         store: where records are looked up and written.
         device: where models and inverse networks run.
         report: told what happens.
+
+    Raises:
+        DataError: if a measure gives wrong values for pictures whose values are known.
     """
     outcome = Outcome()
     pending = [cell for cell in plan.cells if not store.finished(cell.id)]
     outcome.reused = len(plan.cells) - len(pending)
+    if pending:
+        check_measures(plan.metrics)
     report.begin(len(pending), sum(estimate(plan, cell) for cell in pending))
     waiting = {cell.id for cell in pending}
     for entry in plan.models:
@@ -110,9 +120,18 @@ def _run_model(
     outcome: Outcome,
 ) -> None:
     model = entry.model.to(device)
-    before = model.fingerprint()
-    samples = entry.splits.score.samples()
-    images = torch.stack([sample.image for sample in samples]).to(device)
+    try:
+        before = model.fingerprint()
+        samples = entry.splits.score.samples()
+        images = torch.stack([sample.image for sample in samples]).to(device)
+        check_masks(samples)
+        check_normalisation(model)
+        check_chain(model, images[:CANARY_IMAGES])
+    except InvsuiteError as error:  # nothing of this model or its data can be trusted; the other models go on
+        for cell in cells:
+            _finish(plan, store, cell, _problem_record(error), device, report, outcome)
+        model.to("cpu")
+        return
     write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
@@ -178,6 +197,7 @@ def _score(
         raise fitted.refused[cell.stage]
 
     model, inverter, curve = entry.model, fitted.inverter, Curve()
+    made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
 
     def reconstruct(shown: torch.Tensor, curve: Curve | None = None) -> torch.Tensor:
         parts = []
@@ -190,11 +210,13 @@ def _score(
                 parts.append(fitted.invert(cell.stage, found, true))
         made = torch.cat(parts).detach()
         if made.shape != shown.shape:
-            raise DataError(f"'{cell.method.name}' made images {tuple(made.shape)} from {tuple(shown.shape)}")
-        return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
+            raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(shown.shape)}")
+        return check_images(made, made_by)
 
+    check_inverter(inverter, f"'{cell.method.name}' at '{cell.stage}'")
     with Meter(model.device) as meter:
         made = reconstruct(images, curve)
+    flags = check_reconstructions(made, images, made_by)
     # read before the measures reconstruct edited images: the notes speak of the scored images alone
     notes = fitted.notes.get(cell.stage, {})
     if isinstance(inverter, ReportingInverter):
@@ -237,6 +259,7 @@ def _score(
             "invert_peak_bytes": meter.peak_bytes,
         },
         "notes": notes,
+        "flags": flags,
     }
 
 

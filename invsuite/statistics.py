@@ -1,25 +1,60 @@
-"""Means with bootstrap intervals over images."""
+"""Intervals and comparisons by bootstrap over images and, where a row has several seeds, over seeds and images.
+
+Images are resampled jointly for every row that is compared, so that differences are paired: what makes an image hard
+for one row makes it hard for the other, and cancels. A row is an array (seeds, images), NaN where the measure is not
+defined; a row counts at an image only where every one of its seeds is defined there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from math import sqrt
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
+LEVEL = 0.95
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Summary:
     """Mean of the defined values, how many there are, and a 95 % percentile bootstrap interval over them
-    (None where fewer than two values are defined)."""
+    (None where fewer than two values are defined). ``n`` counts images, ``seeds`` the runs each was measured in."""
 
     n: int
     mean: float | None
     low: float | None
     high: float | None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean paired difference over ``n`` common images with a 95 % interval (None where n is less than two)."""
+
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def told(self) -> bool:
+        """Whether the two rows can be told apart: the interval leaves out 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+def distance_from_best(direction: str, value: Any) -> Any:
+    """A number (or array) that is smaller for a better ``value``, whatever the measure's direction."""
+    return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
@@ -36,3 +71,142 @@ def summarise(values: Sequence[float | None]) -> Summary:
         (defined,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
     )
     return Summary(len(defined), mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def summarise_seeds(row: Array) -> Summary:
+    """Summary of a row (seeds, images): mean over both, with a hierarchical bootstrap interval over both."""
+    seeds = len(row)
+    if seeds == 1:
+        return summarise([None if np.isnan(v) else float(v) for v in row[0]])
+    means, draws, n = resampled_means([row])
+    if n == 0:
+        return Summary(0, None, None, None, seeds)
+    low, high = percentile_interval(draws[:, 0])
+    return Summary(n, float(means[0]), low, high, seeds)
+
+
+def resampled_means(rows: Sequence[Array]) -> tuple[Array, Array, int]:
+    """Means (rows,) over the images that all rows have in common, the same of every resample (RESAMPLES, rows), and n.
+
+    With no image in common all means are NaN.
+    """
+    common = np.logical_and.reduce([_defined(row) for row in rows])
+    sample = _Resample(rows)
+    means = np.array([sample.mean(i, common) for i in range(len(rows))])
+    return means, np.stack([sample.draws(i, common) for i in range(len(rows))], axis=1), int(common.sum())
+
+
+def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, float]:
+    """The central 95 % of draws (RESAMPLES,); given how many images they are of, as much wider as few images need
+    (expanded percentile interval, Hesterberg 2015, arXiv 1411.5279)."""
+    tail = (1 - LEVEL) / 2
+    if n is not None:
+        tail = float(ndtr(-_small_sample(-float(ndtri(tail)), np.array([n])))[0])
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def differences(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+    """Differences of pairs of rows with intervals that hold for all of them at once.
+
+    Each pair (i, j) is compared over the images where both are defined: mean of row i minus mean of row j. The
+    intervals are simultaneous ("sup-t" bootstrap bands, Montiel Olea & Plagborg-Moller 2019, doi 10.1002/jae.2656):
+    as wide, in standard errors of each pair, as 95 % of the resamples need for their worst pair. That corrects for
+    the number of comparisons, and for picking the best row by the same images. They are corrected for small n as
+    Student's are (Hesterberg 2015, arXiv 1411.5279).
+    """
+    if not pairs:
+        return []
+    defined = [_defined(row) for row in rows]
+    sample = _Resample(rows)
+    means, draws, counts = [], [], []
+    for i, j in pairs:
+        common = defined[i] & defined[j]
+        counts.append(int(common.sum()))
+        means.append(sample.mean(i, common) - sample.mean(j, common))
+        draws.append(sample.draws(i, common) - sample.draws(j, common))
+    mean, drawn, count = np.array(means), np.stack(draws), np.array(counts)
+    error = drawn.std(axis=1)
+    # two images at least, and more than rounding between them: other pairs differ alike in every image
+    spread = (count >= 2) & (error > 1e-9 * (1 + np.abs(mean)))
+    half = np.zeros(len(pairs))
+    if spread.any():
+        scaled = np.abs(drawn[spread] - mean[spread, None]) / error[spread, None]
+        reach = np.quantile(scaled.max(axis=0), LEVEL)
+        half[spread] = error[spread] * _small_sample(reach, count[spread])
+    return [
+        Difference(n, float(value) if n else None, *((float(value - h), float(value + h)) if n >= 2 else (None, None)))
+        for n, value, h in zip(counts, mean, half, strict=True)
+    ]
+
+
+def places(losses: Sequence[Array]) -> list[int]:
+    """Place of each row, given rows that are better when lower: one more than the number of rows that are better
+    beyond doubt, by `differences` of all pairs. Rows that cannot be told apart from the best share place 1."""
+    pairs = list(combinations(range(len(losses)), 2))
+    found = [1] * len(losses)
+    for (i, j), difference in zip(pairs, differences(losses, pairs), strict=True):
+        if difference.told:
+            assert difference.mean is not None
+            found[i if difference.mean > 0 else j] += 1
+    return found
+
+
+def _defined(row: Array) -> NDArray[np.bool_]:
+    return np.asarray(~np.isnan(row).any(axis=0))
+
+
+def _small_sample(reach: float, n: NDArray[np.int_]) -> Array:
+    """Standard errors that n values need where normal ones need ``reach``: Student's quantile of the same tail, and
+    the bootstrap's own bias of (n - 1) / n in the variance undone."""
+    return np.asarray(np.sqrt(n / (n - 1)) * stdtrit(n - 1, ndtr(reach)))
+
+
+@lru_cache(maxsize=32)
+def _image_weights(n: int) -> Array:
+    """Weights (RESAMPLES, n) of n images in every resample, the same for all rows: each row of weights adds up to 1."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+
+
+@lru_cache(maxsize=256)
+def _seed_weights(seeds: int, stream: int) -> Array:
+    """Weights (RESAMPLES, seeds) of a row's own seeds, drawn apart for each ``stream``.
+
+    They are stretched about even weights so that the variance over few seeds is not underestimated by (s - 1) / s.
+    """
+    drawn = np.random.default_rng([1, stream]).multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    return 1 / seeds + sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+
+
+class _Resample:
+    """Means of rows over any set of images, in the data and in every resample; each is computed once."""
+
+    def __init__(self, rows: Sequence[Array]) -> None:
+        self.rows = rows
+        self._weights: dict[bytes, Array] = {}
+        self._draws: dict[tuple[int, bytes], Array] = {}
+
+    def mean(self, index: int, common: NDArray[np.bool_]) -> float:
+        return float(self.rows[index][:, common].mean()) if common.any() else float("nan")
+
+    def draws(self, index: int, common: NDArray[np.bool_]) -> Array:
+        key = common.tobytes()
+        if (index, key) not in self._draws:
+            row = self.rows[index]
+            each = self._image_weights(common) @ row[:, common].T
+            found = each[:, 0] if len(row) == 1 else (each * _seed_weights(len(row), index)).sum(axis=1)
+            self._draws[index, key] = found
+        return self._draws[index, key]
+
+    def _image_weights(self, common: NDArray[np.bool_]) -> Array:
+        """Weights of the common images only; a resample that drew none of them weighs them evenly."""
+        key = common.tobytes()
+        if key not in self._weights:
+            weights = _image_weights(len(common))
+            if not common.all():
+                weights = weights[:, common]
+                total = weights.sum(axis=1, keepdims=True)
+                even = 1 / max(1, weights.shape[1])
+                weights = np.where(total > 0, weights / np.where(total > 0, total, 1), even)
+            self._weights[key] = weights
+        return self._weights[key]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from invsuite.data.canary import check_masks
+from invsuite.data.coco import CocoInstances
+from invsuite.data.geometry import Geometry
 from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, open_splits
+from invsuite.errors import DataError
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
 from invsuite.models import load_model
@@ -53,6 +58,16 @@ def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
         error = (fitted.inverter.invert(stage, found[stage]) - images).square().mean((1, 2, 3))
         value, tolerance = expected[stage]
         assert float((-10 * error.log10()).mean()) == pytest.approx(value, abs=tolerance), stage
+
+
+def test_masks_of_real_photos_lie_on_their_photos(extra_data: Path) -> None:
+    photos = CocoInstances(extra_data / "coco" / "tiny_coco", "val2017", Geometry((224, 224)))
+    samples = [photos[i] for i in range(16)]
+    check_masks(samples)
+    instances = [sample.instances for sample in samples]
+    wrong = [replace(s, instances=i) for s, i in zip(samples, instances[5:] + instances[:5], strict=True)]
+    with pytest.raises(DataError, match="the masks belong to other photos"):
+        check_masks(wrong)
 
 
 def test_the_photos_suite_is_skipped_without_its_folders(monkeypatch: pytest.MonkeyPatch) -> None:

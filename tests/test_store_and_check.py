@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from invsuite.errors import SetupError, UsageError
+from invsuite.errors import DataError, SetupError, UsageError
 from invsuite.files import write_atomically
 from invsuite.metrics import METRICS
 from invsuite.regress import compare, load_baseline, pin, summary
@@ -104,6 +104,31 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path) -> None:
     assert list(store.records()) == []
     store.write(record())
     assert store.finished(path.stem)
+
+
+def test_an_edited_record_is_refused_in_reports_and_computed_again_in_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(record())
+    path = store.path(record()["cell"]["id"])
+    path.write_text(path.read_text().replace('"fit_image_passes": 100', '"fit_image_passes": 10'))
+    assert not store.finished(path.stem)
+    with pytest.raises(DataError, match=r"was changed after it was written; delete it"):
+        list(store.records())
+    store.write(record())
+    assert len(list(store.records())) == 1
+    unsealed = json.loads(path.read_text())
+    del unsealed["record_sha256"]
+    path.write_text(json.dumps(unsealed))
+    assert store.finished(path.stem), "records from before the seal are read as they are"
+
+
+def test_what_the_suite_noticed_is_in_the_report() -> None:
+    odd = record("modular")
+    odd["flags"] = ["all 16 reconstructions are the same image, whatever the representation"]
+    text = markdown("t", [record("ridge"), odd])
+    assert (
+        "- flagged: all 16 reconstructions are the same image, whatever the representation (vit/embed/modular)" in text
+    )
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invsuite.data.base import Dataset
+from invsuite.data.canary import check_geometry, check_scenes
 from invsuite.data.coco import CocoInstances
 from invsuite.data.folder import PhotoFolder
 from invsuite.data.geometry import FitMode, Geometry
@@ -101,13 +102,28 @@ def open_source(source: Source, size: tuple[int, int]) -> Dataset:
 
 
 def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
-    """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint."""
+    """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint.
+
+    Raises:
+        DataError: if known pictures do not come out of the same code as they should.
+    """
+    kinds = {(type(s), getattr(s, "geometry", None)): s for s in (spec.fit, spec.select, spec.score)}
+    for source in kinds.values():
+        _check(source, size)
     fit_data = open_source(spec.fit, size)
     if isinstance(spec.select, HeldBackSource):
         fit, select = hold_back(fit_data, spec.select.count)
     else:
         fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size), spec.select)
     return Splits(fit, select, _take(open_source(spec.score, size), spec.score))
+
+
+def _check(source: Source, size: tuple[int, int]) -> None:
+    """Send known pictures the way this kind of source goes (`invsuite.data.canary`)."""
+    if isinstance(source, FolderSource | CocoSource):
+        check_geometry(Geometry(size, source.geometry))
+    elif isinstance(source, ScenesSource) and size[0] == size[1]:
+        check_scenes(size[0])
 
 
 def _take(dataset: Dataset, source: Source) -> Split:

@@ -142,9 +142,10 @@ def solve_path(
         equations.add(path.features(rows), targets)
     weight = solve(equations, None).weight
     features, outputs = weight.shape
-    mean: torch.Tensor | float = torch.zeros(1, features, device=weight.device)
-    if source.kind == "tokens" and len(path.offset) > 1:  # elsewhere features are the standardised channels alone
-        mean = sum(path.features(given).mean(0) * len(given) for given, _ in pairs) / equations.images
+    mean = torch.zeros(len(path.offset), features, device=weight.device)
+    if len(path.offset) > 1:  # elsewhere the features are the standardised channels, whose mean is zero
+        for given, _ in pairs:
+            mean += path.features(given).sum(0) / equations.images
     path.start_from(weight, mean)
     drawn = (features - source.channels) * source.channels
     return 2.0 * equations.rows * (features * (features + outputs) + drawn)

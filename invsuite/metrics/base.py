@@ -3,6 +3,7 @@ that reconstructs other images the same way."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ import torch
 from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
 from invsuite.data.split import Split
+from invsuite.errors import DataError
 from invsuite.models.base import Model
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
@@ -103,12 +105,23 @@ class Values:
 
     ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant, ``floor`` that of one that
     knows nothing of this image (by random permutation).
+
+    Raises:
+        DataError: for a value that is NaN or infinite.
     """
 
     per_image: list[float | None]
     undefined: str = ""
     ceiling: float | None = None
     floor: float | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [index for index, value in enumerate(self.per_image) if value is not None and not math.isfinite(value)]
+        if wrong:
+            raise DataError(
+                f"a measure gave {self.per_image[wrong[0]]} for image {wrong[0]} and {len(wrong) - 1} others; "
+                "where it is not defined its value must be None"
+            )
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``."""
+    """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``.
+
+    ``normalisation`` is (mean, std) per channel as the checkpoint's own configuration says, for images in [0, 1]; None
+    where it says nothing. The chain is held against it before a run (`invsuite.models.canary`).
+    """
 
     source: str
     sha256: str
     licence: str = "unknown"
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 class Model:

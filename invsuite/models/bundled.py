@@ -25,8 +25,9 @@ def card(name: str) -> dict[str, Any]:
     """The model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
     if name not in BUILDERS:
         raise unknown_name("bundled model", name, BUILDERS)
-    found: dict[str, Any] = json.loads((FOLDER / "card.json").read_text())["models"][name]
-    return found
+    tree = json.loads((FOLDER / "card.json").read_text())
+    found: dict[str, Any] = tree["models"][name]
+    return found | {"normalisation": tree["normalisation"]}
 
 
 def load_bundled(name: str, source: str) -> Model:
@@ -46,7 +47,8 @@ def load_bundled(name: str, source: str) -> Model:
         )
     network: nn.Module = BUILDERS[source]()
     network.load_state_dict(load(data), strict=True)
-    origin = WeightsOrigin(f"bundled {source}", digest, "Apache-2.0")
+    wanted = facts["normalisation"]
+    origin = WeightsOrigin(f"bundled {source}", digest, "Apache-2.0", (tuple(wanted["mean"]), tuple(wanted["std"])))
     return bundled_chain(name, network, origin)
 
 

@@ -140,10 +140,9 @@ def load_detr(name: str, source: str) -> Model:
     width = size.get("width", size.get("longest_edge", height))
     if "shortest_edge" in size:  # DETR's usual 800..1333 becomes its 4:3 canvas
         width = min(width, round(height * 4 / 3))
-    origin = WeightsOrigin(f"transformers {source}", _digest(source), "see the checkpoint's card")
-    return detr_chain(
-        name, network, (int(height), int(width)), tuple(processor.image_mean), tuple(processor.image_std), origin
-    )
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    origin = WeightsOrigin(f"transformers {source}", _digest(source), "see the checkpoint's card", (mean, std))
+    return detr_chain(name, network, (int(height), int(width)), mean, std, origin)
 
 
 def _digest(source: str) -> str:

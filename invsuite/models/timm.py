@@ -104,6 +104,7 @@ def load_timm(name: str, source: str) -> Model:
         source=f"timm {source}" if file else f"timm {source} ({cfg.get('hf_hub_id')})",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         licence=cfg.get("license") or "see the model's hub page",
+        normalisation=(tuple(cfg["mean"]), tuple(cfg["std"])),
     )
     return vit_chain(name, network, tuple(cfg["mean"]), tuple(cfg["std"]), origin)
 

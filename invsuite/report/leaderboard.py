@@ -14,6 +14,7 @@ from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
+from invsuite.report.rows import Row, measures_of, places_of, rows_of
 from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
@@ -22,13 +23,9 @@ CSV_KEY = ("suite", "model", "stage", "method", "seed")
 CSV_END = ("ceiling", "reason", "cell")
 
 
-def distance_from_best(direction: str, value: float) -> float:
-    """A number that is smaller for a better ``value``, whatever the measure's direction."""
-    return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]
-
-
 def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) -> str:
-    """The leaderboard: one table a model, stages in chain order, best value of each stage in bold.
+    """The leaderboard: one table a model, a row a stage and method over all seeds, stages in chain order; in bold every
+    value of a stage that cannot be told apart from the best.
 
     Args:
         title: heading, which says what suite this is.
@@ -39,8 +36,9 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
     lines = [f"# {title}", ""]
     lines += _facts(records, done)
     for model in dict.fromkeys(r["cell"]["model"] for r in records):
-        rows = [r for r in records if r["cell"]["model"] == model]
-        lines += [f"## {model}", "", _table(rows), ""]
+        rows = rows_of([r for r in records if r["cell"]["model"] == model and not r.get("settled")])
+        placed = _places(rows)
+        lines += [f"## {model}", "", _table(rows, placed), "", *_places_section(rows, placed)]
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
     lines += algebra_section(done)
     lines += gap_section(done)
@@ -51,7 +49,8 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
 
 def terminal(records: Sequence[Record]) -> str:
     """The same numbers without intervals, narrow enough for a terminal."""
-    return _table(list(records), compact=True)
+    rows = rows_of([r for r in records if not r.get("settled")])
+    return _table(rows, _places(rows), compact=True)
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -117,37 +116,71 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
-def _table(rows: Sequence[Record], compact: bool = False) -> str:
-    rows = [r for r in rows if not r.get("settled")]
-    done = [r for r in rows if r["status"] == "ok"]
-    names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
-    common = {name: _common_n(done, name) for name in names}
+#: Place of a row by a measure: {measure: {row name: place}}.
+Places = dict[str, dict[str, int]]
+
+
+def _places(rows: Sequence[Row]) -> Places:
+    """Places within each stage that at least two rows of it compete for."""
+    stages: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        stages.setdefault((row.model, row.stage), []).append(row)
+    found: Places = {}
+    for name in measures_of(rows):
+        found[name] = {}
+        for peers in stages.values():
+            found[name] |= places_of(peers, name)
+    return found
+
+
+def _table(rows: Sequence[Row], placed: Places, compact: bool = False) -> str:
+    done = [r for row in rows for r in row.done]
+    names = measures_of(rows)
+    common = {name: _common_n(rows, name) for name in names}
     clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
     head = (["Model"] if compact else []) + ["Stage", "Method"]
     head += [_heading(name, common[name]) for name in names]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"]
-    seeds = {r["cell"]["seed"] for r in rows}
     body = []
-    for record in rows:
-        cell = record["cell"]
-        method = cell["method"] + (f" (seed {cell['seed']})" if len(seeds) > 1 else "")
-        line = ([cell["model"]] if compact else []) + [cell["stage"], method]
-        if record["status"] != "ok":
-            body.append([*line, *[record["status"]] * len(names), "", "", "", ""])
+    for row in rows:
+        line = ([row.model] if compact else []) + [row.stage, _method(row)]
+        if not row.done:
+            body.append([*line, *[row.records[0]["status"]] * len(names), "", "", "", ""])
             continue
-        peers = [r for r in done if (r["cell"]["model"], r["cell"]["stage"]) == (cell["model"], cell["stage"])]
         for name in names:
-            line.append(_value(name, record["metrics"].get(name), peers, common[name], compact))
-        cost = record["cost"]
-        peak = max(cost["fit_peak_bytes"], cost["invert_peak_bytes"]) / 2**20
-        line += [
-            f"{cost['fit_seconds'] + cost['fit_shared_seconds']:.1f}",
-            f"{cost['invert_seconds_per_image'] * 1000:.1f}",
-            f"{peak:.0f}",
-            f"{cost['parameters']:,}",
-        ]
-        body.append(line)
+            line.append(_value(name, row.found(name), placed[name].get(row.name) == 1, common[name], compact))
+        body.append([*line, *_costs([r["cost"] for r in row.done])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
+
+
+def _method(row: Row) -> str:
+    """The method, with its seeds where there are several or not all of them have numbers."""
+    if len(row.records) == 1:
+        return row.method
+    done, every = len(row.done), len(row.records)
+    return f"{row.method} ({every} seeds)" if done == every else f"{row.method} ({done} of {every} seeds)"
+
+
+def _costs(costs: Sequence[dict[str, Any]]) -> list[str]:
+    """Mean over seeds of the times, the largest peak, and the trained values of the first."""
+    fit = sum(c["fit_seconds"] + c["fit_shared_seconds"] for c in costs) / len(costs)
+    invert = sum(c["invert_seconds_per_image"] for c in costs) / len(costs)
+    peak = max(max(c["fit_peak_bytes"], c["invert_peak_bytes"]) for c in costs) / 2**20
+    return [f"{fit:.1f}", f"{invert * 1000:.1f}", f"{peak:.0f}", f"{costs[0]['parameters']:,}"]
+
+
+def _places_section(rows: Sequence[Row], placed: Places) -> list[str]:
+    """The ranking of every stage by every measure; none where no two rows compete."""
+    names = [name for name, places in placed.items() if places]
+    body = [
+        [row.stage, _method(row), *(str(placed[name].get(row.name, "-")) for name in names)]
+        for row in rows
+        if any(row.name in placed[name] for name in names)
+    ]
+    if not body:
+        return []
+    head = ["Place: stage", "Method", *(_metric(name).label for name in names)]
+    return [tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
 
 
 def _heading(name: str, n: int | None) -> str:
@@ -160,13 +193,13 @@ def _metric(name: str) -> type[Metric]:
     return METRICS[name]
 
 
-def _common_n(rows: Sequence[Record], name: str) -> int | None:
-    """The n most cells have, shown once in the heading; cells with another n show their own."""
-    counts = Counter(r["metrics"][name]["n"] for r in rows if r["metrics"].get(name, {}).get("n"))
+def _common_n(rows: Sequence[Row], name: str) -> int | None:
+    """The n most rows have, shown once in the heading; rows with another n show their own."""
+    counts = Counter(found["n"] for row in rows if (found := row.found(name)) and found.get("n"))
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _value(name: str, found: dict[str, Any] | None, peers: Sequence[Record], n: int | None, compact: bool) -> str:
+def _value(name: str, found: dict[str, Any] | None, best: bool, n: int | None, compact: bool) -> str:
     if found is None:
         return "-"
     if found["status"] != "ok":
@@ -175,15 +208,13 @@ def _value(name: str, found: dict[str, Any] | None, peers: Sequence[Record], n: 
     text = f"{found['mean']:.{digits}f}"
     if not compact and found["low"] is not None:
         text += f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    others = [r["metrics"][name] for r in peers if r["metrics"].get(name, {}).get("status") == "ok"]
-    best = min(distance_from_best(o["direction"], o["mean"]) for o in others)
-    if distance_from_best(found["direction"], found["mean"]) == best and len(others) > 1:
+    if best:
         text = f"{text} *" if compact else f"**{text}**"
     return text if found["n"] == n else f"{text} (n={found['n']})"
 
 
 def _missing(records: Sequence[Record]) -> list[str]:
-    """Why cells or measures are missing, each reason once."""
+    """Why cells or measures are missing, and what the suite noticed about those that are there; each reason once."""
     reasons: dict[str, list[str]] = {}
     for record in records:
         cell = record["cell"]
@@ -191,13 +222,15 @@ def _missing(records: Sequence[Record]) -> list[str]:
         if record["status"] != "ok":
             reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(where)
             continue
+        for flag in record.get("flags", ()):
+            reasons.setdefault(f"flagged: {flag}", []).append(where)
         for name, found in record["metrics"].items():
             if found["reason"]:
                 state = found["status"] if found["status"] != "ok" else "not defined for some images"
                 reasons.setdefault(f"{_metric(name).label} {state}: {found['reason']}", []).append(where)
     if not reasons:
         return []
-    lines = ["## What is missing and why", ""]
+    lines = ["## What is missing or flagged, and why", ""]
     for reason, cells in reasons.items():
         shown = ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
         lines.append(f"- {reason} ({shown})")
@@ -214,8 +247,14 @@ def _legend(done: Sequence[Record]) -> list[str]:
         top = f" A perfect reconstruction scores {ceilings[0]:.{metric.digits}f} here." if ceilings else ""
         lines.append(f"- **{metric.label}** ({ARROWS[metric.direction]}): {doc}{top}")
     lines += [
-        "- Values are means over images with 95 % bootstrap intervals over images; n is in the heading or beside the "
-        "value. Bold is the best mean of its stage; overlapping intervals are not a ranking.",
+        "- Values are means over images with 95 % bootstrap intervals over images, of rows with several seeds over "
+        "seeds and images; n counts images and is in the heading or beside the value.",
+        "- **Bold** is every value of a stage that cannot be told apart from the best. **Place** is one more than the "
+        "number of rows of the stage that are better beyond doubt: the interval of the paired difference (distance "
+        "from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of a stage "
+        "hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
+        "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
+        "are too few to tell. Rows defined on fewer than half of the images of the others have no place.",
         "- **Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
         "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
         "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table.",

@@ -1,0 +1,142 @@
+"""Rows of a table: the records of one model, stage and method, one a seed, and what they measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from invsuite.errors import UsageError, unknown_name
+from invsuite.statistics import Array, Difference, differences, distance_from_best, places, summarise_seeds
+from invsuite.store import Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one model, stage and method."""
+
+    model: str
+    stage: str
+    method: str
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """MODEL/STAGE/METHOD, as `invsuite compare` takes it."""
+        return f"{self.model}/{self.stage}/{self.method}"
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        """The records with numbers."""
+        return tuple(r for r in self.records if r["status"] == "ok")
+
+    def having(self, measure: str) -> tuple[Record, ...]:
+        """The records in which ``measure`` has a value."""
+        return tuple(r for r in self.done if r["metrics"].get(measure, {}).get("status") == "ok")
+
+    def found(self, measure: str) -> dict[str, Any] | None:
+        """What a record says of ``measure``; of several seeds, with mean, interval and n over seeds and images.
+
+        None if no seed has the measure at all.
+        """
+        having = self.having(measure)
+        if not having:
+            return next((r["metrics"][measure] for r in self.done if measure in r["metrics"]), None)
+        first: dict[str, Any] = having[0]["metrics"][measure]
+        if len(having) == 1:
+            return first
+        whole = summarise_seeds(self.values(measure, having[0]["images"]))
+        if whole.n == 0:
+            return first | {"status": "undefined", "reason": "no image is defined in every seed", "n": 0}
+        return first | {"n": whole.n, "mean": whole.mean, "low": whole.low, "high": whole.high}
+
+    def values(self, measure: str, images: Sequence[str]) -> Array:
+        """Values (seeds, images) of ``measure``, of the seeds that have it; NaN where it is not defined."""
+        rows = []
+        for record in self.having(measure):
+            values = record["metrics"][measure]["values"]
+            if record["images"] != images:
+                by_key = dict(zip(record["images"], values, strict=True))
+                values = [by_key.get(key) for key in images]
+            rows.append(np.array(values, dtype=np.float64))  # None becomes NaN
+        return np.stack(rows) if rows else np.full((1, len(images)), np.nan)
+
+    def losses(self, measure: str, images: Sequence[str]) -> Array:
+        """Values (seeds, images) as distances from the best: smaller is better."""
+        return distance_from_best(
+            self.having(measure)[0]["metrics"][measure]["direction"], self.values(measure, images)
+        )
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """Records gathered over seeds, in the order of each row's first record."""
+    gathered: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        cell = record["cell"]
+        gathered.setdefault((cell["model"], cell["stage"], cell["method"]), []).append(record)
+    return [Row(*key, tuple(found)) for key, found in gathered.items()]
+
+
+def find_row(rows: Sequence[Row], name: str) -> Row:
+    """The row MODEL/STAGE/METHOD.
+
+    Raises:
+        UsageError: if there is none of that name, with the nearest names, or none of its cells has numbers.
+    """
+    for row in rows:
+        if row.name == name:
+            if not row.done:
+                raise UsageError(f"row '{name}' has no numbers: {row.records[0]['reason']}")
+            return row
+    raise unknown_name("row (MODEL/STAGE/METHOD)", name, [row.name for row in rows])
+
+
+def measures_of(rows: Sequence[Row]) -> list[str]:
+    """Names of the measures that any row has, in the records' order."""
+    return list(dict.fromkeys(name for row in rows for record in row.done for name in record["metrics"]))
+
+
+def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
+    """Place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
+
+    Per-image distances from the best are compared pairwise (`invsuite.statistics.places`). Rows without a value have no
+    place, and neither have those defined on fewer than half as many images as the row with most: of them too little
+    is known to let them share one.
+    """
+    having = [row for row in rows if row.having(measure)]
+    if not having:
+        return {}
+    images = _all_images(having)
+    losses = {row.name: row.losses(measure, images) for row in having}
+    counts = {name: int((~np.isnan(loss)).all(axis=0).sum()) for name, loss in losses.items()}
+    ranked = [name for name, n in counts.items() if n >= max(2, max(counts.values()) / 2)]
+    if len(ranked) < 2:
+        return {}
+    return dict(zip(ranked, places([losses[name] for name in ranked]), strict=True))
+
+
+def advantage(first: Row, second: Row, measure: str) -> Difference:
+    """By how much ``first`` is better than ``second`` (negative: worse), over the images they have in common.
+
+    In the measure's unit; for a measure that is best at 1, the difference of distances from 1.
+
+    Raises:
+        UsageError: if one of the two has no value of the measure.
+    """
+    for row in (first, second):
+        if not row.having(measure):
+            found = row.found(measure)
+            reason = "it was not measured" if found is None else found["reason"]
+            raise UsageError(f"row '{row.name}' has no '{measure}': {reason}")
+    images = _all_images([first, second])
+    return differences([second.losses(measure, images), first.losses(measure, images)], [(0, 1)])[0]
+
+
+def _all_images(rows: Sequence[Row]) -> list[str]:
+    """Keys of every image any row was scored on, in the order in which they first come."""
+    lists = [record["images"] for row in rows for record in row.done]
+    if all(keys == lists[0] for keys in lists):
+        return list(lists[0])
+    return list(dict.fromkeys(key for keys in lists for key in keys))

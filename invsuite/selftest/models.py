@@ -1,0 +1,140 @@
+"""Faults of models and their weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import timm
+import torch
+
+from invsuite.models import load_model
+from invsuite.models.bundled import FOLDER
+from invsuite.selftest.base import Fault, after, plant, swapped
+from invsuite.selftest.bench import bench_trial
+
+
+def _before_fit(meddle: Callable[[Any], object]) -> Any:
+    """A ridge that does something to the model before it fits."""
+
+    def wrap(original: Any) -> Any:
+        def fit(self: Any, problem: Any) -> Any:
+            meddle(problem.model)
+            return original(self, problem)
+
+        return fit
+
+    return wrap
+
+
+def _swap_channels(model: Any) -> Any:
+    """The chain's first component sees BGR, the network's own forward pass does not."""
+    first = model.components[0].module
+    forward = first.forward
+    first.forward = lambda images: forward(images.flip(1))
+    return model
+
+
+@contextmanager
+def _truncated() -> Iterator[None]:
+    """The bundled weights, cut short."""
+    with TemporaryDirectory() as folder:
+        for item in Path(str(FOLDER)).glob("*.json"):
+            shutil.copy(item, folder)
+        for item in Path(str(FOLDER)).glob("*.safetensors"):
+            (Path(folder) / item.name).write_bytes(item.read_bytes()[:-1000])
+        with swapped("invsuite.models.bundled:FOLDER", lambda _: Path(folder)):
+            yield
+
+
+def _load_bundled() -> None:
+    load_model("vit", "bundled:vit")
+
+
+class _RunsCode:
+    """A pickle of this runs code of the file's choosing when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return (print, ("code from a checkpoint ran",))
+
+
+def contents() -> dict[str, Any]:
+    """What is in the checkpoint that `_load_checkpoint` loads: tensors alone."""
+    return dict(timm.create_model("test_vit").state_dict())
+
+
+def _load_checkpoint() -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(contents(), path)
+        load_model("local", f"timm:test_vit@{path}")
+
+
+FAULTS = (
+    Fault(
+        "model in train mode",
+        "Ridge.fit",
+        "Model.check_frozen",
+        plant("invsuite.methods.ridge:Ridge.fit", _before_fit(lambda model: model.network.train())),
+        bench_trial(),
+        "is in train mode",
+    ),
+    Fault(
+        "trainable model weights",
+        "Ridge.fit",
+        "Model.check_frozen",
+        plant("invsuite.methods.ridge:Ridge.fit", _before_fit(lambda model: model.network.requires_grad_(True))),
+        bench_trial(),
+        "is trainable, expected frozen",
+    ),
+    Fault(
+        "model weights changed by a method",
+        "Ridge.fit",
+        "invsuite.runner",
+        plant(
+            "invsuite.methods.ridge:Ridge.fit",
+            _before_fit(lambda model: next(model.network.parameters()).data.add_(1e-3)),
+        ),
+        bench_trial(),
+        "changed the weights of model",
+    ),
+    Fault(
+        "wrong mean and std",
+        "Normalise",
+        "invsuite.models.canary.check_normalisation",
+        plant(
+            "invsuite.models.base:Normalise.__init__",
+            lambda original: lambda self, mean, std: original(self, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ),
+        bench_trial(),
+        "its checkpoint's configuration says",
+    ),
+    Fault(
+        "adapter feeds the model BGR",
+        "invsuite.models.bundled.bundled_chain",
+        "invsuite.models.canary.check_chain",
+        plant("invsuite.models.bundled:bundled_chain", after(_swap_channels)),
+        bench_trial(),
+        "differ from the network's own",
+    ),
+    Fault(
+        "weights file cut short",
+        "the bundled weights",
+        "invsuite.models.bundled.load_bundled",
+        _truncated,
+        _load_bundled,
+        "the file is damaged",
+    ),
+    Fault(
+        "checkpoint that needs unpickling",
+        "a local checkpoint",
+        "invsuite.models.timm.load_timm",
+        plant(f"{__name__}:contents", after(lambda tensors: tensors | {"hook": _RunsCode()})),
+        _load_checkpoint,
+        "cannot be read: Weights only load failed",
+    ),
+)

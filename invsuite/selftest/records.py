@@ -1,0 +1,65 @@
+"""Faults of records and baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from invsuite import regress
+from invsuite.selftest.base import Fault, after, plant
+from invsuite.selftest.bench import little_run
+from invsuite.store import Store
+
+
+def edit(path: Path) -> None:
+    """What happens to a record's file between the run and the report: nothing."""
+
+
+def _better_by_hand(path: Path) -> None:
+    text = path.read_text()
+    mean = text.partition('"mean": ')[2].partition(",")[0]
+    path.write_text(text.replace(f'"mean": {mean}', f'"mean": {float(mean) + 1}', 1))
+
+
+def _read_again() -> None:
+    with TemporaryDirectory() as folder:
+        record = little_run("mean", Path(folder))
+        store = Store(Path(folder) / "records")
+        edit(store.path(record["cell"]["id"]))
+        list(store.records())
+
+
+def _check_against_baseline() -> str | None:
+    with TemporaryDirectory() as folder:
+        record = little_run("mean", Path(folder))
+        path = Path(folder) / "baseline.json"
+        regress.pin([record], path)
+        bad = [f for f in regress.compare([record], regress.load_baseline(path)) if f.bad]
+    return "; ".join(f"{f.verdict}: {f.detail}" for f in bad) or None
+
+
+def _of_other_data(baseline: dict[str, Any]) -> dict[str, Any]:
+    for cell in baseline["cells"].values():
+        cell["id"] = cell["id"][:-12] + "0" * 12
+    return baseline
+
+
+FAULTS = (
+    Fault(
+        "a record edited by hand",
+        "a record's file",
+        "Store.records",
+        plant(f"{__name__}:edit", lambda _: _better_by_hand),
+        _read_again,
+        "was changed after it was written",
+    ),
+    Fault(
+        "a baseline of other data",
+        "a baseline's file",
+        "invsuite.regress.compare",
+        plant("invsuite.regress:load_baseline", after(_of_other_data)),
+        _check_against_baseline,
+        "not comparable: identity",
+    ),
+)

@@ -1,0 +1,277 @@
+"""The page of findings says what its records say: every verdict on records with known numbers, no word beyond them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import TINY_SUITE, invoke
+
+from invsuite.metrics import METRICS
+from invsuite.report.claims import CLAIMS, Check, Rule
+from invsuite.report.findings import (
+    Estimate,
+    Subject,
+    claim_section,
+    estimate,
+    family_of,
+    findings_markdown,
+    gap,
+    overall,
+    subjects,
+    verdict_of,
+)
+from invsuite.statistics import summarise
+from invsuite.store import Record, Store
+
+N = 24
+SUITE = TINY_SUITE.replace('"embed", "block03"', '"embed", "block06"').replace(
+    '"backbone", "decoder"', '"backbone", "encoder", "decoder"'
+)
+STAGES = {"vit": ("embed", "block06"), "detr": ("backbone", "encoder", "decoder")}
+
+
+def record(model: str, stage: str, method: str, seed: int = 0, **means: Any) -> Record:
+    """A record whose measures have these means over 24 images, or these values."""
+    rng = np.random.default_rng(0)  # the same difficulty of images in every cell: differences are paired
+    hard = rng.normal(0, 1, N)
+    hard -= hard.mean()
+    own = np.random.default_rng(list(f"{model}/{stage}/{method}/{seed}".encode())).normal(0, 0.02, N)
+    metrics: dict[str, Any] = {}
+    for name, mean in means.items():
+        values = mean if isinstance(mean, list) else (mean + 0.05 * abs(mean) * (hard + own - own.mean())).tolist()
+        found = summarise(values)
+        metrics[name] = {
+            "status": "ok",
+            "reason": "",
+            "unit": "",
+            "direction": METRICS[name].direction if name in METRICS else "higher",
+            "version": 1,
+            "floor": {"correspondence": 1.0, "leak": 0.95}.get(name),
+            "n": found.n,
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "values": values,
+        }
+    return {
+        "schema": 1,
+        "status": "ok",
+        "reason": "",
+        "cell": {
+            "id": f"{model}-{stage}-{method}-s{seed}",
+            "suite": "tiny",
+            "model": model,
+            "stage": stage,
+            "method": method,
+            "seed": seed,
+        },
+        "metrics": metrics,
+        "images": [f"scene-{i}" for i in range(N)],
+        "weights": {"source": f"bundled {model}", "sha256": "0" * 64},
+        "provenance": {"written": "2026-01-01T00:00:00+00:00"},
+    }
+
+
+def matrix(vit: tuple[float, float], detr: tuple[float, float], measure: str = "psnr", **more: float) -> list[Record]:
+    """First and last encoder stage of both models over a mean image that scores 15; more measures at every stage."""
+    records = []
+    for model, levels in (("vit", vit), ("detr", detr)):
+        for stage, level in zip(STAGES[model], (*levels, 15.0), strict=False):
+            records.append(record(model, stage, "modular", **{measure: level}, **more))
+            records.append(record(model, stage, "mean", **{measure: 15.0}))
+    return records
+
+
+def both(records: list[Record]) -> tuple[Subject, Subject]:
+    vit, detr = subjects(records, (), "modular")
+    return vit, detr
+
+
+LEFT = next(check for check in CLAIMS[0].checks if (check.measure, check.quantity) == ("psnr", "left"))
+
+
+def test_what_is_left_of_the_first_stage() -> None:
+    vit, detr = both(matrix(vit=(35.0, 31.0), detr=(25.0, 17.0)))
+    assert (vit.family, detr.family) == ("ViT", "DETR")
+    assert detr.encoder == ["backbone", "encoder"], "the decoder is behind it"
+    kept, lost = estimate(LEFT, vit), estimate(LEFT, detr)
+    assert kept is not None
+    assert lost is not None
+    assert kept.value == pytest.approx(0.8, abs=0.01)
+    assert lost.value == pytest.approx(0.2, abs=0.02)
+    assert (kept.n, kept.where) == (N, "embed to block06")
+    difference = gap(LEFT, vit, detr)
+    assert difference is not None
+    assert difference.value == pytest.approx(0.6, abs=0.03)
+    assert LEFT.vit is not None
+    assert LEFT.detr is not None
+    assert LEFT.gap is not None
+    assert verdict_of(kept, LEFT.vit) == "holds"
+    assert verdict_of(lost, LEFT.detr) == "holds"
+    assert verdict_of(difference, LEFT.gap) == "holds"
+
+
+def test_the_claim_fails_when_the_numbers_are_the_other_way_round() -> None:
+    vit, detr = both(matrix(vit=(35.0, 17.0), detr=(25.0, 24.0)))
+    for subject in (vit, detr):
+        found, rule = estimate(LEFT, subject), LEFT.rule(subject.family)
+        assert found is not None
+        assert rule is not None
+        assert verdict_of(found, rule) == "fails"
+    difference = gap(LEFT, vit, detr)
+    assert difference is not None
+    assert LEFT.gap is not None
+    assert verdict_of(difference, LEFT.gap) == "fails"
+
+
+def test_near_the_bound_it_cannot_be_told() -> None:
+    noisy = np.random.default_rng(1).normal(0.5, 0.3, N)
+    vit, _ = both([*matrix((30.0, 25.0), (20.0, 18.0), hue_gain=(noisy - noisy.mean() + 0.52).tolist())])  # type: ignore[arg-type]
+    check = next(c for claim in CLAIMS for c in claim.checks if c.measure == "hue_gain")
+    found = estimate(check, vit)
+    assert found is not None
+    assert check.vit is not None
+    assert found.value == pytest.approx(0.52)
+    assert verdict_of(found, check.vit) == "cannot be told"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rule", "verdict"),
+    [
+        (0.6, 0.8, Rule("above", 0.5), "holds"),
+        (0.2, 0.4, Rule("above", 0.5), "fails"),
+        (0.4, 0.6, Rule("above", 0.5), "cannot be told"),
+        (0.5, 0.6, Rule("above", 0.5), "cannot be told"),
+        (0.6, 0.8, Rule("below", 0.5), "fails"),
+        (0.2, 0.4, Rule("below", 0.5), "holds"),
+        (None, None, Rule("above", 0.5), "cannot be told"),
+        (0.6, 0.8, Rule("above", None), None),
+    ],
+)
+def test_rules(low: float | None, high: float | None, rule: Rule, verdict: str | None) -> None:
+    assert verdict_of(Estimate(0.5, low, high, 9, 1, "a"), rule) == verdict
+    assert verdict_of(Estimate(0.7, 0.6, 0.8, 7, 1, "a"), Rule("above", 0.5)) == "cannot be told", "of 7 images"
+    assert verdict_of(Estimate(0.5, 1.2, 3.0, 9, 1, "a", floor=1.0), Rule("above", None)) == "holds"
+
+
+def test_a_claim_needs_all_of_its_checks() -> None:
+    assert overall(Counter(holds=3)) == "holds"
+    assert overall(Counter(fails=2)) == "fails"
+    assert overall(Counter({"holds": 3, "cannot be told": 1})) == "cannot be told"
+    assert overall(Counter(holds=3, fails=1)) == "cannot be told"
+    assert overall(Counter()) == "not measured"
+
+
+def test_a_first_stage_no_better_than_the_mean_image_has_nothing_to_lose() -> None:
+    vit, detr = both(matrix(vit=(14.0, 13.0), detr=(25.0, 17.0)))
+    assert estimate(LEFT, vit) is None
+    assert gap(LEFT, vit, detr) is None
+    assert "| embed is no better than the mean image " in "\n".join(claim_section(CLAIMS[0], (vit, detr)))
+
+
+def test_models_without_common_images_are_compared_unpaired() -> None:
+    records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
+    last = Check("psnr", "last", "PSNR", gap=Rule("above", 0.0))
+    paired = gap(last, *both(records))
+    for one in records:
+        if one["cell"]["model"] == "detr":
+            one["images"] = [f"other-{i}" for i in range(N)]
+    found = gap(last, *both(records))
+    assert paired is not None
+    assert found is not None
+    assert found.value == pytest.approx(paired.value) == pytest.approx(14.0)
+    assert "unpaired" in found.where
+    assert paired.high is not None
+    assert paired.low is not None
+    assert found.high is not None
+    assert found.low is not None
+    assert found.high - found.low > 1.3 * (paired.high - paired.low), "what the images share does not cancel"
+
+
+def test_seeds_are_counted() -> None:
+    records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
+    records += [record("vit", stage, "modular", 1, psnr=level) for stage, level in (("embed", 35.0), ("block06", 29.0))]
+    vit, _ = both(records)
+    found = estimate(LEFT, vit)
+    assert found is not None
+    assert (found.seeds, found.n) == (2, N)
+    assert found.value == pytest.approx(0.75, abs=0.01)
+
+
+def test_neighbouring_stages_are_judged_by_their_worst_pair() -> None:
+    records = [record("vit", stage, "modular", cross_application=1.2) for stage in ("a", "b", "c")]
+    for one, row in zip(records, ({"b": 1.1, "c": 9.0}, {"a": 1.2, "c": 1.3}, {"b": 2.5, "a": 9.0}), strict=True):
+        one["metrics"]["cross_application"]["row"] = {
+            stage: {"n": 8, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean} for stage, mean in row.items()
+        }
+    value = [[1.0, 0.9, 0.1], [0.9, 1.0, 0.7], [0.1, 0.7, 1.0]]
+    relation = {
+        "status": "ok",
+        "cell": {"model": "vit"},
+        "stages": ["a", "b", "c"],
+        "cka": {
+            "value": value,
+            "low": (np.array(value) - 0.1).tolist(),
+            "high": (np.array(value) + 0.1).tolist(),
+            "n": 50,
+        },
+    }
+    [vit] = subjects(records, [relation], "modular")
+    cross, cka = CLAIMS[3].checks
+    found = estimate(cross, vit)
+    assert found is not None
+    assert (found.value, found.where, found.n) == (2.5, "inverse of c at b", 8)
+    assert cross.vit is not None
+    assert verdict_of(found, cross.vit) == "fails"
+    found = estimate(cka, vit)
+    assert found is not None
+    assert (found.value, found.where) == (0.7, "b and c")
+    assert cka.vit is not None
+    assert verdict_of(found, cka.vit) == "holds"
+
+
+def test_families() -> None:
+    assert family_of("vit", "bundled vit") == "ViT"
+    assert family_of("small", "timm vit_tiny_patch16_224 (timm/vit_tiny)") == "ViT"
+    assert family_of("big", "transformers facebook/detr-resnet-50") == "DETR"
+    assert family_of("atto", "onnx deimv2_hgnetv2_atto_coco") == "DETR"
+    assert family_of("net", "timm convnext_atto") is None
+
+
+def test_the_page_has_a_verdict_for_each_claim_and_says_what_is_missing(tmp_path: Path) -> None:
+    suite = tmp_path / "tiny.toml"
+    suite.write_text(SUITE)
+    out = tmp_path / "results"
+    store = Store(out / "records" / "tiny")
+    for one in matrix(vit=(35.0, 31.0), detr=(25.0, 17.0), correspondence=8.0):
+        store.write(one)
+    done = invoke("findings", suite, "--out", out)
+    assert done.exit_code == 0, done.output
+    page = (out / "findings.md").read_text()
+    assert "## tiny: a suite for tests" in page
+    assert "### Detail: holds" in page
+    assert "### Spatial correspondence: holds" in page
+    assert "### Colour: not measured" in page
+    assert "### Inter-layer: not measured" in page
+    row = next(line for line in page.splitlines() if "left from the first to the last encoder stage (`psnr`)" in line)
+    assert row.count("**holds**") == 3
+    assert "| 0.80 [" in row
+    assert "(n=24; embed to block06), above 0.5: **holds**" in row
+    assert "not measured" in next(line for line in page.splitlines() if "(`lpips`)" in line)
+    lift = next(line for line in page.splitlines() if "(`correspondence`)" in line)
+    assert "above floor 1.00: **holds**" in lift
+    wrong = invoke("findings", suite, "--out", out, "--method", "modula")
+    assert wrong.exit_code == 2
+    assert "did you mean modular" in wrong.stderr
+
+
+def test_without_models_of_either_family_nothing_is_claimed() -> None:
+    one = record("net", "layer1", "modular", psnr=20.0)
+    one["weights"]["source"] = "timm convnext"
+    page = findings_markdown([("t", [one], ())])
+    assert "No model of a known family" in page
+    assert "###" not in page

@@ -1,0 +1,237 @@
+"""Intervals cover what they claim to cover, rows that are equal share a place, and rows with seeds count them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import TINY_SUITE, invoke
+from test_store_and_check import record
+
+from invsuite.report.leaderboard import markdown, terminal
+from invsuite.report.rows import advantage, places_of, rows_of
+from invsuite.statistics import differences, percentile_interval, places, resampled_means, summarise, summarise_seeds
+from invsuite.store import Record, Store
+
+
+def row(*values: float) -> np.ndarray:
+    return np.array([values])
+
+
+def test_a_paired_difference_sees_what_two_intervals_do_not() -> None:
+    """Images differ by 10 dB, the rows by half a dB in every image: the intervals overlap, the difference is plain."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(20, 10, 24)
+    first, second = images + 0.5 + rng.normal(0, 0.2, 24), images
+    a, b = summarise(first.tolist()), summarise(second.tolist())
+    assert a.low is not None
+    assert b.high is not None
+    assert a.low < b.high
+    [found] = differences([first[None], second[None]], [(0, 1)])
+    assert found.told
+    assert found.n == 24
+    assert found.low is not None
+    assert found.high is not None
+    assert 0.3 < found.low < 0.5 < found.high < 0.7
+
+
+@pytest.mark.parametrize("n", [8, 24])
+def test_the_interval_of_one_difference_covers_it(n: int) -> None:
+    rng = np.random.default_rng(n)
+    hits = 0
+    for _ in range(300):
+        images = rng.normal(0, 5, n)
+        [found] = differences([(images + rng.normal(1, 2, n))[None], images[None]], [(0, 1)])
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= 1 <= found.high
+    assert 0.92 <= hits / 300 <= 0.985
+
+
+@pytest.mark.parametrize("n", [8, 24])
+def test_equal_rows_share_the_place_about_95_times_in_100(n: int) -> None:
+    """Six rows of one distribution: a place other than 1 is an error, over all 15 pairs at once."""
+    rng = np.random.default_rng(n + 1)
+    wrong = sum(places([rng.normal(0, 1, (1, n)) for _ in range(6)]) != [1] * 6 for _ in range(200))
+    assert wrong <= 20, "10 are expected, 20 would be by chance once in 1,000 runs"
+
+
+def test_places_count_the_rows_that_are_better_beyond_doubt() -> None:
+    rng = np.random.default_rng(2)
+    images = rng.normal(0, 3, 24)
+    best, worst = images - 2, images + 5
+    close = best + rng.normal(0.01, 0.3, 24)
+    assert places([worst[None], close[None], best[None]]) == [3, 1, 1]
+    assert places([best[None]]) == [1]
+    assert places([best[None], best[None]]) == [1, 1], "a row against itself"
+    assert places([best[None], best[None] + 1]) == [1, 2], "the same difference in every image"
+
+
+def test_rows_are_compared_where_both_are_defined() -> None:
+    nan = float("nan")
+    [found] = differences([row(1, 2, nan, 4, 9), row(0, 1, 2, 3, nan)], [(0, 1)])
+    assert (found.n, found.mean) == (3, pytest.approx(1.0))
+    assert found.told
+    [none] = differences([row(1, nan), row(nan, 1)], [(0, 1)])
+    assert (none.n, none.mean, none.told) == (0, None, False)
+    [single] = differences([row(1, nan), row(2, 1)], [(0, 1)])
+    assert (single.n, single.mean, single.low, single.told) == (1, -1.0, None, False)
+    means, draws, n = resampled_means([row(1, 2, nan), row(0, 1, 2)])
+    assert (means.tolist(), n) == ([1.5, 0.5], 2)
+    np.testing.assert_allclose(draws[:, 0] - draws[:, 1], 1.0)
+
+
+def test_seeds_widen_the_interval() -> None:
+    """Four seeds that differ by more than the images do: the interval over images of one seed would miss the truth."""
+    rng = np.random.default_rng(3)
+    hits = narrow = 0
+    for _ in range(200):
+        found = rng.normal(20, 1, (4, 1)) + rng.normal(0, 1, 24) + rng.normal(0, 0.1, (4, 24))
+        whole = summarise_seeds(found)
+        assert (whole.n, whole.seeds) == (24, 4)
+        assert whole.low is not None
+        assert whole.high is not None
+        hits += whole.low <= 20 <= whole.high
+        one = summarise(found[0].tolist())
+        assert one.low is not None
+        assert one.high is not None
+        narrow += one.low <= 20 <= one.high
+    assert hits / 200 >= 0.88
+    assert narrow / 200 < 0.6
+
+
+def test_one_seed_is_the_plain_summary() -> None:
+    values = [1.0, None, 2.0, 4.0]
+    assert summarise_seeds(np.array([values], dtype=float)) == summarise(values)
+
+
+def seeded(method: str, seeds: int, shift: float = 0.0, spread: float = 0.0) -> list[Record]:
+    """Records of a method whose seeds lie ``spread`` apart."""
+    found = []
+    for seed in range(seeds):
+        one = record(method, seed=seed)
+        for measure in one["metrics"].values():
+            moved = np.array(measure["values"]) + shift + spread * (seed - (seeds - 1) / 2)
+            whole = summarise(moved.tolist())
+            measure |= {"values": moved.tolist(), "mean": whole.mean, "low": whole.low, "high": whole.high}
+        found.append(one)
+    return found
+
+
+def test_the_leaderboard_has_one_line_for_all_seeds() -> None:
+    records = [*seeded("modular", 3, spread=1.0), record("ridge")]
+    text = markdown("t", records)
+    line = next(line for line in text.splitlines() if "| modular (3 seeds)" in line)
+    assert "modular (3 seeds)" in terminal(records)
+    assert sum("| modular" in line for line in text.splitlines()) == 2, "the table and its places"
+    mean = np.mean([r["metrics"]["psnr"]["mean"] for r in records[:3]])
+    assert f"{mean:.2f} [" in line
+    low, high = (float(v) for v in line.split("[")[1].split("]")[0].split(","))
+    one = records[1]["metrics"]["psnr"]
+    assert high - low > 1.2 * (one["high"] - one["low"])
+    broken = [*seeded("modular", 2), record("modular", status="failed", seed=2), record("ridge")]
+    assert "modular (2 of 3 seeds)" in markdown("t", broken)
+
+
+def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
+    rng = np.random.default_rng(4)
+    close = record("modular")
+    values = np.array(close["metrics"]["psnr"]["values"]) + rng.normal(0, 0.5, 16) - 0.01
+    close["metrics"]["psnr"] |= {"values": values.tolist(), "mean": float(values.mean())}
+    text = markdown("t", [record("ridge"), close, *seeded("mean", 1, shift=-3)])
+    table = {line.split("|")[2].strip(): line for line in text.splitlines() if line.startswith("| embed")}
+    first = {line.split("|")[2].strip(): line for line in reversed(text.splitlines()) if line.startswith("| embed")}
+    assert all("**" in first[m].split("|")[3] for m in ("ridge", "modular"))
+    assert "**" not in first["mean"].split("|")[3]
+    assert [table[m].split("|")[3].strip() for m in ("ridge", "modular", "mean")] == ["1", "1", "3"]
+    assert "cannot be told apart" in text
+    assert "corrects for the number of comparisons" in text
+
+
+def test_rows_with_other_images_are_paired_by_key() -> None:
+    first, second = record("ridge"), record("modular")
+    second["images"] = second["images"][::-1]
+    found = second["metrics"]["psnr"]
+    found["values"] = [v - 1 for v in found["values"][::-1]]
+    difference = advantage(*rows_of([first, second]), "psnr")
+    assert difference.mean == pytest.approx(1.0)
+    assert difference.n == 16
+    second["images"] = [f"other-{i}" for i in range(16)]
+    assert advantage(*rows_of([first, second]), "psnr").n == 0
+    assert places_of(rows_of([first, second]), "psnr") == {"vit/embed/ridge": 1, "vit/embed/modular": 1}
+
+
+def test_a_row_of_too_few_images_has_no_place() -> None:
+    few = record("modular")
+    few["metrics"]["psnr"] |= {"values": [20.0, 21.0] + [None] * 14, "n": 2}
+    rows = rows_of([record("ridge"), *seeded("mean", 1, shift=-3), few])
+    assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 2}
+    assert places_of(rows[::2], "psnr") == {}, "nobody to compete with"
+
+
+def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(300):
+        _, draws, n = resampled_means([rng.normal(5, 2, (1, 8))])
+        low, high = percentile_interval(draws[:, 0], n)
+        hits += low <= 5 <= high
+    assert 0.92 <= hits / 300 <= 0.985
+
+
+def test_a_thousand_stages_are_ranked_in_seconds() -> None:
+    """10,000 records: ten rows of 24 images at each of 1,000 stages."""
+    rng = np.random.default_rng(5)
+    stages = [rng.normal(0, 1, (10, 1, 24)) for _ in range(100)]
+    places(list(stages[0]))
+    start = time.process_time()
+    for stage in stages:
+        places(list(stage))
+    assert time.process_time() - start < 1.0, "a hundred of the thousand"
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A suite file and records of two rows, the second half a dB worse in every image, and a row that failed."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_SUITE)
+    store = Store(tmp_path / "out" / "records" / "tiny")
+    noise = np.random.default_rng(6).normal(-0.5, 0.2, 16)
+    worse = copy.deepcopy(record("modular"))
+    worse["metrics"]["psnr"]["values"] = (np.array(worse["metrics"]["psnr"]["values"]) + noise).tolist()
+    for one in (record("ridge"), worse, record("layerwise", status="failed")):
+        store.write(one)
+    return path
+
+
+def compare(suite: Path, *words: Any) -> Any:
+    return invoke("compare", *words, "--suite", suite, "--out", suite.parent / "out")
+
+
+def test_compare_prints_the_paired_difference(suite: Path) -> None:
+    done = compare(suite, "vit/embed/ridge", "vit/embed/modular", "--metric", "psnr", "--json")
+    assert done.exit_code == 0
+    [entry] = json.loads(done.stdout)
+    assert entry["verdict"] == "vit/embed/ridge is better"
+    assert entry["n"] == 16
+    assert 0.3 < entry["low"] < entry["difference"] < entry["high"] < 0.7
+    shown = compare(suite, "vit/embed/modular", "vit/embed/ridge").stdout
+    assert "vit/embed/ridge is better" in shown
+    assert "cannot be told apart" in shown, "ssim and hue gain are the same"
+    assert f"{-entry['difference']:+.2f} [{-entry['high']:+.2f}, {-entry['low']:+.2f}]" in shown
+
+
+def test_compare_says_what_is_not_there(suite: Path) -> None:
+    for words, message in (
+        (("vit/embed/ridg", "vit/embed/modular"), "did you mean vit/embed/ridge"),
+        (("vit/embed/ridge", "vit/embed/layerwise"), "row 'vit/embed/layerwise' has no numbers: it broke"),
+        (("vit/embed/ridge", "vit/embed/modular", "--metric", "psrn"), "did you mean psnr"),
+    ):
+        done = compare(suite, *words)
+        assert done.exit_code == 2
+        assert message in done.stderr
