@@ -1,14 +1,19 @@
-"""Means with bootstrap intervals over images."""
+"""Means, and statistics of all images together, with bootstrap intervals over images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 RESAMPLES = 2000
+POOLED_RESAMPLES = 1000
+
+#: a statistic of images that count as often as their weights say: weights (R, n) -> values (R,)
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,33 @@ def summarise(values: Sequence[float | None]) -> Summary:
         (defined,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
     )
     return Summary(len(defined), mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A statistic of all images together.
+
+    Attributes:
+        value: the statistic.
+        contributions: an image each, whose mean is ``value``: the statistic linearised by the jackknife (Efron &
+            Tibshirani 1993, section 11.5), so that rows can be compared image by image.
+        interval: 95 % percentile bootstrap interval over images, the statistic computed anew for each resample; None
+            for fewer than two images.
+    """
+
+    value: float
+    contributions: list[float]
+    interval: tuple[float, float] | None
+
+
+def pool(statistic: Statistic, n: int) -> Pooled:
+    """``statistic`` of ``n`` images, with each image's contribution and an interval."""
+    value = float(statistic(np.ones((1, n)))[0])
+    if n < 2:
+        return Pooled(value, [value] * n, None)
+    left_out = statistic(1.0 - np.eye(n))
+    left_out = np.where(np.isnan(left_out), value, left_out)  # without this image there is nothing to measure
+    contributions = value + (n - 1) * (left_out.mean() - left_out)
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=POOLED_RESAMPLES).astype(np.float64)
+    low, high = (float(v) for v in np.nanpercentile(statistic(draws), [2.5, 97.5]))
+    return Pooled(value, contributions.tolist(), (low, high))

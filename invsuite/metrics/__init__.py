@@ -5,11 +5,42 @@ from __future__ import annotations
 from invsuite.errors import unknown_name
 from invsuite.metrics.base import Metric
 from invsuite.metrics.colour import HueGain
+from invsuite.metrics.consistency import FeatureError, WitnessError
 from invsuite.metrics.correspondence import Correspondence
-from invsuite.metrics.fidelity import Psnr, Ssim
-from invsuite.metrics.perceptual import Lpips
+from invsuite.metrics.detection import (
+    DetectorAp,
+    DetectorRecallLarge,
+    DetectorRecallMedium,
+    DetectorRecallSmall,
+    DetectorSelfAp,
+)
+from invsuite.metrics.fidelity import MsSsim, Psnr, Ssim
+from invsuite.metrics.interlayer import CrossApplication
+from invsuite.metrics.perceptual import Dists, Lpips, LpipsVgg
+from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement
 
-METRICS: dict[str, type[Metric]] = {m.name: m for m in (Psnr, Ssim, Lpips, Correspondence, HueGain)}
+ALL: tuple[type[Metric], ...] = (
+    Psnr,
+    Ssim,
+    MsSsim,
+    Lpips,
+    LpipsVgg,
+    Dists,
+    Correspondence,
+    HueGain,
+    FeatureError,
+    WitnessError,
+    Top1Agreement,
+    Top5Agreement,
+    JsDivergence,
+    DetectorAp,
+    DetectorSelfAp,
+    DetectorRecallSmall,
+    DetectorRecallMedium,
+    DetectorRecallLarge,
+    CrossApplication,
+)
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in ALL}
 
 
 def make_metric(name: str) -> Metric:
