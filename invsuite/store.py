@@ -54,6 +54,10 @@ class Store:
         text = json.dumps(record | {"schema": SCHEMA}, indent=1, allow_nan=False)
         write_atomically(self.path(cell_id), text.encode())
 
+    def interlayer(self) -> Store:
+        """Records of how the stages of a model relate, which belong to no cell."""
+        return Store(self.folder / "interlayer")
+
     def records(self) -> Iterator[Record]:
         """Every readable record, by file name."""
         for path in sorted(self.folder.glob("*.json")):

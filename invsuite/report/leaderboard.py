@@ -14,6 +14,7 @@ from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
+from invsuite.report.interlayer import interlayer_section
 from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
@@ -27,13 +28,21 @@ def distance_from_best(direction: str, value: float) -> float:
     return {"higher": -value, "lower": value, "one": abs(value - 1)}[direction]
 
 
-def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) -> str:
+def markdown(
+    title: str,
+    records: Sequence[Record],
+    strips: Sequence[str] = (),
+    relations: Sequence[Record] = (),
+    maps: Sequence[str] = (),
+) -> str:
     """The leaderboard: one table a model, stages in chain order, best value of each stage in bold.
 
     Args:
         title: heading, which says what suite this is.
         records: in the order of the matrix.
         strips: file names of the strips of pictures to show.
+        relations: records of how the stages of models relate.
+        maps: file names of their heat maps.
     """
     done = [r for r in records if r["status"] == "ok"]
     lines = [f"# {title}", ""]
@@ -44,6 +53,7 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
     lines += algebra_section(done)
     lines += gap_section(done)
+    lines += interlayer_section(done, relations, maps)
     lines += _missing(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"
