@@ -88,7 +88,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
         relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, store, options.out, relations)
-    failed = sum(r["status"] == "failed" for r in (*records, *relations))
+    every = [*records, *relations]
+    failed = sum(r["status"] == "failed" for r in every)
     states = Counter(state_of(r) for r in records)
     text = "\n".join(
         [
@@ -98,11 +99,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
             "* best mean of its stage. Intervals, n and how to read each column: " + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
-            *(
-                f"{state_of(r)}: {r['cell']['id']}: {r['reason']}"
-                for r in (*records, *relations)
-                if r["status"] != "ok"
-            ),
+            *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in every if r["status"] != "ok"),
         ]
     )
     tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}

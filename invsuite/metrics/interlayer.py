@@ -21,7 +21,8 @@ from invsuite.models.base import Layout, Model
 from invsuite.statistics import Pooled, pool, summarise
 
 RELATE_VERSION = 1  # raise when a value of `relate` changes
-IMAGES = 128  # fit images, and at most as many scored ones
+IMAGES = 256  # fit images, and at most as many scored ones
+MEMORY = 2**31  # bytes of representations held; larger ones are of fewer images
 GROUPS = 16  # of images left out in turn for the interval of a CKA
 DEAD = 1e-6  # of the largest spread: a channel below it holds rounding
 PERFECT = 1e-4  # root mean square error in pixel values below which a ratio of errors says nothing
@@ -66,9 +67,12 @@ def _rmse(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 def centred_gram(features: torch.Tensor) -> torch.Tensor:
     """Linear Gram matrix (n, n) in float64 of features (n, d), centred over the examples."""
-    rows = features.double()
-    rows = rows - rows.mean(0)
-    return rows @ rows.T
+    gram = features.new_zeros((len(features), len(features)), dtype=torch.float64)
+    for part in features.split(2**14, dim=1):
+        rows = part.double()
+        rows = rows - rows.mean(0)
+        gram += rows @ rows.T
+    return gram
 
 
 def debiased_cka(grams: torch.Tensor) -> torch.Tensor:
@@ -114,7 +118,8 @@ def rows_of(tensor: torch.Tensor, layout: Layout, places: bool) -> torch.Tensor:
 
 def ridge_r2(fit: tuple[torch.Tensor, torch.Tensor], held: tuple[torch.Tensor, torch.Tensor]) -> Pooled:
     """Share of the variance of held-out targets that ridge regression from the features explains, every channel of the
-    targets counting the same, each place with an intercept of its own, lambda by generalised cross-validation.
+    targets counting the same, each place with an intercept of its own. Lambda has the least error on every fourth fit
+    image, which the weights are not fitted on: with as many channels as images generalised cross-validation fails.
 
     Args:
         fit, held: features (n, places, d) and targets (n, places, t) of fit and of held-out images.
@@ -132,14 +137,20 @@ def ridge_r2(fit: tuple[torch.Tensor, torch.Tensor], held: tuple[torch.Tensor, t
     if not bool(alive.any()):
         raise NotApplicable("the targets do not vary between images")
     targets, mean_y, spread = targets[..., alive], mean_y[:, alive], spread[alive]
-    sums = NormalEquations()
-    for x, y in zip(features.split(MODEL_BATCH), targets.split(MODEL_BATCH), strict=True):
-        sums.add(x - centre_x, (y - mean_y) / spread)
-    solution = solve(sums, None)
+    chosen = torch.arange(len(features), device=features.device) % 4 == 0
+    fitted, judged = (_sums(features[rows] - centre_x, (targets[rows] - mean_y) / spread) for rows in (~chosen, chosen))
+    solution = solve(fitted, judged)
     true = (held[1][..., alive] - mean_y) / spread
     left = (true - (held[0] - centre_x) @ solution.weight - solution.bias).double().square().sum((1, 2)).cpu().numpy()
     total = true.double().square().sum((1, 2)).cpu().numpy()
     return pool(lambda weights: 1 - (weights @ left) / np.maximum(weights @ total, 1e-300), len(left))
+
+
+def _sums(features: torch.Tensor, targets: torch.Tensor) -> NormalEquations:
+    sums = NormalEquations()
+    for x, y in zip(features.split(MODEL_BATCH), targets.split(MODEL_BATCH), strict=True):
+        sums.add(x, y)
+    return sums
 
 
 @torch.no_grad()
@@ -160,9 +171,10 @@ def relate(model: Model, stages: Sequence[str], fit: Split, score: Split) -> dic
     stages = model.order(stages)
     if len(fit) < 8:
         raise NotApplicable(f"relating stages needs at least 8 fit images, got {len(fit)}")
-    order = torch.randperm(len(fit), generator=torch.Generator().manual_seed(0))[:IMAGES].tolist()
+    count = max(8, min(IMAGES, MEMORY // (4 * sum(model.layout(stage).values for stage in stages))))
+    order = torch.randperm(len(fit), generator=torch.Generator().manual_seed(0))[:count].tolist()
     seen = _represent(model, stages, fit.images(order))
-    held = _represent(model, stages, score.images(slice(0, IMAGES)))
+    held = _represent(model, stages, score.images(slice(0, count)))
     grams = torch.stack([centred_gram(seen[stage].flatten(1)) for stage in stages])
     low, high = cka_intervals(grams)
     cka = {"value": debiased_cka(grams), "low": low, "high": high}
