@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from invsuite.cli import app
 from invsuite.data.base import Sample
-from invsuite.data.scenes import Scenes
+from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.metrics.base import Scoring
 from invsuite.models import load_model
@@ -91,6 +91,7 @@ def scoring(
     stage: str = "block03",
     invert: Reconstruct | None = None,
     fit: Split | None = None,
+    witness: Model | None = None,
 ) -> Scoring:
     """Material for measures: scenes, and whatever ``reconstruct`` makes of their images.
 
@@ -114,4 +115,6 @@ def scoring(
         stages=model.stages[:-1],
         fit=fit or scene_split(907, 48, model.image_size[0]),
         invert=invert or grey,
+        classes=CLASSES,
+        **({"witness": witness} if witness else {}),
     )

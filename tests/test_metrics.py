@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from invsuite.data.base import Sample
 from invsuite.data.scenes import prototypical_hue
-from invsuite.errors import Unavailable
 from invsuite.metrics import METRICS, make_metric
 from invsuite.metrics.colour import HueGain, hue_and_chroma, hue_gain
 from invsuite.metrics.correspondence import Correspondence, change_lift
 from invsuite.metrics.fidelity import Psnr, Ssim
-from invsuite.metrics.perceptual import Lpips, backbone_file
 from invsuite.statistics import summarise
 
 
@@ -52,7 +49,10 @@ def test_psnr_of_known_error() -> None:
     assert Psnr().compute(scoring(copy)).per_image == [100.0] * 8
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n != "lpips"])
+NEED_WEIGHTS = ("lpips", "lpips_vgg", "dists", "witness_error")  # batches of their own in their own tests
+
+
+@pytest.mark.parametrize("name", [n for n, m in METRICS.items() if not m.pooled and n not in NEED_WEIGHTS])
 def test_values_do_not_depend_on_the_batch(name: str) -> None:
     whole = make_metric(name).compute(scoring(noisy_by_content)).per_image
     samples = scene_split(906, 8).samples()
@@ -173,46 +173,6 @@ def test_an_edit_is_reconstructed_once_for_all_measures() -> None:
     Correspondence().compute(material)
     Correspondence().compute(material)
     assert len(calls) == 2, "once for the images, once for the edited ones"
-
-
-def test_lpips_without_its_backbone_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(Unavailable, match=r"alexnet-owt-7be5be79\.pth is not in the cache; fetch it: curl"):
-        Lpips().prepare(torch.device("cpu"))
-
-
-def test_lpips_with_a_wrong_backbone_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"random weights")
-    with pytest.raises(Unavailable, match="SHA-256 starts with"):
-        backbone_file("alex")
-
-
-def test_lpips_computes_what_the_lpips_package_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loading path with a stand-in backbone (its digest check apart): every layer is taken from the file, the
-    image range is converted once, and an identical image is at distance 0."""
-    import lpips
-    from torchvision.models import alexnet
-
-    from invsuite.metrics import perceptual
-
-    torch.manual_seed(3)
-    published = alexnet(weights=None)
-    path = tmp_path / "alexnet.pth"
-    torch.save(published.state_dict(), path)
-    monkeypatch.setattr(perceptual, "backbone_file", lambda net: path)
-    perceptual._network.cache_clear()
-    material = scoring(noisy, 3)
-    found = Lpips().compute(material).per_image
-    assert set(Lpips().prepare(torch.device("cpu"))) == {"variant", "backbone_sha256"}
-    perceptual._network.cache_clear()
-    reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    reference.net.load_state_dict(
-        {k: published.state_dict()["features." + k.split(".", 1)[1]] for k in reference.net.state_dict()}
-    )
-    expected = reference(material.reconstructions * 2 - 1, material.images * 2 - 1).flatten().tolist()
-    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_summaries() -> None:
