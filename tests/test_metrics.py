@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import colorsys
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import scene_split, scoring
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from invsuite.data.base import Sample
 from invsuite.data.scenes import prototypical_hue
 from invsuite.metrics import METRICS, make_metric
 from invsuite.metrics.colour import HueGain, hue_and_chroma, hue_gain
 from invsuite.metrics.correspondence import Correspondence, change_lift
-from invsuite.metrics.fidelity import Psnr, Ssim
+from invsuite.metrics.fidelity import MsSsim, Psnr, Ssim
 from invsuite.statistics import summarise
 
 
@@ -41,6 +44,41 @@ def test_psnr_and_ssim_agree_with_scikit_image() -> None:
         for a, b in pairs
     ]
     np.testing.assert_allclose(Ssim().compute(material).per_image, expected, atol=1e-4)
+
+
+def ms_ssim_by_the_paper(a: np.ndarray, b: np.ndarray) -> float:
+    """MS-SSIM of two images (3, H, W) in [0, 1], written from Wang, Simoncelli & Bovik 2003 in float64."""
+    blur = partial(gaussian_filter, sigma=1.5, radius=5, axes=(1, 2))
+    found = 1.0
+    for scale, exponent in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        mean_a, mean_b = blur(a), blur(b)
+        var_a, var_b, both = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+        term = (2 * both + 0.03**2) / (var_a + var_b + 0.03**2)
+        if scale == 4:
+            term = term * (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        found *= max(float(term[:, 5:-5, 5:-5].mean()), 0.0) ** exponent
+        a, b = (x.reshape(3, x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4)) for x in (a, b))
+    return found
+
+
+def test_ms_ssim_agrees_with_the_paper_and_torchmetrics() -> None:
+    material = scoring(noisy, 3, scene_split(906, 3, 224).samples())
+    found = MsSsim().compute(material).per_image
+    pairs = zip(material.reconstructions.double().numpy(), material.images.double().numpy(), strict=True)
+    np.testing.assert_allclose(found, [ms_ssim_by_the_paper(a, b) for a, b in pairs], atol=1e-4)
+    counts_the_border = multiscale_structural_similarity_index_measure(
+        material.reconstructions, material.images, data_range=1.0, reduction="none"
+    )
+    np.testing.assert_allclose(found, counts_the_border, atol=0.01)
+    assert MsSsim().compute(scoring(copy, 2, scene_split(906, 2, 176).samples())).per_image == pytest.approx([1.0, 1.0])
+    inverted = MsSsim().compute(scoring(lambda x: 1 - x, 2, scene_split(906, 2, 176).samples())).per_image
+    assert inverted == [0.0, 0.0], "structure turned round: no negative number to a power"
+
+
+def test_ms_ssim_needs_size() -> None:
+    found = MsSsim().compute(scoring(copy, 2))
+    assert found.per_image == [None, None]
+    assert "at least 176 px a side, these images have 96 x 96" in found.undefined
 
 
 def test_psnr_of_known_error() -> None:

@@ -127,8 +127,8 @@ def test_dists_agrees_with_the_paper(stand_ins: dict[str, nn.Sequential]) -> Non
 def test_identity_worst_case_and_batches(metric: Metric, stand_ins: dict[str, nn.Sequential]) -> None:
     np.testing.assert_allclose(metric.compute(scoring(lambda x: x.clone(), 2)).per_image, 0.0, atol=1e-5)
     close = metric.compute(scoring(noisy, 9)).per_image
-    far = metric.compute(scoring(lambda x: 1 - x, 9)).per_image
-    assert all(a is not None and b is not None and a < b for a, b in zip(close, far, strict=True))
+    far = metric.compute(scoring(lambda x: 1 - x, 2)).per_image
+    assert all(a is not None and b is not None and a < b for a, b in zip(close[:2], far, strict=True))
     alone = metric.compute(scoring(noisy, 1)).per_image[0]
     assert alone == pytest.approx(close[0], abs=1e-5), "of a batch of 8 and of one"
 
