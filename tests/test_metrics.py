@@ -92,9 +92,9 @@ NEED_WEIGHTS = ("lpips", "lpips_vgg", "dists", "witness_error")  # batches of th
 
 @pytest.mark.parametrize("name", [n for n, m in METRICS.items() if not m.pooled and n not in NEED_WEIGHTS])
 def test_values_do_not_depend_on_the_batch(name: str) -> None:
-    whole = make_metric(name).compute(scoring(noisy_by_content)).per_image
-    samples = scene_split(906, 8).samples()
-    single = [make_metric(name).compute(scoring(noisy_by_content, 1, [s])).per_image[0] for s in samples]
+    samples, fit = scene_split(906, 8).samples(), scene_split(907, 6)
+    whole = make_metric(name).compute(scoring(noisy_by_content, 8, samples, fit=fit)).per_image
+    single = [make_metric(name).compute(scoring(noisy_by_content, 1, [s], fit=fit)).per_image[0] for s in samples]
     for a, b in zip(whole, single, strict=True):
         assert (a is None) == (b is None)
         assert a is None or a == pytest.approx(b, abs=1e-4)
