@@ -15,6 +15,7 @@ from invsuite.report.strips import save
 from invsuite.store import Record
 
 CROSS = CrossApplication.name
+ACROSS = 4  # panels beside each other
 READING = (
     "Rows are the stages that are read, columns those that are predicted or applied to; 95 % intervals over images. "
     "**CKA**: debiased linear CKA of whole representations (Kornblith et al. 2019; Nguyen et al. 2021): 1 for the same "
@@ -27,7 +28,8 @@ READING = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """Values between stages, with intervals; None where there is none."""
+    """Values between stages, with intervals; None where there is none. ``top`` is the most that a share can be; without
+    it values are ratios."""
 
     title: str
     stages: list[str]
@@ -110,7 +112,7 @@ def interlayer_section(records: Sequence[Record], relations: Sequence[Record], i
 
 
 def draw_heatmaps(model: str, records: Sequence[Record], relations: Sequence[Record], path: Path) -> bool:
-    """One panel a matrix of ``model``, side by side.
+    """One panel a matrix of ``model``: shares from 0 to 1 on a linear scale, ratios of errors on a logarithmic one.
 
     Returns:
         False if there is nothing to draw.
@@ -119,10 +121,17 @@ def draw_heatmaps(model: str, records: Sequence[Record], relations: Sequence[Rec
     if not panels:
         return False
     side = max(len(panel.stages) for panel in panels) * 0.6 + 1.4
-    figure, axes = plt.subplots(1, len(panels), figsize=(side * len(panels), side), squeeze=False, layout="compressed")
-    for axis, panel in zip(axes[0], panels, strict=True):
+    columns = min(len(panels), ACROSS)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(side * columns, side * rows), squeeze=False, layout="compressed"
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
         numbers = [[float("nan") if v is None else v for v in line] for line in panel.value]
-        shown = axis.imshow(numbers, cmap="viridis", vmin=0.0 if panel.top else None, vmax=panel.top)
+        limits = {"vmin": 0.0, "vmax": panel.top} if panel.top is not None else {"norm": "log"}
+        shown = axis.imshow(numbers, cmap="viridis", **limits)
         for i, line in enumerate(panel.value):
             for j, value in enumerate(line):
                 if value is not None:

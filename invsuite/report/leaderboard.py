@@ -130,7 +130,8 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
 def _table(rows: Sequence[Record], compact: bool = False) -> str:
     rows = [r for r in rows if not r.get("settled")]
     done = [r for r in rows if r["status"] == "ok"]
-    names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
+    # a measure that no row of the table can have (a classifier has no boxes) is told below the tables, not shown
+    names = list(dict.fromkeys(n for r in done for n, found in r["metrics"].items() if found["status"] != "undefined"))
     common = {name: _common_n(done, name) for name in names}
     clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
     head = (["Model"] if compact else []) + ["Stage", "Method"]
