@@ -163,7 +163,8 @@ def test_cross_application_of_a_known_inverse(linear_chain: Model) -> None:
     assert min(ratios) > 1.5
     assert found.per_image[:4] == pytest.approx(ratios[:4], rel=1e-4)
     assert found.per_image[4:] == [None, None], "as many images as edits use"
-    assert list(found.facts["row"]) == ["second"], "the head has another layout"
+    assert list(found.facts["row"]) == ["first", "second"], "the head has another layout"
+    assert found.facts["row"]["first"]["mean"] == 1.0
     assert found.facts["row"]["second"]["mean"] == pytest.approx(np.mean(ratios[:4]), rel=1e-4)
 
 

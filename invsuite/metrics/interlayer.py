@@ -6,7 +6,7 @@ The first belongs to a cell, whose inverse it needs; the others to a model alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class CrossApplication(Metric):
 
     def compute(self, scoring: Scoring) -> Values:
         model, stage = scoring.model, scoring.stage
-        others = [s for s in scoring.stages if s != stage and model.layout(s) == model.layout(stage)]
+        alike = [s for s in scoring.stages if model.layout(s) == model.layout(stage)]
+        others = [s for s in alike if s != stage]
         if not others:
             raise NotApplicable(f"no other stage of the suite has the layout of '{stage}'")
         count = min(scoring.edit_limit, len(scoring.images))
@@ -56,9 +57,10 @@ class CrossApplication(Metric):
         defined = own > PERFECT
         for row in defined.nonzero().flatten().tolist():
             per_image[row] = float(ratios[:, row].mean())
-        row_of = {s: summarise(r[defined].tolist()).__dict__ for s, r in zip(others, ratios, strict=True)}
+        by_stage = dict(zip(others, ratios, strict=True)) | {stage: torch.ones_like(own)}
+        row = {s: asdict(summarise(by_stage[s][defined].tolist())) for s in alike}
         reason = "" if bool(defined.all()) else "its own reconstruction is perfect"
-        return Values(per_image, reason, facts={"row": row_of})
+        return Values(per_image, reason, facts={"row": row})
 
 
 def _rmse(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

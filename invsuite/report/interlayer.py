@@ -77,17 +77,14 @@ def matrices(model: str, records: Sequence[Record], relations: Sequence[Record])
 
 
 def _cross(method: str, found: dict[str, Record]) -> Matrix:
-    """Cross-application of one method: the stages of the cells, each with its row."""
-    stages = list(dict.fromkeys([*found, *(stage for cell in found.values() for stage in cell["row"])]))
+    """Cross-application of one method: a row a cell, in which every stage of its layout has a value."""
+    stages = list(dict.fromkeys(stage for cell in found.values() for stage in cell["row"]))
 
     def pick(key: str) -> list[list[float | None]]:
-        return [
-            [1.0 if i == j and i in found else found.get(i, {"row": {}})["row"].get(j, {}).get(key) for j in stages]
-            for i in stages
-        ]
+        rows = [found[stage]["row"] if stage in found else {} for stage in stages]
+        return [[row.get(stage, {}).get(key) for stage in stages] for row in rows]
 
-    most = max(cell["n"] for cell in found.values())
-    title = f"{CrossApplication.label}, {method} (n={most})"
+    title = f"{CrossApplication.label}, {method} (n={max(cell['n'] for cell in found.values())})"
     return Matrix(title, stages, pick("mean"), pick("low"), pick("high"), [[""] * len(stages) for _ in stages])
 
 
