@@ -14,6 +14,7 @@ from tabulate import tabulate
 from invsuite.errors import SetupError, UsageError, unknown_name
 from invsuite.files import write_atomically
 from invsuite.grid import Plan, Selection, make_plan
+from invsuite.interlayer import relate_models
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
 from invsuite.report import write_report
@@ -86,9 +87,11 @@ def run_bench(options: BenchOptions) -> BenchResult:
         if options.dry_run:
             return _describe(plan, store)
         outcome = run(plan, store, device, reporter)
+        relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
-    files = write_report(suite.name, suite.title, records, store, options.out)
-    failed = sum(r["status"] == "failed" for r in records)
+    files = write_report(suite.name, suite.title, records, store, options.out, relations)
+    every = [*records, *relations]
+    failed = sum(r["status"] == "failed" for r in every)
     states = Counter(state_of(r) for r in records)
     text = "\n".join(
         [
@@ -99,10 +102,12 @@ def run_bench(options: BenchOptions) -> BenchResult:
             + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
-            *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in records if r["status"] != "ok"),
+            *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in every if r["status"] != "ok"),
         ]
     )
     tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}
+    if relations:
+        tree["interlayer"] = relations
     return BenchResult(text, tree, failed > 0)
 
 
@@ -159,7 +164,11 @@ def _index(names: Sequence[str], name: str) -> int:
 def rerender(suite_name: str, out: Path) -> list[Path]:
     """Render the report of a suite from its records; returns the files."""
     suite = load_suite(suite_name)
-    return write_report(suite.name, suite.title, load_records(suite, out), store_of(suite, out), out)
+    store = store_of(suite, out)
+    newest: dict[str, Record] = {}
+    for record in sorted(store.interlayer().records(), key=lambda r: r["provenance"]["written"]):
+        newest[record["cell"]["model"]] = record
+    return write_report(suite.name, suite.title, load_records(suite, out), store, out, list(newest.values()))
 
 
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
-from invsuite.errors import InvsuiteError, UsageError, unknown_name
+from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models import load_model
@@ -63,12 +63,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model of the matrix, loaded, with its splits and the cells that run on it."""
+    """A model of the matrix, loaded, with its splits, the cells that run on it, and its witness or why it has none."""
 
     spec: ModelSpec
     model: Model
     splits: Splits
     cells: tuple[Cell, ...]
+    witness: Model | InvsuiteError
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
             model = load_model(spec.name, spec.source)
             cut = model.order(spec.stages)
             note(f"opening data for '{spec.name}'")
+            witness = _witness(spec, model, any(m.uses_witness for m in metrics), note)
             splits = open_splits(suite.data, model.image_size)
             if len(splits.fit) < suite.budget.batch:
                 raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
@@ -162,8 +164,31 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
             continue
         digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
         facts = {"weights": model.origin.sha256, "image_size": model.image_size, "data": digests}
-        entries.append(Opened(spec, model, splits, cells(facts, cut)))
+        if isinstance(witness, Model):
+            facts["witness"] = witness.origin.sha256
+        elif isinstance(witness, Unavailable):
+            facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
+        entries.append(Opened(spec, model, splits, cells(facts, cut), witness))
     return Plan(suite, metrics, tuple(entries))
+
+
+def _witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
+    """The second model, or why there is none; it is loaded only for measures that ask it.
+
+    Raises:
+        UsageError: if it has the weights of the model itself.
+        WeightsError: if its weights are damaged.
+    """
+    if not spec.witness or not wanted:
+        return NotApplicable(f"the suite names no witness for model '{spec.name}'")
+    note(f"loading the witness of '{spec.name}' ({spec.witness})")
+    try:
+        witness = load_model(f"witness of {spec.name}", spec.witness)
+    except Unavailable as error:
+        return error
+    if witness.origin.sha256 == model.origin.sha256:
+        raise UsageError(f"the witness of model '{spec.name}' has its very weights: name a second model")
+    return witness
 
 
 def _identity(

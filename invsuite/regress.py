@@ -51,6 +51,20 @@ TOLERANCES = {
     "colour_leak": 0.05,
     "representation_shift": 0.01,
     "pull_to_prototype": 0.2,
+    "ms_ssim": 0.02,
+    "lpips_vgg": 0.02,
+    "dists": 0.02,
+    "feature_error": 0.03,
+    "witness_error": 0.03,
+    "top1_agreement": 0.1,
+    "top5_agreement": 0.1,
+    "js_divergence": 0.05,
+    "detector_ap": 0.05,
+    "detector_self_ap": 0.05,
+    "detector_recall_small": 0.05,
+    "detector_recall_medium": 0.05,
+    "detector_recall_large": 0.05,
+    "cross_application": 0.3,
 }
 BASELINE_SCHEMA = 1
 

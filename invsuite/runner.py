@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import shutil
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -89,7 +89,7 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Out
         cells = [cell for cell in entry.cells if cell.id in waiting]
         if isinstance(entry, Refused):
             for cell in cells:
-                _finish(plan, store, cell, _problem_record(entry.error), device, report, outcome)
+                _finish(plan, store, cell, problem_record(entry.error), device, report, outcome)
         elif cells:
             _run_model(plan, entry, cells, store, device, report, outcome)
     return outcome
@@ -120,6 +120,9 @@ def _run_model(
     outcome: Outcome,
 ) -> None:
     model = entry.model.to(device)
+    if isinstance(entry.witness, Model):
+        entry.witness.to(device)
+    of_model: dict[Hashable, Any] = {}
     try:
         before = model.fingerprint()
         samples = entry.splits.score.samples()
@@ -129,7 +132,7 @@ def _run_model(
         check_chain(model, images[:CANARY_IMAGES])
     except InvsuiteError as error:  # nothing of this model or its data can be trusted; the other models go on
         for cell in cells:
-            _finish(plan, store, cell, _problem_record(error), device, report, outcome)
+            _finish(plan, store, cell, problem_record(error), device, report, outcome)
         model.to("cpu")
         return
     write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
@@ -163,11 +166,11 @@ def _run_model(
                 raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
         except Exception as error:
             for cell in group:
-                _finish(plan, store, cell, _problem_record(error), device, report, outcome)
+                _finish(plan, store, cell, problem_record(error), device, report, outcome)
             continue
         for cell in group:
             try:
-                body = _score(plan, entry, cell, fitted, samples, images, store)
+                body = _score(plan, entry, cell, fitted, samples, images, store, of_model)
                 body["cost"]["fit_total_seconds"] = fit_meter.seconds
                 body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
                 body["data"] = {
@@ -178,17 +181,29 @@ def _run_model(
                 }
                 body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
             except Exception as error:
-                body = _problem_record(error)
+                body = problem_record(error)
             _finish(plan, store, cell, body, device, report, outcome)
         shutil.rmtree(store.fit_path(group[0].fit_id), ignore_errors=True)
     features.close()
     model.to("cpu")
+    if isinstance(entry.witness, Model):
+        entry.witness.to("cpu")
 
 
 def _score(
-    plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, samples: list[Sample], images: torch.Tensor, store: Store
+    plan: Plan,
+    entry: Opened,
+    cell: Cell,
+    fitted: Fitted,
+    samples: list[Sample],
+    images: torch.Tensor,
+    store: Store,
+    of_model: dict[Hashable, Any],
 ) -> dict[str, Any]:
     """Invert and measure one cell; returns the record's body.
+
+    Args:
+        of_model: what measures found for the model's other cells.
 
     Raises:
         NotApplicable: if the method refused the stage.
@@ -236,6 +251,8 @@ def _score(
         fit=entry.splits.fit,
         invert=lambda tensor: _invert(fitted, cell, model.layout(cell.stage), tensor),
         classes=entry.splits.score.dataset.classes,
+        witness=entry.witness,
+        of_model=of_model,
     )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
@@ -329,13 +346,17 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
     facts: dict[str, Any] = {"unit": metric.unit, "direction": metric.direction, "version": metric.version}
     try:
         facts |= metric.prepare(device)
+        found = metric.compute(scoring)
     except Unavailable as error:
         return facts | {"status": "skipped", "reason": str(error)}
-    try:
-        found = metric.compute(scoring)
     except NotApplicable as error:
         return facts | {"status": "undefined", "reason": str(error), "n": 0}
+    facts |= found.facts
     summary = summarise(found.per_image)
+    if metric.pooled:
+        summary = replace(summary, low=None, high=None)
+    if found.interval is not None:
+        summary = replace(summary, low=found.interval[0], high=found.interval[1])
     if summary.n == 0:
         return facts | {"status": "undefined", "reason": found.undefined, "n": 0}
     return facts | {
@@ -351,7 +372,7 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
     }
 
 
-def _problem_record(error: Exception) -> dict[str, Any]:
+def problem_record(error: Exception) -> dict[str, Any]:
     """The body of a cell without numbers: ``skipped`` where nothing broke (weights that cannot be had, a stage a
     method does not apply to), else ``failed`` with the traceback."""
     status = "skipped" if isinstance(error, (Unavailable, NotApplicable)) else "failed"

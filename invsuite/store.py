@@ -68,6 +68,10 @@ class Store:
         text = json.dumps({SEAL: ""} | record | {SEAL: "", "schema": SCHEMA}, indent=1, allow_nan=False)
         write_atomically(self.path(cell_id), text.replace(_seal(""), _seal(_digest(text)), 1).encode())
 
+    def interlayer(self) -> Store:
+        """Records of how the stages of a model relate, which belong to no cell."""
+        return Store(self.folder / "interlayer")
+
     def records(self) -> Iterator[Record]:
         """Every readable record, by file name.
 

@@ -5,6 +5,7 @@ title = "..."                        # heading of the tables
 seeds = [0]
 metrics = ["psnr", "ssim"]
 edits = 8                            # images that measures with an edited object use
+interlayer = false                   # may be left out: relate the stages of each model, CKA and ridge R2
 
 [budget]                             # the same for every trained method
 image_passes = 6000                  # or seconds = 60 of own training a stage, or flops = 1e12 of it
@@ -21,6 +22,7 @@ kind = "scenes"                      # scenes | folder | coco | held-back (selec
 [models.vit]
 source = "bundled:vit"
 stages = ["embed", "block03"]        # also where modular inverses are cut
+witness = "bundled:detr"             # may be left out: a second model, for measures that ask one no method has seen
 
 [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
 """
@@ -44,11 +46,13 @@ from invsuite.metrics import make_metric
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model of the matrix: its row name, source and the stages at which the chain is cut."""
+    """A model of the matrix: its row name, source, the stages at which the chain is cut, and the source of a second
+    model that judges the reconstructions ("" for none)."""
 
     name: str
     source: str
     stages: tuple[str, ...]
+    witness: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Suite:
     models: tuple[ModelSpec, ...]
     methods: tuple[MethodSpec, ...]
     engine: Engine
+    interlayer: bool = False
 
 
 def bundled_suites() -> dict[str, Path]:
@@ -128,13 +133,18 @@ def _suite(tree: dict[str, Any]) -> Suite:
         models=tuple(_model(name, _table(models, name)) for name in models),
         methods=tuple(_method(name, _table(methods, name)) for name in methods),
         engine=_fill(Engine, _table(tree, "engine") if "engine" in tree else {}, "engine."),
+        interlayer="interlayer" in tree and _get(tree, "interlayer", bool),
     )
 
 
 def _model(name: str, tree: dict[str, Any]) -> ModelSpec:
     prefix = f"models.{name}."
-    _check_keys(tree, {"source", "stages"}, prefix)
-    return ModelSpec(name, _get(tree, "source", str, prefix), tuple(_list(tree, "stages", str, prefix)))
+    _check_keys(tree, {"source", "stages", "witness"}, prefix)
+    source, stages = _get(tree, "source", str, prefix), tuple(_list(tree, "stages", str, prefix))
+    witness = _get(tree, "witness", str, prefix) if "witness" in tree else ""
+    if witness == source:
+        raise UsageError(f"'{prefix}witness' is the model itself ('{source}'): name a second model")
+    return ModelSpec(name, source, stages, witness)
 
 
 def _method(name: str, tree: dict[str, Any]) -> MethodSpec:

@@ -112,6 +112,7 @@ def scoring(
     stage: str = "block03",
     invert: Reconstruct | None = None,
     fit: Split | None = None,
+    witness: Model | None = None,
 ) -> Scoring:
     """Material for measures: scenes, and whatever ``reconstruct`` makes of their images.
 
@@ -136,4 +137,5 @@ def scoring(
         fit=fit or scene_split(907, 48, model.image_size[0]),
         invert=invert or grey,
         classes=CLASSES,
+        **({"witness": witness} if witness else {}),
     )

@@ -13,11 +13,12 @@ from torch import nn
 from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
+from invsuite.linear import NormalEquations, error_of, solve
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
 from invsuite.methods.moments import Moments
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
-from invsuite.methods.ridge import NormalEquations, error_of, images_from, patches_of, solve
+from invsuite.methods.ridge import images_from, patches_of
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.training import Job, Recipe, train
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers import scene_split
 
+from invsuite.linear import LAMBDAS, NormalEquations, Spectrum, solve
 from invsuite.methods.base import Problem
-from invsuite.methods.ridge import LAMBDAS, NormalEquations, Readout, Ridge, Spectrum, solve
+from invsuite.methods.ridge import Readout, Ridge
 from invsuite.models.base import Layout, Model
 
 MakeProblem = Callable[..., Problem]

@@ -20,9 +20,9 @@ from invsuite.flops import count_flops
 from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
+from invsuite.linear import NormalEquations, solve
 from invsuite.methods.base import Problem
 from invsuite.methods.moments import Moments
-from invsuite.methods.ridge import NormalEquations, solve
 from invsuite.models.base import Layout, image_layout
 from invsuite.timing import Stopwatch
 from invsuite.training import Spent, draws

@@ -16,18 +16,31 @@ from invsuite.metrics.colour import (
     HueGainImage,
     HueGainLch,
 )
+from invsuite.metrics.consistency import FeatureError, WitnessError
 from invsuite.metrics.correspondence import CentroidShift, ChangeAuc, Correspondence, Leak
-from invsuite.metrics.fidelity import Psnr, Ssim
+from invsuite.metrics.detection import (
+    DetectorAp,
+    DetectorRecallLarge,
+    DetectorRecallMedium,
+    DetectorRecallSmall,
+    DetectorSelfAp,
+)
+from invsuite.metrics.fidelity import MsSsim, Psnr, Ssim
+from invsuite.metrics.interlayer import CrossApplication
 from invsuite.metrics.patches import AffinityCorrelation, PatchMatch, PatchMatch1, PatchMatch2
-from invsuite.metrics.perceptual import Lpips
+from invsuite.metrics.perceptual import Dists, Lpips, LpipsVgg
 from invsuite.metrics.prototype import PullToPrototype
 from invsuite.metrics.representation import RepresentationShift
 from invsuite.metrics.segments import BoundaryF, ObjectUnity
+from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement
 
 ALL: tuple[type[Metric], ...] = (
     Psnr,
     Ssim,
+    MsSsim,
     Lpips,
+    LpipsVgg,
+    Dists,
     Correspondence,
     CentroidShift,
     ChangeAuc,
@@ -50,6 +63,17 @@ ALL: tuple[type[Metric], ...] = (
     ColourLeak,
     RepresentationShift,
     PullToPrototype,
+    FeatureError,
+    WitnessError,
+    Top1Agreement,
+    Top5Agreement,
+    JsDivergence,
+    DetectorAp,
+    DetectorSelfAp,
+    DetectorRecallSmall,
+    DetectorRecallMedium,
+    DetectorRecallLarge,
+    CrossApplication,
 )
 METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in ALL}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ import torch
 from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
 from invsuite.data.split import Split
-from invsuite.errors import DataError
+from invsuite.errors import DataError, InvsuiteError, NotApplicable
 from invsuite.models.base import Model
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image
+T = TypeVar("T")
+MODEL_BATCH = 32  # images a forward pass of the model
 
 
 @dataclass
@@ -31,13 +33,15 @@ class Scoring:
         images: their images (N, 3, H, W) in [0, 1].
         reconstructions: what the method made of them, same shape and range.
         reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
-        edit_limit: how many images measures that need an edited image use.
+        edit_limit: how many images measures that need further reconstructions use (of edited images, of other stages).
         model: the frozen model that was inverted; measures ask it what it sees in images, and change nothing.
         stage: whose representation was inverted.
         stages: every stage of the suite's cut of this model, in chain order.
         fit: the fit images with their instances, for what is usual (class colours, distances of random pairs).
         invert: the cell's inverse applied to any tensor (B, ...) of its stage's layout; images (B, 3, H, W) in [0, 1].
-        classes: names of the samples' class labels; empty if they are not known.
+        classes: names of the labels of the samples' instances, by label; empty where nothing is labelled.
+        witness: a second model that the method never saw, or why there is none.
+        of_model: what measures found once for this model and its scored images, shared by its cells.
     """
 
     samples: Sequence[Sample]
@@ -51,7 +55,24 @@ class Scoring:
     fit: Split
     invert: Callable[[torch.Tensor], torch.Tensor]
     classes: tuple[str, ...] = ()
+    witness: Model | InvsuiteError = field(default_factory=lambda: NotApplicable("the suite names no witness"))
+    of_model: dict[Hashable, Any] = field(default_factory=dict)
+    _of_cell: dict[Hashable, Any] = field(default_factory=dict)
     _edits: dict[str, Edits] = field(default_factory=dict)
+
+    def once_a_model(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, kept for every cell of this model: what depends on neither method nor stage."""
+        if key not in self.of_model:
+            self.of_model[key] = make()
+        found: T = self.of_model[key]
+        return found
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, kept for the other measures of this cell."""
+        if key not in self._of_cell:
+            self._of_cell[key] = make()
+        found: T = self._of_cell[key]
+        return found
 
     def edits(self, name: str, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target = "object") -> Edits:
         """Apply ``edit(image, mask)`` to the ``target`` of the first images that have one, and reconstruct.
@@ -104,7 +125,8 @@ class Values:
     """Per-image values; None where the measure is not defined for that image, with the reason in ``undefined``.
 
     ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant, ``floor`` that of one that
-    knows nothing of this image (by random permutation).
+    knows nothing of this image (by random permutation). ``interval`` is the 95 % interval of a ``pooled`` measure
+    (`Metric`), ``facts`` what else belongs in the record.
 
     Raises:
         DataError: for a value that is NaN or infinite.
@@ -114,6 +136,8 @@ class Values:
     undefined: str = ""
     ceiling: float | None = None
     floor: float | None = None
+    interval: tuple[float, float] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wrong = [index for index, value in enumerate(self.per_image) if value is not None and not math.isfinite(value)]
@@ -122,6 +146,11 @@ class Values:
                 f"a measure gave {self.per_image[wrong[0]]} for image {wrong[0]} and {len(wrong) - 1} others; "
                 "where it is not defined its value must be None"
             )
+
+
+def batches(*tensors: torch.Tensor, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Tensors of the same length, ``size`` rows at a time."""
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 @dataclass(frozen=True)
@@ -133,6 +162,9 @@ class Metric(ABC):
         label: column title in tables.
         unit: of the values ("" for a plain number).
         direction: which way is better.
+        pooled: a statistic of all images together (average precision), not a mean over images: the values are then
+            each image's contribution, whose mean is the statistic and which may leave its range.
+        uses_witness: whether the suite's second model enters the values.
     """
 
     name: ClassVar[str]
@@ -141,6 +173,8 @@ class Metric(ABC):
     direction: ClassVar[Direction]
     version: ClassVar[int] = 1
     digits: ClassVar[int] = 3
+    pooled: ClassVar[bool] = False
+    uses_witness: ClassVar[bool] = False
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         """Load what the measure needs; returns facts for the record (digests, variants).

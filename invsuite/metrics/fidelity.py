@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import torch
+import torch.nn.functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from invsuite.metrics.base import Metric, Scoring, Values
+from invsuite.metrics.base import Metric, Scoring, Values, batches
 
 PSNR_CAP = 100.0  # dB; identical images have infinite PSNR, which no mean survives
+WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest scale first
+
+_ssim = partial(structural_similarity_index_measure, data_range=1.0, reduction="none")
+
+
+def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """SSIM (B,) of images (B, 3, H, W); windows that reach over the border are left out."""
+    _, full = _ssim(made, true, return_full_image=True)
+    border = WINDOW // 2  # torchmetrics reflects the image there and counts it
+    return full[..., border:-border, border:-border].mean((1, 2, 3))
+
+
+def contrast(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """The contrast and structure term of SSIM, (B,), of images (B, 3, H, W), without the border."""
+    _, found = _ssim(made, true, return_contrast_sensitivity=True)
+    return found
+
+
+def ms_ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """MS-SSIM (B,) of images (B, 3, H, W): contrast at every scale, luminance too at the coarsest, each to its
+    exponent (Wang, Simoncelli & Bovik 2003, eq. 7); negative terms, which have no power, count as zero."""
+    terms = []
+    for _ in SCALES[:-1]:
+        terms.append(contrast(made, true))
+        made, true = F.avg_pool2d(made, 2), F.avg_pool2d(true, 2)
+    terms.append(ssim(made, true))
+    exponents = torch.tensor(SCALES, device=made.device)[:, None]
+    return (torch.stack(terms).clamp(min=0) ** exponents).prod(0)
 
 
 @dataclass(frozen=True)
@@ -39,9 +71,24 @@ class Ssim(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        _, full = structural_similarity_index_measure(
-            scoring.reconstructions, scoring.images, data_range=1.0, reduction="none", return_full_image=True
-        )
-        border = 5  # half the window; torchmetrics reflects the image there and counts it
-        inside = full[..., border:-border, border:-border]
-        return Values([float(v) for v in inside.mean((1, 2, 3))])
+        found = [ssim(made, true) for made, true in batches(scoring.reconstructions, scoring.images)]
+        return Values(torch.cat(found).tolist())
+
+
+@dataclass(frozen=True)
+class MsSsim(Metric):
+    """Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003) of each image, at the five published scales and
+    exponents. Defined for images of at least 176 px a side: at a sixteenth of it the window of 11 px still fits."""
+
+    name = "ms_ssim"
+    label = "MS-SSIM"
+    direction = "higher"
+
+    def compute(self, scoring: Scoring) -> Values:
+        height, width = scoring.images.shape[-2:]
+        least = WINDOW * 2 ** (len(SCALES) - 1)
+        if min(height, width) < least:
+            reason = f"five scales need at least {least} px a side, these images have {height} x {width}"
+            return Values([None] * len(scoring.images), reason)
+        found = [ms_ssim(made, true) for made, true in batches(scoring.reconstructions, scoring.images)]
+        return Values(torch.cat(found).tolist())

@@ -165,6 +165,7 @@ class Model:
         split: turns the last component's tensor into a `Prediction`.
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
         rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
+        classes: name of each class it predicts, by index ("no object" left out); empty where nobody names them.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Model:
         split: Callable[[torch.Tensor], Prediction],
         reference: Callable[[torch.Tensor], Prediction],
         rebuild: Callable[[nn.Module], Model] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.network = network
@@ -186,6 +188,7 @@ class Model:
         self.task = task
         self.origin = origin
         self.reference = reference
+        self.classes = tuple(classes)
         self._split = split
         self._rebuild = rebuild
         for module in (network, *(component.module for component in components)):

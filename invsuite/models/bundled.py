@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from invsuite.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
+from invsuite.data.scenes import CLASSES
 from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import detr_chain
@@ -56,4 +57,4 @@ def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model
     """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
     if isinstance(network, VisionTransformer):
         return vit_chain(name, network, MEAN, STD, origin)
-    return detr_chain(name, network, (IMAGE_SIZE, IMAGE_SIZE), MEAN, STD, origin)
+    return detr_chain(name, network, (IMAGE_SIZE, IMAGE_SIZE), MEAN, STD, origin, CLASSES)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ def detr_chain(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     origin: WeightsOrigin,
+    classes: Sequence[str] = (),
 ) -> Model:
     """Cut a DETR into backbone (its last map), encoder (memory tokens), decoder (object queries) and predictions.
 
@@ -29,6 +31,7 @@ def detr_chain(
     Args:
         image_size: (H, W) of every image.
         mean, std: normalisation of the checkpoint's image processor, for images in [0, 1].
+        classes: names of the classes, "no object" left out.
     """
     inner = network.model
     normalise = Normalise(mean, std)
@@ -103,9 +106,9 @@ def detr_chain(
 
     def rebuild(other: nn.Module) -> Model:
         assert isinstance(other, DetrForObjectDetection)
-        return detr_chain(name, other, image_size, mean, std, origin)
+        return detr_chain(name, other, image_size, mean, std, origin, classes)
 
-    return Model(name, network, components, image_size, "detection", origin, split, reference, rebuild)
+    return Model(name, network, components, image_size, "detection", origin, split, reference, rebuild, classes)
 
 
 def load_detr(name: str, source: str) -> Model:
@@ -142,7 +145,8 @@ def load_detr(name: str, source: str) -> Model:
         width = min(width, round(height * 4 / 3))
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     origin = WeightsOrigin(f"transformers {source}", _digest(source), "see the checkpoint's card", (mean, std))
-    return detr_chain(name, network, (int(height), int(width)), mean, std, origin)
+    labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    return detr_chain(name, network, (int(height), int(width)), mean, std, origin, labels)
 
 
 def _digest(source: str) -> str:

@@ -6,19 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from invsuite.files import write_atomically
+from invsuite.report.interlayer import draw_heatmaps
 from invsuite.report.leaderboard import markdown, to_csv
 from invsuite.report.strips import draw_strip
 from invsuite.store import Record, Store
 
 
-def write_report(name: str, title: str, records: Sequence[Record], store: Store, out: Path) -> list[Path]:
-    """Write ``NAME.md``, ``NAME.csv`` and a strip per model to ``out``; returns the files."""
-    strips = []
+def write_report(
+    name: str, title: str, records: Sequence[Record], store: Store, out: Path, relations: Sequence[Record] = ()
+) -> list[Path]:
+    """Write ``NAME.md``, ``NAME.csv``, a strip per model and, where stages are related, heat maps to ``out``; returns
+    the files.
+
+    Args:
+        relations: records of how the stages of models relate.
+    """
+    strips, maps = [], []
     for model in dict.fromkeys(r["cell"]["model"] for r in records):
         path = out / f"{name}-{model}.png"
         if draw_strip(model, records, store, path):
             strips.append(path)
+        path = out / f"{name}-{model}-interlayer.png"
+        if draw_heatmaps(model, records, relations, path):
+            maps.append(path)
     table, values = out / f"{name}.md", out / f"{name}.csv"
-    write_atomically(table, markdown(title, records, [s.name for s in strips]).encode())
+    page = markdown(title, records, [s.name for s in strips], relations, [m.name for m in maps])
+    write_atomically(table, page.encode())
     write_atomically(values, to_csv(records).encode())
-    return [table, values, *strips]
+    return [table, values, *strips, *maps]

@@ -14,6 +14,7 @@ from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
+from invsuite.report.interlayer import interlayer_section
 from invsuite.report.rows import Row, measures_of, places_of, rows_of
 from invsuite.store import Record
 
@@ -23,7 +24,13 @@ CSV_KEY = ("suite", "model", "stage", "method", "seed")
 CSV_END = ("ceiling", "reason", "cell")
 
 
-def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) -> str:
+def markdown(
+    title: str,
+    records: Sequence[Record],
+    strips: Sequence[str] = (),
+    relations: Sequence[Record] = (),
+    maps: Sequence[str] = (),
+) -> str:
     """The leaderboard: one table a model, a row a stage and method over all seeds, stages in chain order; in bold every
     value of a stage that cannot be told apart from the best.
 
@@ -31,6 +38,8 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         title: heading, which says what suite this is.
         records: in the order of the matrix.
         strips: file names of the strips of pictures to show.
+        relations: records of how the stages of models relate.
+        maps: file names of their heat maps.
     """
     done = [r for r in records if r["status"] == "ok"]
     lines = [f"# {title}", ""]
@@ -42,6 +51,7 @@ def markdown(title: str, records: Sequence[Record], strips: Sequence[str] = ()) 
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
     lines += algebra_section(done)
     lines += gap_section(done)
+    lines += interlayer_section(done, relations, maps)
     lines += _missing(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"

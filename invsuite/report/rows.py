@@ -94,8 +94,9 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
 
 
 def measures_of(rows: Sequence[Row]) -> list[str]:
-    """Names of the measures that any row has, in the records' order."""
-    return list(dict.fromkeys(name for row in rows for record in row.done for name in record["metrics"]))
+    """Names of the measures that any row can have (a classifier has no boxes to find), in the records' order."""
+    measured = (pair for row in rows for record in row.done for pair in record["metrics"].items())
+    return list(dict.fromkeys(name for name, found in measured if found["status"] != "undefined"))
 
 
 def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:

@@ -50,13 +50,13 @@ def draw_strip(model: str, records: Sequence[Record], store: Store, path: Path) 
             if column == 0:
                 axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(f"{model}: reconstructions from each stage", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
     plt.close(figure)
     return True
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())

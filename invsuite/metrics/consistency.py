@@ -1,0 +1,125 @@
+"""Consistency: does a network see in the reconstruction what it saw in the image?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from invsuite.data.split import Split
+from invsuite.errors import InvsuiteError, NotApplicable
+from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
+from invsuite.models.base import Layout, Model
+
+PAIRED = 64  # fit images whose pairs give the distance of random images
+DEAD = 0.1  # of the median spread: what a channel that hardly varies is divided by
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What distances at one stage are measured in.
+
+    Attributes:
+        layout: of the stage.
+        spread: each channel's standard deviation between images at the same place, never less than a tenth of the
+            median channel's, so that a channel that is dead on real images cannot outweigh the others.
+        unit: mean distance of two random images, once every channel is divided by its spread.
+    """
+
+    layout: Layout
+    spread: torch.Tensor
+    unit: float
+
+    def distances(self, found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """Distances (B,) of representations of this layout; 1 is that of random images."""
+        square = _channel_squares(found, true, self.layout)
+        return (square / self.spread.square()).mean(1).sqrt() / self.unit
+
+
+def _channel_squares(a: torch.Tensor, b: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Squared differences, mean over places (or queries): (B, channels)."""
+    square = (a - b).square()
+    return square.mean((2, 3)) if layout.kind == "map" else square.mean(1)
+
+
+def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Images (B, 3, H, W) in [0, 1] at ``size``, antialiased bicubic; untouched if they have it."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def measure_scales(model: Model, stages: Sequence[str], fit: Split) -> dict[str, Scale]:
+    """The scale of every stage, from pairs of fit images drawn at random once and for all.
+
+    Raises:
+        NotApplicable: if there are no two fit images, or they all look the same to the model at a stage.
+    """
+    rows = torch.randperm(len(fit), generator=torch.Generator().manual_seed(0))[:PAIRED].tolist()
+    if len(rows) < 2:
+        raise NotApplicable("distances of random images need two fit images")
+    squares: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
+    for part in fit.images(rows).tensor_split(-(-len(rows) // MODEL_BATCH)):
+        shown = resized(part.to(model.device), model.image_size)
+        for stage, found in model.represent(shown, stages).items():
+            squares[stage].append(_channel_squares(found.tensor, found.tensor.roll(1, 0), found.layout))
+    scales = {}
+    for stage, parts in squares.items():
+        pairs = torch.cat(parts)
+        spread = (pairs.mean(0) / 2).sqrt()
+        if not bool(spread.any()):
+            raise NotApplicable(f"'{model.name}' represents all fit images the same at '{stage}'")
+        spread = spread.clamp(min=DEAD * float(spread[spread > 0].median()))
+        unit = float((pairs / spread.square()).mean(1).sqrt().mean())
+        scales[stage] = Scale(model.layout(stage), spread, unit)
+    return scales
+
+
+def errors(model: Model, stage: str, scale: Scale, made: torch.Tensor, true: torch.Tensor) -> list[float | None]:
+    """Distance of ``model``'s representations of ``made`` and ``true`` (B, 3, H, W) at ``stage``, per image."""
+    found = []
+    for pair in batches(made, true):
+        a, b = (model.represent(resized(images, model.image_size), [stage])[stage].tensor for images in pair)
+        found.append(scale.distances(a, b))
+    return torch.cat(found).tolist()
+
+
+@dataclass(frozen=True)
+class FeatureError(Metric):
+    """Distance of what the model holds for the reconstruction from what it holds for the image, at the inverted stage,
+    channels standardised, over the mean distance of random images: 1 is any other image, 0 is the same."""
+
+    name = "feature_error"
+    label = "Feature error"
+    direction = "lower"
+
+    def compute(self, scoring: Scoring) -> Values:
+        model, stages = scoring.model, tuple(dict.fromkeys((*scoring.stages, scoring.stage)))
+        scales = scoring.once_a_model(("scales", stages), lambda: measure_scales(model, stages, scoring.fit))
+        scale = scales[scoring.stage]
+        found = errors(model, scoring.stage, scale, scoring.reconstructions, scoring.images)
+        return Values(found, ceiling=0.0, floor=1.0)
+
+
+@dataclass(frozen=True)
+class WitnessError(Metric):
+    """The feature error under a second network that the method never saw (the suite's ``witness``), at its last stage
+    before its predictions: 1 is any other image, 0 is the same."""
+
+    name = "witness_error"
+    label = "Witness error"
+    direction = "lower"
+    uses_witness = True
+
+    def compute(self, scoring: Scoring) -> Values:
+        witness = scoring.witness
+        if isinstance(witness, InvsuiteError):
+            raise witness
+        stage = witness.stages[-2]
+        scales = scoring.once_a_model("witness scales", lambda: measure_scales(witness, [stage], scoring.fit))
+        found = errors(witness, stage, scales[stage], scoring.reconstructions, scoring.images)
+        origin = witness.origin
+        facts = {"witness": origin.source, "witness_sha256": origin.sha256, "witness_stage": stage}
+        return Values(found, ceiling=0.0, floor=1.0, facts=facts)
