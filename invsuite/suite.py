@@ -20,7 +20,7 @@ kind = "scenes"                      # scenes | folder | coco | held-back (selec
 ...
 [models.vit]
 source = "bundled:vit"
-stages = ["embed", "block03"]        # also where modular inverses are cut
+stages = ["embed", "block03"]        # also where modular inverses are cut; ["every"] for all
 
 [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
 """
@@ -44,11 +44,14 @@ from invsuite.metrics import make_metric
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model of the matrix: its row name, source and the stages at which the chain is cut."""
+    """A model of the matrix: its row name, source and the stages at which the chain is cut (words that the loaded
+    model understands; none for a model that no suite names, until it is loaded). ``random_weights`` puts random ones
+    in the place of its own."""
 
     name: str
     source: str
     stages: tuple[str, ...]
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from invsuite.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, bui
 from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import detr_chain
-from invsuite.models.timm import vit_chain
+from invsuite.models.timm import timm_chain
 
 BUILDERS = {"vit": build_vit, "detr": build_detr}
 FOLDER = files("invsuite") / "bundled"
@@ -52,6 +52,7 @@ def load_bundled(name: str, source: str) -> Model:
 
 def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
     """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
     if isinstance(network, VisionTransformer):
-        return vit_chain(name, network, MEAN, STD, origin)
-    return detr_chain(name, network, (IMAGE_SIZE, IMAGE_SIZE), MEAN, STD, origin)
+        return timm_chain(name, network, size, MEAN, STD, origin)
+    return detr_chain(name, network, size, MEAN, STD, origin)

@@ -133,7 +133,7 @@ def _with_other_weights(network: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for parameter in other.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter += (WEIGHT_NOISE * noise).to(parameter)
+        parameter.add_((WEIGHT_NOISE * noise).to(parameter))
     return other
 
 
@@ -179,16 +179,15 @@ def _order(rows: torch.Tensor, places: torch.Tensor) -> tuple[int, ...] | None:
     return (*sorted(set(range(rows.shape[1])) - set(nearest)), *nearest)
 
 
-def _embedding(
-    pieces: Resumable, calls: Sequence[Call], giver: Call, first: Cut, images: torch.Tensor
-) -> Cut | None:
+def _embedding(pieces: Resumable, calls: Sequence[Call], giver: Call, first: Cut, images: torch.Tensor) -> Cut | None:
     """The cut in front of the first part: the input of the first of the modules that stand in a row with ``giver``.
 
-    None where ``giver`` is the embedding: it has no weights (an activation), or none come before it (a stem).
+    None where ``giver`` is the embedding: it mixes no channels (an activation or normalisation), or no module that
+    does comes before it (a stem).
     """
 
     def has_weights(path: str) -> bool:
-        return next(network.get_submodule(path).parameters(), None) is not None
+        return any(weight.dim() > 1 for weight in network.get_submodule(path).parameters())
 
     network = pieces.network
     if not has_weights(giver.path):

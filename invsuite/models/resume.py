@@ -142,6 +142,7 @@ class Resumable:
         self._past = {border: _outermost_before(calls, border) for border in borders}
         wanted = {path for paths in self._past.values() for path in paths}
         self._answers = {c.path: tree_map(partial(_one_image, batch), c.output) for c in calls if c.path in wanted}
+        self._device: torch.device | None = None  # where the answers are known to be
 
     def run(self, tensor: torch.Tensor, start: Border | None, stop: Border | None) -> Any:
         """From the tensor at ``start`` (None: the network's input) to the tensor at ``stop`` (None: its output).
@@ -165,9 +166,11 @@ class Resumable:
     def _skipping(self, tensor: torch.Tensor, start: Border) -> dict[nn.Module, Callable[..., Any]]:
         """What modules answer so that the forward starts at ``start`` with ``tensor``."""
         functions: dict[nn.Module, Callable[..., Any]] = {}
+        if self._device != tensor.device:
+            self._answers, self._device = tree_map(partial(_moved, tensor.device), self._answers), tensor.device
         for path in self._past[start]:
             module = self.network.get_submodule(path)
-            answer = tree_map(partial(_for_batch, tensor), self._answers[path])
+            answer = tree_map(partial(_for_batch, len(tensor)), self._answers[path])
             if start.after and path == start.path:
                 answer = _replaced(answer, start.leaf, tensor)
             functions[module] = _playing(answer, module.forward)
@@ -238,8 +241,12 @@ def _one_image(batch: int, leaf: Any) -> Any:
     return leaf
 
 
-def _for_batch(like: torch.Tensor, leaf: Any) -> Any:
-    """A recorded tensor where ``like`` is, for as many images."""
+def _moved(device: torch.device, leaf: Any) -> Any:
     if isinstance(leaf, _OneImage):
-        return leaf.tensor.to(like.device).expand(len(like), *leaf.tensor.shape[1:])
-    return leaf.to(like.device) if isinstance(leaf, torch.Tensor) else leaf
+        return _OneImage(leaf.tensor.to(device))
+    return leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _for_batch(images: int, leaf: Any) -> Any:
+    """A recorded leaf for so many images, without a copy."""
+    return leaf.tensor.expand(images, *leaf.tensor.shape[1:]) if isinstance(leaf, _OneImage) else leaf
