@@ -26,8 +26,14 @@ P = ParamSpec("P")
 
 SuiteOption = Annotated[str, typer.Option(help="Suite: the name of a bundled one, or a TOML file.")]
 OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record a cell.")]
-ModelsOption = Annotated[str, typer.Option(help="Models to run, comma-separated names or patterns (default: all).")]
-StagesOption = Annotated[str, typer.Option(help="Stages, likewise.")]
+ModelsOption = Annotated[
+    str,
+    typer.Option(
+        help="Models to run: names or patterns of the suite's (default: all), or any other by its source or alias "
+        "(timm:NAME); comma-separated."
+    ),
+]
+StagesOption = Annotated[str, typer.Option(help="Stages, likewise; also numbers, and 'every' for all of them.")]
 MethodsOption = Annotated[str, typer.Option(help="Methods, likewise.")]
 MetricsOption = Annotated[str, typer.Option(help="Metrics, likewise.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds of trained methods, comma-separated numbers.")]
@@ -72,6 +78,9 @@ def bench(
     methods: MethodsOption = "",
     metrics: MetricsOption = "",
     seeds: SeedsOption = "",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Untrained models: the same architectures with random weights.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: OutOption = Path("results"),
     dry_run: Annotated[bool, typer.Option(help="Print the matrix and what it would cost; run nothing.")] = False,
@@ -87,14 +96,15 @@ def bench(
         methods=_names(methods),
         metrics=_names(metrics),
         seeds=_seeds(seeds),
+        random_weights=random_weights,
         device=device,
         out=out,
         dry_run=dry_run,
     )
     result = run_bench(options)
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
-    if result.failed:
-        raise typer.Exit(1)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
 
 
 @app.command()

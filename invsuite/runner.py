@@ -9,7 +9,7 @@ import io
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -111,6 +111,7 @@ def _run_model(
 ) -> None:
     model = entry.model.to(device)
     before = model.fingerprint()
+    weights = {"weights": asdict(model.origin)}
     samples = entry.splits.score.samples()
     images = torch.stack([sample.image for sample in samples]).to(device)
     write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
@@ -144,7 +145,7 @@ def _run_model(
                 raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
         except Exception as error:
             for cell in group:
-                _finish(plan, store, cell, _problem_record(error), device, report, outcome)
+                _finish(plan, store, cell, _problem_record(error) | weights, device, report, outcome)
             continue
         for cell in group:
             try:
@@ -157,10 +158,9 @@ def _run_model(
                     "score": len(entry.splits.score),
                     "unreadable": entry.splits.unreadable,
                 }
-                body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
             except Exception as error:
                 body = _problem_record(error)
-            _finish(plan, store, cell, body, device, report, outcome)
+            _finish(plan, store, cell, body | weights, device, report, outcome)
         shutil.rmtree(store.fit_path(group[0].fit_id), ignore_errors=True)
     features.close()
     model.to("cpu")
@@ -349,6 +349,7 @@ def _finish(
             "suite": plan.suite.name,
             "model": cell.model.name,
             "stage": cell.stage,
+            "position": cell.model.stages.index(cell.stage),
             "method": cell.method.name,
             "family": cell.method.method.family,
             "seed": cell.seed,
