@@ -157,13 +157,15 @@ def _source(tree: dict[str, Any], prefix: str, part: str) -> Source:
 
 
 def _fill(cls: type[Any], tree: dict[str, Any], prefix: str) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    _check_keys(tree, set(known), prefix)
     kinds: Mapping[str, type] = {"int": int, "str": str, "float": float, "FitMode": str}
     kinds = {**kinds, **{f"{name} | None": kind for name, kind in kinds.items()}}
-    for name, spec in known.items():
+    # a plug-in's class may have types instead of their names, and fields that are no keys
+    types = {f.name: f.type if isinstance(f.type, str) else f.type.__name__ for f in fields(cls)}
+    known = {f.name: f for f in fields(cls) if types[f.name] in kinds}
+    _check_keys(tree, set(known), prefix)
+    for name in known:
         if name in tree:
-            _get(tree, name, kinds[str(spec.type)], prefix)
+            _get(tree, name, kinds[types[name]], prefix)
     try:
         return cls(**tree)
     except TypeError:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.flops import count_flops
-from invsuite.inverses.convolution import upsampling_factor
+from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.base import Problem
 from invsuite.methods.moments import Moments
@@ -72,7 +72,10 @@ def linear_rows(
     ``torch.nn.PixelShuffle`` reads them.
     """
     features = source.to_map(given).flatten(2).transpose(1, 2)
-    finer = F.pixel_unshuffle(target.to_map(wanted), upsampling_factor(source, target))
+    factor = upsampling_factor(source, target)
+    assert source.grid is not None
+    finer = resized(target.to_map(wanted), [side * factor for side in source.grid])
+    finer = F.pixel_unshuffle(finer, factor)
     return features, finer.flatten(2).transpose(1, 2)
 
 
