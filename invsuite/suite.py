@@ -160,7 +160,7 @@ def _fill(cls: type[Any], tree: dict[str, Any], prefix: str) -> Any:
     kinds: Mapping[str, type] = {"int": int, "str": str, "float": float, "FitMode": str}
     kinds = {**kinds, **{f"{name} | None": kind for name, kind in kinds.items()}}
     # a plug-in's class may have types instead of their names, and fields that are no keys
-    types = {f.name: f.type if isinstance(f.type, str) else f.type.__name__ for f in fields(cls)}
+    types = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(cls)}
     known = {f.name: f for f in fields(cls) if types[f.name] in kinds}
     _check_keys(tree, set(known), prefix)
     for name in known:

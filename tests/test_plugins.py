@@ -98,8 +98,8 @@ def test_a_name_that_is_taken_is_refused_and_nothing_stays(tmp_path: Path) -> No
     [
         ("x = 1", "has no function register"),
         ("raise ValueError('of cheese')", "cannot be loaded: ValueError: of cheese"),
-        ("def register(registry): registry.method(dict)", "is no method with a name; derive it from Method"),
-        ("def register(registry): registry.metric(3)", "is no metric with a name; derive it from Metric"),
+        ("def register(registry): registry.method(dict)", "is no method: derive it from Method"),
+        ("def register(registry): registry.metric(3)", "is no metric: derive it from Metric"),
         ("def register(registry): registry.model('m', 3)", "cannot be called"),
         ("def register(registry): registry.dataset('d', dict)", "no dataclass with a method open"),
     ],

@@ -199,6 +199,16 @@ def _known(source: str) -> str:
     return source
 
 
+def timm_origin(source: str) -> tuple[str, str]:
+    """Where a model's weights come from, and their licence, as timm's own list says; the network is not touched.
+
+    Raises:
+        UsageError: for a name timm does not know.
+    """
+    cfg = timm.get_pretrained_cfg(_known(source))
+    return (f"hub {_hub_id(source)}", cfg.license or "see the hub page") if cfg and cfg.hf_hub_id else ("none", "none")
+
+
 def load_timm(name: str, source: str) -> Model:
     """Load any timm model: ``NAME`` with its pretrained weights through the hub cache, or ``NAME@FILE`` with a local
     ``.safetensors`` (or ``.pth``, read without unpickling code) of that architecture.
