@@ -154,7 +154,7 @@ def test_a_stage_a_method_does_not_apply_to_is_skipped_once_and_descents_record_
     words = ("bench", "--suite", tiny_suite, "--out", tmp_path / "r", *which)
     result = invoke(*words)
     assert result.exit_code == 0, result.output
-    assert "1 skipped" in result.stdout
+    assert "1 not applicable" in result.stdout
     assert "block03' of model 'vit' is not an affine map" in (tmp_path / "r" / "tiny.md").read_text()
     assert "0 cells computed, 6 reused" in invoke(*words).stdout, "what does not apply is settled"
 

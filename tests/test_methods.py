@@ -299,6 +299,9 @@ LAYOUTS = {
     "queries": Layout("queries", 16, None, 7),
     "image": image_layout((32, 48)),
     "finer map": Layout("map", 6, (8, 12)),
+    "finer tokens": Layout("tokens", 6, (8, 12), 98, 2),
+    "odd map": Layout("map", 6, (7, 11)),
+    "many prefix tokens": Layout("tokens", 24, (4, 6), 29, 5),
     "detections": Layout("predictions", 9, None, 7, boxes=4),
     "classes": Layout("predictions", 5, None, 1),
 }
@@ -322,6 +325,17 @@ LAYOUTS = {
         ("classes", "tokens"),
         ("classes", "image"),
         ("map", "finer map"),
+        ("map", "tokens"),
+        ("map", "finer tokens"),
+        ("tokens", "finer tokens"),
+        ("tokens without prefix", "finer tokens"),
+        ("tokens", "many prefix tokens"),
+        ("tokens", "finer map"),
+        ("queries", "finer tokens"),
+        ("map", "odd map"),
+        ("odd map", "finer tokens"),
+        ("odd map", "image"),
+        ("finer map", "odd map"),
     ],
 )
 def test_inverse_networks_join_layouts(source: str, target: str, architecture: str) -> None:
