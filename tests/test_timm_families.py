@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 import timm
 import torch
 from helpers import TINY_SUITE, invoke
+from safetensors.torch import save_file
 from torch import nn
 
-from invsuite.errors import NotApplicable, UsageError
+from invsuite.errors import NotApplicable, UsageError, WeightsError
 from invsuite.inverses.networks import ARCHITECTURES, InverseSettings, make_inverse
 from invsuite.methods import make_method
 from invsuite.methods.base import Problem
@@ -143,6 +145,7 @@ def test_names_and_blocks_of_stages() -> None:
         flat.find_stages(["block7"])
     assert not means_stage("block30", "block03")
     assert not means_stage("1", "block11")
+    assert not means_stage("block10", "block100")
 
 
 def test_a_network_without_classes_ends_in_an_embedding() -> None:
@@ -321,3 +324,30 @@ def test_a_stage_that_no_model_has_is_a_failed_record_with_the_list(tmp_path: Pa
     assert result.exit_code == 2
     assert "unknown stage of model 'test_vit-random' 'blok3': did you mean block03" in result.stdout
     assert "known: block01, block02" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_a_local_file_of_any_family_loads_or_says_which_tensor_does_not_fit(name: str, tmp_path: Path) -> None:
+    """The classifier has another name in each; the number of classes is the file's."""
+    weights = timm.create_model(name, pretrained=False, num_classes=5).state_dict()
+    path = tmp_path / "w.safetensors"
+    save_file(weights, path)
+    model = load_model("t", f"timm:{name}@{path}")
+    assert model.predict(torch.rand(1, 3, *model.image_size)).logits.shape == (1, 5)
+    assert not model.origin.random
+    key = next(iter(weights))
+    weights[key] = torch.zeros(3)
+    save_file(weights, path)
+    with pytest.raises(WeightsError, match=rf"'{re.escape(key)}' is \(3,\), expected"):
+        load_model("t", f"timm:{name}@{path}")
+
+
+def test_the_list_of_models_tells_stages_weights_and_licence() -> None:
+    rows = {row["model"]: row for row in json.loads(invoke("list", "models", "--json").stdout)}
+    assert rows["vit"]["stages"].startswith("embed, block01, block02")
+    assert rows["vit"]["licence"] == "Apache-2.0"
+    assert rows["swin-b"]["source"] == "timm:swin_base_patch4_window7_224"
+    assert rows["swin-b"]["weights"].startswith("hub timm/swin_base_patch4_window7_224")
+    assert rows["swin-b"]["licence"] == "mit"
+    assert "stage1" in rows["timm:NAME"]["stages"]
+    assert all(row["source"] and row["weights"] and row["licence"] for row in rows.values())

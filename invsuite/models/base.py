@@ -168,7 +168,8 @@ def means_stage(word: str, stage: str) -> bool:
     if word.isdigit():
         number = re.search(r"\d+$", stage)
         return int(word) == (int(number[0]) if number else 0 if stage == "embed" else -1)
-    return re.sub(r"0+(?=\d)", "", word) == re.sub(r"0+(?=\d)", "", stage)
+    word, stage = (re.sub(r"(?<!\d)0+(?=\d)", "", name) for name in (word, stage))
+    return word == stage
 
 
 class Model:

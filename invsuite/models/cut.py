@@ -20,9 +20,9 @@ from invsuite.models.base import Layout
 from invsuite.models.resume import Border, Call, Resumable, record_calls, tensors_of
 
 TOLERANCE = 1e-5  # relative difference that another batch may cause
-WEIGHT_NOISE = 0.02
+VECTOR_NOISE = 0.02  # on gains, offsets and layer scales, many of which begin at nearly zero
+MATRIX_NOISE = 0.1  # on other weights, as a share of their size: a deep network must not explode
 SEARCHED_PLACES = 4096  # a grid with more places is not searched for another order
-
 
 #: the feature maps of a network for images
 FeatureMaps = Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor]]
@@ -132,8 +132,10 @@ def _with_other_weights(network: nn.Module) -> nn.Module:
     other = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(0)
     for parameter in other.parameters():
+        size = float(parameter.square().mean().sqrt())
+        vector = size == 0 or parameter.numel() == max(parameter.shape, default=1)
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.add_((WEIGHT_NOISE * noise).to(parameter))
+        parameter.add_(((VECTOR_NOISE if vector else MATRIX_NOISE * size) * noise).to(parameter))
     return other
 
 

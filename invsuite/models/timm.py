@@ -94,8 +94,15 @@ def timm_chain(
 
 @torch.no_grad()
 def feature_maps(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
-    """timm's own feature maps (B, channels, h, w) of ``images``, not normalised by the network's last layer."""
-    found: list[torch.Tensor] = network.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+    """timm's own feature maps (B, channels, h, w) of ``images``, not normalised by the network's last layer.
+
+    Raises:
+        UsageError: for a network that gives none.
+    """
+    try:
+        found: list[torch.Tensor] = network.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+    except Exception as error:  # whatever a family's own code raises
+        raise UsageError(f"a timm {type(network).__name__} gives no feature maps: {error}") from error
     return found
 
 
