@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from invsuite.errors import SetupError, UsageError, unknown_name
+from invsuite.errors import SetupError, Unavailable, UsageError, unknown_name
 from invsuite.files import write_atomically
-from invsuite.grid import Plan, Selection, make_plan
+from invsuite.grid import Plan, Refused, Selection, make_plan
 from invsuite.interlayer import relate_models
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
-from invsuite.report import write_report
+from invsuite.report import full_title, write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
@@ -37,6 +37,7 @@ class BenchOptions:
     methods: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    random_weights: bool = False
     device: str = "auto"
     out: Path = Path("results")
     dry_run: bool = False
@@ -44,11 +45,12 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a command prints: text for people, a tree for ``--json``; ``failed`` if any cell failed."""
+    """What a command prints: text for people, a tree for ``--json``; and its ``exit_code``: of the error that kept a
+    model from running, else 1 if any cell failed."""
 
     text: str
     tree: dict[str, Any]
-    failed: bool
+    exit_code: int = 0
 
 
 def pick_device(name: str) -> torch.device:
@@ -81,7 +83,9 @@ def run_bench(options: BenchOptions) -> BenchResult:
     suite = load_suite(options.suite)
     device = pick_device(options.device)
     store = store_of(suite, options.out)
-    selection = Selection(options.models, options.stages, options.methods, options.metrics, options.seeds)
+    selection = Selection(
+        options.models, options.stages, options.methods, options.metrics, options.seeds, options.random_weights
+    )
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
@@ -91,24 +95,42 @@ def run_bench(options: BenchOptions) -> BenchResult:
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, store, options.out, relations)
     every = [*records, *relations]
-    failed = sum(r["status"] == "failed" for r in every)
     states = Counter(state_of(r) for r in records)
     text = "\n".join(
         [
-            f"{suite.title}\n",
+            f"{full_title(suite.title, records)}\n",
             terminal(records),
             "",
             "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
             + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
-            *(f"{state_of(r)}: {r['cell']['id']}: {r['reason']}" for r in every if r["status"] != "ok"),
+            *_problems(every),
         ]
     )
     tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}
     if relations:
         tree["interlayer"] = relations
-    return BenchResult(text, tree, failed > 0)
+    return BenchResult(text, tree, _exit_code(plan, every))
+
+
+def _problems(records: Sequence[Record]) -> list[str]:
+    """A line for every reason why cells have no numbers."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record["status"] != "ok":
+            reasons.setdefault((state_of(record), record["reason"]), []).append(record["cell"]["id"])
+    return [
+        f"{state}: {cells[0]}{f' and {len(cells) - 1} more' if len(cells) > 1 else ''}: {reason}"
+        for (state, reason), cells in reasons.items()
+    ]
+
+
+def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
+    refused = [m.error for m in plan.models if isinstance(m, Refused) and not isinstance(m.error, Unavailable)]
+    if refused:
+        return refused[0].exit_code
+    return int(any(r["status"] == "failed" for r in records))
 
 
 def _describe(plan: Plan, store: Store) -> BenchResult:
@@ -124,7 +146,7 @@ def _describe(plan: Plan, store: Store) -> BenchResult:
     to_run = [row for row in rows if row["state"] == "to run"]
     passes = sum(int(str(row["image passes"])) for row in to_run)
     total = f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model"
-    return BenchResult(tabulate(rows, headers="keys") + "\n\n" + total, {"cells": rows, "image_passes": passes}, False)
+    return BenchResult(tabulate(rows, headers="keys") + "\n\n" + total, {"cells": rows, "image_passes": passes})
 
 
 def _records(plan: Plan, store: Store) -> list[Record]:
@@ -152,7 +174,8 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
 
     def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
         model, stage, method, seed = key
-        return (_index(models, model), seed, _index(stages.get(model, []), stage), _index(methods, method))
+        place = newest[key]["cell"].get("position", _index(stages.get(model, []), stage))
+        return (_index(models, model), model, seed, place, _index(methods, method))
 
     return [newest[key] for key in sorted(newest, key=rank)]
 
@@ -175,7 +198,8 @@ def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     """Render ``efficiency.md`` from the records of suites; returns the file."""
     suites = [load_suite(name) for name in suite_names]
     path = out / "efficiency.md"
-    page = efficiency_markdown([(suite.title, load_records(suite, out)) for suite in suites])
+    found = [(suite.title, load_records(suite, out)) for suite in suites]
+    page = efficiency_markdown([(full_title(title, records), records) for title, records in found])
     write_atomically(path, page.encode())
     return path
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from invsuite.methods import METHODS
 from invsuite.metrics import METRICS
-from invsuite.models import ADAPTERS
+from invsuite.models import ADAPTERS, ALIASES, load_model, split_source
 from invsuite.models.bundled import BUILDERS, card
+from invsuite.models.timm import timm_origin
 from invsuite.suite import bundled_suites, load_suite
 
 Row = dict[str, Any]
@@ -19,18 +20,33 @@ def _first_line(doc: str | None) -> str:
     return (doc or "").strip().split("\n\n")[0].replace("\n", " ")
 
 
+#: the stages of each adapter's models; `invsuite bench` lists those of one model if it is asked for one it has not
+STAGES = {
+    "timm": "embed, block01 ... or (pyramids) stage1 ..., head",
+    "detr": "backbone, encoder, decoder, prediction",
+}
+
+
 def list_models() -> list[Row]:
-    """Bundled models with their measured quality, then the adapters for others."""
-    rows = [
-        {"model": name, "source": f"bundled:{name}", "what": f"{facts['architecture']}; {facts['measured']['summary']}"}
-        for name in BUILDERS
-        for facts in [card(name)]
-    ]
-    return rows + [
-        {"model": f"{name}:NAME", "source": f"{name}:...", "what": _first_line(load.__doc__)}
-        for name, load in ADAPTERS.items()
-        if name != "bundled"
-    ]
+    """Bundled models with their measured quality, aliases, and the adapters for any other model."""
+    rows = []
+    for name in BUILDERS:
+        model, facts = load_model(name, f"bundled:{name}"), card(name)
+        what = f"{facts['architecture']}; {facts['measured']['summary']}"
+        rows.append(_model_row(name, f"bundled:{name}", ", ".join(model.stages), "bundled", model.origin.licence, what))
+    for alias, source in ALIASES.items():
+        adapter, name = split_source(source)
+        origin, licence = timm_origin(name) if adapter == "timm" else (f"hub {name}", "see the hub page")
+        rows.append(_model_row(alias, source, STAGES.get(adapter, ""), origin, licence, "alias"))
+    for adapter, load in ADAPTERS.items():
+        if adapter != "bundled":
+            row = (f"{adapter}:NAME", f"{adapter}:...", STAGES.get(adapter, ""), "hub cache or file", "its own")
+            rows.append(_model_row(*row, f"adapter: {_first_line(load.__doc__)}"))
+    return rows
+
+
+def _model_row(model: str, source: str, stages: str, weights: str, licence: str, what: str) -> Row:
+    return {"model": model, "source": source, "stages": stages, "weights": weights, "licence": licence, "what": what}
 
 
 def list_methods() -> list[Row]:

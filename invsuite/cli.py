@@ -26,12 +26,22 @@ P = ParamSpec("P")
 
 SuiteOption = Annotated[str, typer.Option(help="Suite: the name of a bundled one, or a TOML file.")]
 OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record a cell.")]
-ModelsOption = Annotated[str, typer.Option(help="Models to run, comma-separated names or patterns (default: all).")]
-StagesOption = Annotated[str, typer.Option(help="Stages, likewise.")]
+ModelsOption = Annotated[
+    str,
+    typer.Option(
+        help="Models to run: names or patterns of the suite's (default: all), or any other by its source or alias "
+        "(timm:NAME); comma-separated."
+    ),
+]
+StagesOption = Annotated[str, typer.Option(help="Stages, likewise; also numbers, and 'every' for all of them.")]
 MethodsOption = Annotated[str, typer.Option(help="Methods, likewise.")]
 MetricsOption = Annotated[str, typer.Option(help="Metrics, likewise.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds of trained methods, comma-separated numbers.")]
 BaselineOption = Annotated[Path | None, typer.Option(help="Baseline file (default: baselines/SUITE.json).")]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file with own models, methods, metrics or data; may be given again."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 
 
@@ -63,6 +73,12 @@ def _seeds(text: str) -> tuple[int, ...] | None:
         raise UsageError(f"--seeds '{text}' is not a comma-separated list of whole numbers") from error
 
 
+def _load_plugins(paths: list[Path] | None) -> None:
+    from invsuite.plugins import load_plugins
+
+    load_plugins(paths or ())
+
+
 @app.command()
 @_one_line_errors
 def bench(
@@ -72,14 +88,19 @@ def bench(
     methods: MethodsOption = "",
     metrics: MetricsOption = "",
     seeds: SeedsOption = "",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Untrained models: the same architectures with random weights.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: OutOption = Path("results"),
     dry_run: Annotated[bool, typer.Option(help="Print the matrix and what it would cost; run nothing.")] = False,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite (cells already computed are reused) and write its leaderboard."""
     from invsuite.bench import BenchOptions, run_bench
 
+    _load_plugins(plugin)
     options = BenchOptions(
         suite=suite,
         models=_names(models),
@@ -87,22 +108,24 @@ def bench(
         methods=_names(methods),
         metrics=_names(metrics),
         seeds=_seeds(seeds),
+        random_weights=random_weights,
         device=device,
         out=out,
         dry_run=dry_run,
     )
     result = run_bench(options)
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
-    if result.failed:
-        raise typer.Exit(1)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
 
 
 @app.command()
 @_one_line_errors
-def report(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
+def report(suite: SuiteOption = "quick", out: OutOption = Path("results"), plugin: PluginOption = None) -> None:
     """Render the leaderboard and the strips of pictures again from the records."""
     from invsuite.bench import rerender
 
+    _load_plugins(plugin)
     for path in rerender(suite, out):
         print(path)
 
@@ -112,10 +135,12 @@ def report(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> No
 def efficiency(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     out: OutOption = Path("results"),
+    plugin: PluginOption = None,
 ) -> None:
     """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
     from invsuite.bench import write_efficiency
 
+    _load_plugins(plugin)
     print(write_efficiency(suites, out))
 
 
@@ -155,11 +180,13 @@ def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
     from invsuite.bench import check_records
 
+    _load_plugins(plugin)
     findings, text = check_records(suite, out, baseline)
     print(json.dumps([f.__dict__ for f in findings], indent=1) if as_json else text)
     if any(f.bad for f in findings):
@@ -169,11 +196,15 @@ def check(
 @app.command("baseline")
 @_one_line_errors
 def pin_baseline(
-    suite: SuiteOption = "quick", out: OutOption = Path("results"), baseline: BaselineOption = None
+    suite: SuiteOption = "quick",
+    out: OutOption = Path("results"),
+    baseline: BaselineOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Pin the records' quality values as the baseline that `check` compares with."""
     from invsuite.bench import pin_records
 
+    _load_plugins(plugin)
     print(pin_records(suite, out, baseline))
 
 
@@ -181,6 +212,7 @@ def pin_baseline(
 @_one_line_errors
 def list_units(
     kind: Annotated[str, typer.Argument(help="models, methods, metrics or suites.")] = "models",
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what exists."""
@@ -188,6 +220,7 @@ def list_units(
 
     from invsuite.catalogue import CATALOGUE
 
+    _load_plugins(plugin)
     if kind not in CATALOGUE:
         raise unknown_name("kind of list", kind, CATALOGUE)
     rows = CATALOGUE[kind]()
@@ -200,10 +233,12 @@ def show(
     cell: Annotated[str, typer.Argument(help="A cell's id, or enough of it to be the only match.")],
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
+    plugin: PluginOption = None,
 ) -> None:
     """Print one cell's record."""
     from invsuite.bench import find_record
 
+    _load_plugins(plugin)
     print(json.dumps(find_record(suite, out, cell), indent=1))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from invsuite.data.sources import open_splits
@@ -14,21 +16,27 @@ from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
-from invsuite.models import load_model
-from invsuite.models.base import Model
+from invsuite.models import ALIASES, load_model, split_source
+from invsuite.models.base import Model, means_stage
 from invsuite.suite import MethodSpec, ModelSpec, Suite
 from invsuite.training import RECIPE_VERSION
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a suite to run: names or shell patterns; None takes everything."""
+    """What of a suite to run: names or shell patterns; None takes everything.
+
+    ``models`` may also hold sources (``timm:NAME``) and aliases, which run on the suite's data with its methods;
+    ``stages`` are then where their chains are cut, and words as `invsuite.models.base.means_stage` understands them.
+    ``random_weights`` gives every model random weights.
+    """
 
     models: tuple[str, ...] | None = None
     stages: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,66 +117,108 @@ def choose(kind: str, names: Sequence[str], patterns: Sequence[str] | None) -> t
     return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
 
 
+def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
+    """The suite's models and those named by source, in that order.
+
+    Raises:
+        UsageError: for a name that is neither, or one row name for two models.
+    """
+    words = selection.models
+    named = [m.name for m in suite.models]
+    outside = [w for w in words or () if w not in named and (":" in w or w in ALIASES)]
+    inside = None if words is None else [w for w in words if w not in outside]
+    chosen = () if inside == [] else choose("model", named, inside)
+    specs = [m for m in suite.models if m.name in chosen]
+    specs += [ModelSpec(_row_name(source), source, ()) for source in dict.fromkeys(outside)]
+    if selection.random_weights:
+        specs = [replace(spec, name=f"{spec.name}-random", random_weights=True) for spec in specs]
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
+            raise UsageError(f"{count} models would be called '{name}' in the tables: run them one at a time")
+    return specs
+
+
+def _row_name(source: str) -> str:
+    """How tables and files call a model that only its source names."""
+    if source in ALIASES:
+        return source
+    _, name = split_source(source)
+    architecture, _, file = name.partition("@")
+    return "-".join([architecture.strip("/").replace("/", "-"), *([Path(file).stem] if file else [])])
+
+
+def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelSpec:
+    """``spec`` with the stages of ``model`` where its chain is cut: the suite's, else those of ``words``, else some
+    spread evenly.
+
+    Raises:
+        UsageError: listing the model's stages, if a word of the suite, or all of ``words``, mean none.
+    """
+    if spec.stages:
+        return replace(spec, stages=model.find_stages(spec.stages))
+    if words is None:
+        return replace(spec, stages=model.usual_stages())
+    known = [word for word in words if any(means_stage(word, stage) for stage in model.stages)]
+    return replace(spec, stages=model.find_stages(known or words))
+
+
 def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -> Plan:
     """Open the selected models and their data and lay out the cells.
 
     A model that cannot be had does not stop the others: it is `Refused` with its reason.
 
     Raises:
-        UsageError: for names that match nothing; nothing has been loaded by then.
+        UsageError: for names that match nothing; no data has been opened by then, and no model either, but those whose
+            stages no suite names.
     """
-    model_names = choose("model", [m.name for m in suite.models], selection.models)
+    specs = choose_models(suite, selection)
     method_names = choose("method", [m.name for m in suite.methods], selection.methods)
     metric_names = choose("metric", suite.metrics, selection.metrics)
     seeds = selection.seeds or suite.seeds
-    specs = [m for m in suite.models if m.name in model_names]
-    every_stage = list(dict.fromkeys(stage for spec in specs for stage in spec.stages))
-    stages = choose("stage", every_stage, selection.stages)
     methods = [m for m in suite.methods if m.name in method_names]
     metrics = tuple(make_metric(name) for name in metric_names)
     shared = {
         "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
         "edits": suite.edits,
     }
+    words = selection.stages
+    if all(spec.stages for spec in specs):
+        _check_stages(words, [stage for spec in specs for stage in spec.stages])
+    specs = [spec for spec in specs if not spec.stages or _wanted(words, spec.stages)]
+    loaded = [_load(spec, words, note) for spec in specs]
+    _check_stages(
+        words, [s for spec, (cut, found) in zip(specs, loaded, strict=True) for s in _known(spec, cut, found)]
+    )
     entries: list[Opened | Refused] = []
-    for spec in specs:
-        wanted = [s for s in spec.stages if s in stages]
-        if not wanted:
-            continue
+    for spec, found in loaded:
 
-        def cells(facts: dict[str, Any], cut: tuple[str, ...], spec: ModelSpec = spec) -> tuple[Cell, ...]:
+        def cells(facts: dict[str, Any], spec: ModelSpec = spec) -> tuple[Cell, ...]:
             return tuple(
-                Cell(spec, stage, method, seed, _identity(suite, method, stage, cut, seed, shared | facts))
+                Cell(spec, stage, method, seed, _identity(suite, method, stage, spec.stages, seed, shared | facts))
                 for seed in seeds
-                for stage in cut
-                if stage in wanted  # noqa: B023
+                for stage in spec.stages
+                if words is None or any(means_stage(word, stage) for word in words)
                 for method in methods
                 if method.method.seeded or seed == seeds[0]
             )
 
         try:
-            note(f"loading model '{spec.name}' ({spec.source})")
-            model = load_model(spec.name, spec.source)
-            cut = model.order(spec.stages)
-            note(f"opening data for '{spec.name}'")
-            witness = _witness(spec, model, any(m.uses_witness for m in metrics), note)
-            splits = open_splits(suite.data, model.image_size)
-            if len(splits.fit) < suite.budget.batch:
-                raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
-            for path, reason in list(splits.unreadable.items())[:3]:
-                note(f"unreadable photo left out: {reason or path}")
-            if splits.unreadable:
-                note(f"{len(splits.unreadable)} unreadable photos left out in all")
+            if isinstance(found, InvsuiteError):
+                raise found
+            if not cells({}):
+                continue
+            witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
+            splits = _open_data(suite, spec, found, note)
         except InvsuiteError as error:
-            entries.append(Refused(spec, error, cells({"refused": spec.source}, spec.stages)))
+            entries.append(Refused(spec, error, cells({"refused": spec.source})))
             continue
         digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
-        facts = {"weights": model.origin.sha256, "image_size": model.image_size, "data": digests}
+        facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
         if isinstance(witness, Model):
             facts["witness"] = witness.origin.sha256
         elif isinstance(witness, Unavailable):
             facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
-        entries.append(Opened(spec, model, splits, cells(facts, cut), witness))
+        entries.append(Opened(spec, found, splits, cells(facts), witness))
     return Plan(suite, metrics, tuple(entries))
 
 
@@ -189,6 +239,50 @@ def _witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], 
     if witness.origin.sha256 == model.origin.sha256:
         raise UsageError(f"the witness of model '{spec.name}' has its very weights: name a second model")
     return witness
+
+
+def _wanted(words: Sequence[str] | None, stages: Sequence[str]) -> bool:
+    """Whether ``words`` may mean some of a suite's ``stages``, which may be words themselves."""
+    return words is None or any(means_stage(word, s) or means_stage(s, word) for word in words for s in stages)
+
+
+def _check_stages(words: Sequence[str] | None, stages: Sequence[str]) -> None:
+    """Raise `UsageError` for the first of ``words`` that means none of ``stages``."""
+    for word in words or ():
+        if not _wanted([word], stages):
+            raise unknown_name("stage", word, set(stages))
+
+
+def _known(spec: ModelSpec, cut: ModelSpec, found: Model | InvsuiteError) -> tuple[str, ...]:
+    """The stages a user can mean: those of the suite's cut, or all of a model that no suite cuts."""
+    return cut.stages if spec.stages or isinstance(found, InvsuiteError) else found.stages
+
+
+def _load(
+    spec: ModelSpec, words: tuple[str, ...] | None, note: Callable[[str], None]
+) -> tuple[ModelSpec, Model | InvsuiteError]:
+    """The model with its cut, or why it cannot be had; then stages are called as the user did."""
+    note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
+    try:
+        model = load_model(spec.name, spec.source, spec.random_weights)
+        if model.uncut:
+            note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
+        return cut_of(spec, model, words), model
+    except InvsuiteError as error:
+        return replace(spec, stages=spec.stages or words or ("unknown",)), error
+
+
+def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
+    """The splits at the model's image size."""
+    note(f"opening data for '{spec.name}'")
+    splits = open_splits(suite.data, model.image_size)
+    if len(splits.fit) < suite.budget.batch:
+        raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
+    for path, reason in list(splits.unreadable.items())[:3]:
+        note(f"unreadable photo left out: {reason or path}")
+    if splits.unreadable:
+        note(f"{len(splits.unreadable)} unreadable photos left out in all")
+    return splits
 
 
 def _identity(

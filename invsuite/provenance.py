@@ -27,6 +27,10 @@ PACKAGES = (
 )
 
 
+#: plug-ins that were loaded, each with the SHA-256 of its file (`invsuite.plugins` fills it)
+PLUGINS: list[dict[str, str]] = []
+
+
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """SHA-256 over the package's own Python files: tells two versions of the code where there is no git."""
@@ -88,6 +92,7 @@ def collect(device: torch.device, seed: int) -> dict[str, Any]:
         "git": git_state(),
         "source_sha256": source_digest(),
         "versions": versions(),
+        "plugins": [dict(plugin) for plugin in PLUGINS],
         "platform": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),

@@ -9,7 +9,7 @@ import io
 import shutil
 import traceback
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -122,6 +122,7 @@ def _run_model(
     model = entry.model.to(device)
     if isinstance(entry.witness, Model):
         entry.witness.to(device)
+    weights = {"weights": asdict(model.origin)}
     of_model: dict[Hashable, Any] = {}
     try:
         before = model.fingerprint()
@@ -132,7 +133,7 @@ def _run_model(
         check_chain(model, images[:CANARY_IMAGES])
     except InvsuiteError as error:  # nothing of this model or its data can be trusted; the other models go on
         for cell in cells:
-            _finish(plan, store, cell, problem_record(error), device, report, outcome)
+            _finish(plan, store, cell, problem_record(error) | weights, device, report, outcome)
         model.to("cpu")
         return
     write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
@@ -166,7 +167,7 @@ def _run_model(
                 raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
         except Exception as error:
             for cell in group:
-                _finish(plan, store, cell, problem_record(error), device, report, outcome)
+                _finish(plan, store, cell, problem_record(error) | weights, device, report, outcome)
             continue
         for cell in group:
             try:
@@ -179,10 +180,9 @@ def _run_model(
                     "score": len(entry.splits.score),
                     "unreadable": entry.splits.unreadable,
                 }
-                body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
             except Exception as error:
                 body = problem_record(error)
-            _finish(plan, store, cell, body, device, report, outcome)
+            _finish(plan, store, cell, body | weights, device, report, outcome)
         shutil.rmtree(store.fit_path(group[0].fit_id), ignore_errors=True)
     features.close()
     model.to("cpu")
@@ -394,6 +394,7 @@ def _finish(
             "suite": plan.suite.name,
             "model": cell.model.name,
             "stage": cell.stage,
+            "position": cell.model.stages.index(cell.stage),
             "method": cell.method.name,
             "family": cell.method.method.family,
             "seed": cell.seed,

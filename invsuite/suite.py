@@ -21,7 +21,7 @@ kind = "scenes"                      # scenes | folder | coco | held-back (selec
 ...
 [models.vit]
 source = "bundled:vit"
-stages = ["embed", "block03"]        # also where modular inverses are cut
+stages = ["embed", "block03"]        # also where modular inverses are cut; ["every"] for all
 witness = "bundled:detr"             # may be left out: a second model, for measures that ask one no method has seen
 
 [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
@@ -46,13 +46,15 @@ from invsuite.metrics import make_metric
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model of the matrix: its row name, source, the stages at which the chain is cut, and the source of a second
-    model that judges the reconstructions ("" for none)."""
+    """A model of the matrix: its row name, source, the stages at which the chain is cut (words that the loaded model
+    understands; none for a model that no suite names, until it is loaded), and the source of a second model that
+    judges the reconstructions ("" for none). ``random_weights`` puts random ones in the place of its own."""
 
     name: str
     source: str
     stages: tuple[str, ...]
     witness: str = ""
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,15 @@ def _source(tree: dict[str, Any], prefix: str, part: str) -> Source:
 
 
 def _fill(cls: type[Any], tree: dict[str, Any], prefix: str) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    _check_keys(tree, set(known), prefix)
     kinds: Mapping[str, type] = {"int": int, "str": str, "float": float, "FitMode": str}
     kinds = {**kinds, **{f"{name} | None": kind for name, kind in kinds.items()}}
-    for name, spec in known.items():
+    # a plug-in's class may have types instead of their names, and fields that are no keys
+    types = {f.name: getattr(f.type, "__name__", str(f.type)) for f in fields(cls)}
+    known = {f.name: f for f in fields(cls) if types[f.name] in kinds}
+    _check_keys(tree, set(known), prefix)
+    for name in known:
         if name in tree:
-            _get(tree, name, kinds[str(spec.type)], prefix)
+            _get(tree, name, kinds[types[name]], prefix)
     try:
         return cls(**tree)
     except TypeError:

@@ -543,8 +543,11 @@ def _step_costs(problem: Problem, jobs: Sequence[Job], stages: Sequence[str]) ->
     found: Tensors = {}
     frozen, total, previous, tensor = dict[str, int](), 0, None, images
     for stage in stages:
+        origin = model.nearest_start(previous, stage)
+        if origin is None:
+            total, tensor = 0, images
 
-        def forward(start: str | None = previous, stop: str = stage, given: torch.Tensor = tensor) -> None:
+        def forward(start: str | None = origin, stop: str = stage, given: torch.Tensor = tensor) -> None:
             with torch.no_grad():
                 found[stop] = model.run(given, start, stop)
 

@@ -277,7 +277,7 @@ def test_weights_with_one_byte_changed_fail_their_cells_and_no_others(
     (copy / "vit.safetensors").write_bytes(bytes(data))
     monkeypatch.setattr(bundled, "FOLDER", copy)
     result = invoke("bench", "--suite", tiny_suite, "--out", tmp_path / "r", "--methods", "mean", "--metrics", "psnr")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "2 failed, 2 ok" in result.stdout
     assert "is not the card's" in result.stdout
 

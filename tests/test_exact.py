@@ -16,7 +16,7 @@ from invsuite.methods.base import Fitted, Problem
 from invsuite.methods.exact import Exact, FixedPoint, PatchInverse, fixed_point, probe_patch_map
 from invsuite.methods.ridge import Ridge, patches_of
 from invsuite.models.base import Component, Model, WeightsOrigin
-from invsuite.models.timm import vit_chain
+from invsuite.models.timm import timm_chain
 
 MakeProblem = Callable[..., Problem]
 
@@ -28,7 +28,7 @@ def small_vit(width: int, gain: float = 1.0) -> Model:
     for block in network.blocks:
         for layer in (block.attn.proj, block.mlp.fc2):
             layer.weight.data.mul_(gain)
-    return vit_chain("small", network, (0.5,) * 3, (0.25,) * 3, WeightsOrigin("random", "0" * 64))
+    return timm_chain("small", network, (24, 24), (0.5,) * 3, (0.25,) * 3, WeightsOrigin("random", "0" * 64))
 
 
 def score(fitted: Fitted, model: Model, stage: str) -> float:

@@ -29,7 +29,7 @@ def hub_cache(extra_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_real_vit_loads_from_the_hub_cache(hub_cache: Path) -> None:
     model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
     assert model.image_size == (224, 224)
-    assert model.components[0].module.parts["stem"]["normalise"].mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert model.components[0].module.parts["normalise"].mean.flatten().tolist() == [0.5, 0.5, 0.5]
     assert len(model.origin.sha256) == 64
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():

@@ -112,3 +112,14 @@ def test_stages_of_one_pass_are_as_if_alone(vit: Model, make_problem: MakeProble
         assert torch.equal(both.invert(stage, found[stage], images), alone.invert(stage, found[stage], images))
         assert both.notes[stage]["rows"] == 48 * 144
         assert both.notes[stage]["lambda_relative"] in LAMBDAS
+
+
+def test_a_grid_that_does_not_divide_the_image_is_read_too() -> None:
+    """Strides that round (299 px to 147 places): patches lie on the next larger image, which is resized."""
+    layout = Layout("map", 4, (5, 3))
+    readout = Readout(layout, (32, 32))
+    assert readout.whole == (35, 33)
+    images = torch.linspace(0, 1, 32).expand(2, 3, 32, 32)
+    rows = readout.targets(images)
+    assert rows.shape == (2, 15, 3 * 7 * 11)
+    torch.testing.assert_close(readout.images(rows), images, atol=0.02, rtol=0)

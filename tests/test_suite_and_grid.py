@@ -127,7 +127,7 @@ def test_a_later_cut_is_part_of_the_identity_of_methods_that_train_all_stages_to
     ("selection", "message"),
     [
         (Selection(models=("vti",)), "unknown model 'vti': did you mean vit"),
-        (Selection(stages=("block3",)), "unknown stage 'block3': did you mean block03"),
+        (Selection(stages=("blok3",)), "unknown stage 'blok3': did you mean block03"),
         (Selection(methods=("opt*x",)), r"unknown method 'opt\*x'"),
         (Selection(metrics=("fid",)), "unknown metric 'fid'"),
     ],

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from invsuite.data.base import Dataset
 from invsuite.data.canary import check_geometry, check_scenes
@@ -52,7 +53,17 @@ class HeldBackSource:
     count: int
 
 
-Source = ScenesSource | FolderSource | CocoSource | HeldBackSource
+@runtime_checkable
+class OwnSource(Protocol):
+    """A source that opens its dataset itself, as those of plug-ins do; ``count`` limits the images (0: all)."""
+
+    count: int
+
+    def open(self, size: tuple[int, int]) -> Dataset:
+        """The dataset at image ``size`` (H, W)."""
+
+
+Source = OwnSource | ScenesSource | FolderSource | CocoSource | HeldBackSource
 SOURCES: dict[str, type[Source]] = {
     "scenes": ScenesSource,
     "folder": FolderSource,
@@ -98,6 +109,8 @@ def open_source(source: Source, size: tuple[int, int]) -> Dataset:
         return PhotoFolder(expand_path(source.path), Geometry(size, source.geometry))
     if isinstance(source, CocoSource):
         return CocoInstances(expand_path(source.path), source.split, Geometry(size, source.geometry))
+    if isinstance(source, OwnSource):
+        return source.open(size)
     raise UsageError("a held-back source has no images of its own")
 
 

@@ -1,32 +1,71 @@
-"""Upsampling cores: a map or tokens with a place to a map on a finer grid.
+"""Upsampling cores: a map or tokens with a place to a map or tokens on a finer grid.
 
-`SpatialToMap` does its work on the coarse grid and shuffles pixels once (the ``light`` architecture);
+`SpatialToSpatial` does its work on the coarse grid and shuffles pixels once (the ``light`` architecture);
 `TransposedLadder` climbs grid by grid as the networks of Rathjens et al. 2024 do (``paper``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from invsuite.errors import UsageError
 from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.models.base import Layout
 
 
 def upsampling_factor(source: Layout, target: Layout) -> int:
-    """How many times finer ``target``'s grid is than ``source``'s, the same in height and width.
+    """How many times ``source``'s grid must be refined, the same in height and width, to be at least ``target``'s.
 
-    Raises:
-        UsageError: if it is not a whole number, or not the same on both axes.
+    Where the grids are no whole multiples (strides that rounded), what lies on the refined grid is `resized`.
     """
     assert source.grid is not None
     assert target.grid is not None
-    ratios = {t / s for s, t in zip(source.grid, target.grid, strict=True)}
-    factor = ratios.pop()
-    if ratios or factor != int(factor):
-        raise UsageError(f"grid {target.grid} is not a whole multiple of {source.grid}")
-    return int(factor)
+    return max(1, *(-(-t // s) for s, t in zip(source.grid, target.grid, strict=True)))
+
+
+def resized(maps: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Maps (B, channels, h, w) on another ``grid`` (height, width), bilinear, antialiased; most are there already."""
+    if tuple(maps.shape[2:]) == tuple(grid):
+        return maps
+    return F.interpolate(maps, tuple(grid), mode="bilinear", antialias=True, align_corners=False)
+
+
+def from_map(target: Layout, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
+    """The tensor of layout ``target`` from the map of its places, on any grid, and its prefix tokens if it has some."""
+    assert target.grid is not None
+    maps = resized(maps, target.grid)
+    if target.kind == "map":
+        return maps
+    places = maps.flatten(2).transpose(1, 2)
+    return places if prefix is None else torch.cat([prefix, places], 1)
+
+
+class PrefixTokens(nn.Module):
+    """The prefix tokens of a target from the source's own, or from the mean of its places where it has none.
+
+    (B, count, channels) or (B, channels, h, w) to (B, target.prefix, target.channels); starts at zero, the mean of
+    standardised values.
+    """
+
+    def __init__(self, source: Layout, target: Layout) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.linear = nn.Linear(max(1, source.prefix) * source.channels, target.prefix * target.channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def wanted(cls, source: Layout, target: Layout) -> PrefixTokens | None:
+        """One for this pair, if the target has prefix tokens."""
+        return cls(source, target) if target.kind == "tokens" and target.prefix else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = x[:, : self.source.prefix].flatten(1) if self.source.prefix else self.source.to_map(x).mean((2, 3))
+        made: torch.Tensor = self.linear(known)
+        return made.unflatten(1, (self.target.prefix, self.target.channels))
 
 
 class ConvBlock(nn.Module):
@@ -44,8 +83,8 @@ class ConvBlock(nn.Module):
         return x + self.body(x)
 
 
-class SpatialToMap(nn.Module):
-    """Map or tokens (with a grid) to a map on a grid ``factor`` times finer, by pixel shuffle.
+class SpatialToSpatial(nn.Module):
+    """Map or tokens (with a grid) to a map or tokens on the same or a finer grid, by pixel shuffle.
 
     A `ClosedFormPath` of each place, linear, stands beside the convolutions, which start at zero: before training the
     network is that readout alone.
@@ -53,7 +92,7 @@ class SpatialToMap(nn.Module):
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
         super().__init__()
-        self.source = source
+        self.source, self.target = source, target
         factor = upsampling_factor(source, target)
         outputs = target.channels * factor**2
         self.path = ClosedFormPath(source.channels, outputs)
@@ -65,6 +104,7 @@ class SpatialToMap(nn.Module):
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
         self.shuffle = nn.PixelShuffle(factor)
+        self.target_prefix = PrefixTokens.wanted(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         places = self.source.to_map(x)
@@ -72,8 +112,8 @@ class SpatialToMap(nn.Module):
         if self.prefix is not None:
             hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
         read = self.path(places.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        out: torch.Tensor = self.shuffle(read + self.leave(self.body(hidden)))
-        return out
+        finer = self.shuffle(read + self.leave(self.body(hidden)))
+        return from_map(self.target, finer, None if self.target_prefix is None else self.target_prefix(x))
 
 
 def prime_factors(number: int) -> list[int]:
@@ -107,14 +147,11 @@ class TransposedLadder(nn.Module):
     2 s - 1 (s odd) at stride s overlap, and give exactly s times the grid.
 
     Takes (B, channels, h, w) or (B, count, channels), prefix tokens unused; gives (B, target.channels, H, W).
-
-    Raises:
-        UsageError: if the target's grid is not a whole multiple of the source's.
     """
 
     def __init__(self, source: Layout, target: Layout, normalised: bool) -> None:
         super().__init__()
-        self.source = source
+        self.source, self.target = source, target
         strides = prime_factors(upsampling_factor(source, target))
         last = 16 if normalised else target.channels
         widths = ladder_widths(source.channels, len(strides), last) if strides else [source.channels]
@@ -131,5 +168,4 @@ class TransposedLadder(nn.Module):
         self.body = nn.Sequential(*parts)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        image: torch.Tensor = self.body(self.source.to_map(x))
-        return image
+        return from_map(self.target, self.body(self.source.to_map(x)), None)

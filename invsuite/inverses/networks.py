@@ -11,12 +11,13 @@ tokens              tokens or map,        an MLP of each token beside   as many 
                     same grid             pre-norm transformer blocks   inverted, MLP ratio 4
                                           (the inverse of attention
                                           mixes places too)
-map                 map, same grid        convolutions, linear skip     as many Swin blocks
+map                 map or tokens, same   convolutions, linear skip     as many Swin blocks
+                    grid
 tokens              image                 convolutions on the coarse    transposed convolutions, 768-256-64-16-3
                                           grid, pixel shuffle, linear   for ViT-B/16, after the transformer blocks
                                           skip                          of the components inverted, if any
 map                 image                 the same                      batch-normalised upsampling decoder
-map or tokens       finer grid, no image  the same                      Swin blocks, then patch splitting
+map or tokens       finer map or tokens   the same                      Swin blocks, then patch splitting
 predictions or      image                 through a coarse map          through coarse tokens
 queries
 ==================  ====================  ============================  ==========================================
@@ -39,7 +40,7 @@ from torch import nn
 from invsuite.errors import UsageError, unknown_name
 from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
 from invsuite.inverses.closed_form import ClosedFormPath
-from invsuite.inverses.convolution import SpatialToMap, TransposedLadder
+from invsuite.inverses.convolution import SpatialToSpatial, TransposedLadder
 from invsuite.inverses.predictions import PredictionsToQueries
 from invsuite.inverses.splitting import MirroredStage
 from invsuite.models.base import Layout, LayoutKind
@@ -118,7 +119,7 @@ class InverseNetwork(nn.Module):
     @property
     def path(self) -> ClosedFormPath | None:
         """The part that ridge regression can solve; None where the core has none."""
-        return self.core.path if isinstance(self.core, SpatialToMap | TokenMixer) else None
+        return self.core.path if isinstance(self.core, SpatialToSpatial | TokenMixer) else None
 
 
 def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> InverseNetwork:
@@ -145,16 +146,16 @@ def _core(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modul
     return _paper(source, target, settings) if settings.architecture == "paper" else _light(source, target, settings)
 
 
-def _light(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module | None:
+def _light(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module:
     depth = settings.depth or LIGHT_DEPTH
-    if source.kind == "tokens" and target.grid == source.grid:
+    if _mixes_tokens(source, target):
         return TokenMixer(source, target, source.channels, depth, LIGHT_MLP_RATIO, solved=True)
-    return SpatialToMap(source, target, settings.width, depth) if target.kind == "map" else None
+    return SpatialToSpatial(source, target, settings.width, depth)
 
 
 def _paper(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module:
     depth = settings.depth or max(1, settings.blocks)
-    if target.grid == source.grid and source.kind == "tokens":
+    if _mixes_tokens(source, target):
         return TokenMixer(source, target, source.channels, depth, mlp_ratio=4.0)
     if not _is_image(target):
         return MirroredStage(source, target, depth)
@@ -162,6 +163,11 @@ def _paper(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modu
     if settings.blocks == 0 or source.kind == "map":
         return ladder
     return nn.Sequential(TokenMixer(source, source, source.channels, depth, mlp_ratio=4.0), ladder)
+
+
+def _mixes_tokens(source: Layout, target: Layout) -> bool:
+    """Whether every place and prefix token of the target has its own token in the source."""
+    return source.kind == "tokens" and target.grid == source.grid and target.prefix <= source.prefix
 
 
 def _from_predictions(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module | None:
@@ -189,7 +195,7 @@ def _from_queries(source: Layout, target: Layout, settings: InverseSettings) -> 
     grid = (target.grid[0] // stride, target.grid[1] // stride)
     coarse = Layout("tokens", source.channels if paper else settings.width, grid, grid[0] * grid[1])
     first = QueriesToSpatial(source, coarse, coarse.channels, depth, 4.0 if paper else 2.0)
-    last = TransposedLadder(coarse, target, False) if paper else SpatialToMap(coarse, target, settings.width, depth)
+    last = TransposedLadder(coarse, target, False) if paper else SpatialToSpatial(coarse, target, settings.width, depth)
     return nn.Sequential(first, last)
 
 

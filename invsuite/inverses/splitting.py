@@ -6,9 +6,8 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
-from invsuite.errors import UsageError
 from invsuite.inverses.attention import heads_for
-from invsuite.inverses.convolution import prime_factors, upsampling_factor
+from invsuite.inverses.convolution import PrefixTokens, from_map, prime_factors, upsampling_factor
 from invsuite.models.base import Layout
 
 WINDOW = 7  # places a side, Swin's own (Liu et al. 2021, arXiv 2103.14030); smaller grids use one window
@@ -34,17 +33,12 @@ class MirroredStage(nn.Module):
     """Map or tokens to a map or tokens on the same or a finer grid: ``depth`` Swin blocks (plain and shifted windows in
     turn) on the coarse grid, then patch splitting, once a prime factor; channels fall geometrically to the target's.
 
-    Takes and gives tensors of the two layouts; prefix tokens of the source are unused.
-
-    Raises:
-        UsageError: if the target has prefix tokens, or its grid is not a whole multiple of the source's.
+    Takes and gives tensors of the two layouts; prefix tokens of the source serve those of the target alone.
     """
 
     def __init__(self, source: Layout, target: Layout, depth: int) -> None:
         super().__init__()
         assert source.grid is not None
-        if target.kind == "tokens" and target.prefix:
-            raise UsageError(f"patch splitting cannot make {target.prefix} prefix tokens")
         self.source, self.target = source, target
         window = min(WINDOW, *source.grid)
         blocks = []
@@ -68,8 +62,9 @@ class MirroredStage(nn.Module):
         )
         same = factors or target.channels == source.channels
         self.leave: nn.Module = nn.Identity() if same else nn.Linear(source.channels, target.channels)
+        self.prefix = PrefixTokens.wanted(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         places = self.source.to_map(x).permute(0, 2, 3, 1)
-        out: torch.Tensor = self.leave(self.splits(self.blocks(places)))
-        return out.flatten(1, 2) if self.target.kind == "tokens" else out.permute(0, 3, 1, 2)
+        finer = self.leave(self.splits(self.blocks(places))).permute(0, 3, 1, 2)
+        return from_map(self.target, finer, None if self.prefix is None else self.prefix(x))

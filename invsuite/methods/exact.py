@@ -340,6 +340,8 @@ class FixedPoint(PatchMethod):
 
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
+        if model.uncut:
+            raise NotApplicable(f"model '{model.name}' has no blocks that run alone: {model.uncut}")
         watch = Stopwatch(problem.device)
         with watch:
             first = self.invert_patches(problem, model.components[0].stage)

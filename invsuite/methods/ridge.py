@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.errors import UsageError, unknown_name
+from invsuite.inverses.convolution import resized
 from invsuite.linear import NormalEquations, Solution, solve, sum_of_squares
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.models.base import Layout, Representation
@@ -45,6 +46,13 @@ class Readout:
     size: tuple[int, int]
     neighbourhood: int = 1
 
+    @property
+    def whole(self) -> tuple[int, int]:
+        """The image's size, or the next larger one that has whole patches on the grid."""
+        assert self.layout.grid is not None
+        height, width = (-(-side // n) * n for side, n in zip(self.size, self.layout.grid, strict=True))
+        return height, width
+
     def features(self, tensor: torch.Tensor) -> torch.Tensor:
         """Features (B, places, d): a token's (with its neighbours', zeros beyond the border); queries have one place,
         the image."""
@@ -61,14 +69,14 @@ class Readout:
         """Targets (B, places, t) that go with the features."""
         if self.layout.grid is None:
             return F.interpolate(images, (COARSE, COARSE), mode="area").flatten(1)[:, None]
-        return patches_of(images, self.layout.grid)
+        return patches_of(resized(images, self.whole), self.layout.grid)
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
         """Predicted targets (B, places, t) back to images (B, 3, H, W), not clamped."""
         if self.layout.grid is None:
             coarse = rows[:, 0].unflatten(1, (3, COARSE, COARSE))
             return F.interpolate(coarse, self.size, mode="bicubic", align_corners=False)
-        return images_from(rows, self.layout.grid, self.size)
+        return resized(images_from(rows, self.layout.grid, self.whole), self.size)
 
 
 @dataclass(frozen=True)

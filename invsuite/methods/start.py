@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from invsuite.features import FeatureCache, FeatureStream
 from invsuite.flops import count_flops
 from invsuite.inverses.closed_form import ClosedFormPath
-from invsuite.inverses.convolution import upsampling_factor
+from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.linear import NormalEquations, solve
 from invsuite.methods.base import Problem
@@ -83,7 +83,10 @@ def place_rows(
     ``torch.nn.PixelShuffle`` reads them.
     """
     rows = source.to_map(given).flatten(2).transpose(1, 2)
-    finer = F.pixel_unshuffle(target.to_map(wanted), upsampling_factor(source, target))
+    factor = upsampling_factor(source, target)
+    assert source.grid is not None
+    finer = resized(target.to_map(wanted), [side * factor for side in source.grid])
+    finer = F.pixel_unshuffle(finer, factor)
     return rows, finer.flatten(2).transpose(1, 2)
 
 

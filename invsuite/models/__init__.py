@@ -8,23 +8,59 @@ from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
 from invsuite.models.bundled import load_bundled
 from invsuite.models.detr import load_detr
-from invsuite.models.timm import load_timm
+from invsuite.models.timm import load_timm, random_timm
 
-ADAPTERS: dict[str, Callable[[str, str], Model]] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr}
+Loader = Callable[[str, str], Model]
+
+ADAPTERS: dict[str, Loader] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr}
+
+#: adapters that can build a model with random weights where its own cannot be had
+RANDOM: dict[str, Loader] = {"timm": random_timm}
+RANDOM_SEED = 0
+
+#: short names for models that papers report
+ALIASES = {
+    "vit-ti": "timm:vit_tiny_patch16_224",
+    "vit-b": "timm:vit_base_patch16_224",
+    "deit3-b": "timm:deit3_base_patch16_224",
+    "swin-b": "timm:swin_base_patch4_window7_224",
+    "convnext-t": "timm:convnext_tiny",
+    "dinov2-s": "timm:vit_small_patch14_reg4_dinov2",
+    "clip-b": "timm:vit_base_patch16_clip_224",
+    "detr-r50": "detr:facebook/detr-resnet-50",
+}
 
 
-def load_model(name: str, source: str) -> Model:
-    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50`` or
-    ``detr:/a/local/folder``) under the suite's ``name``.
+def split_source(source: str) -> tuple[str, str]:
+    """Adapter and name of ``source``, which is ``ADAPTER:NAME`` or an alias.
+
+    Raises:
+        UsageError: for an unknown adapter or another form.
+    """
+    adapter, _, rest = ALIASES.get(source, source).partition(":")
+    if not rest:
+        known = ", ".join(sorted(ALIASES))
+        raise UsageError(f"model source '{source}' is not ADAPTER:NAME, e.g. bundled:vit, nor one of: {known}")
+    if adapter not in ADAPTERS:
+        raise unknown_name("model adapter", adapter, ADAPTERS)
+    return adapter, rest
+
+
+def load_model(name: str, source: str, random_weights: bool = False) -> Model:
+    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
+    ``detr:/a/local/folder`` or an alias) under the suite's ``name``.
+
+    Args:
+        random_weights: the same architecture with random weights, always the same ones.
 
     Raises:
         UsageError: for an unknown adapter or model.
         Unavailable: if the weights cannot be had.
         WeightsError: if they are damaged or do not fit.
     """
-    adapter, _, rest = source.partition(":")
-    if not rest:
-        raise UsageError(f"model source '{source}' is not ADAPTER:NAME, e.g. bundled:vit")
-    if adapter not in ADAPTERS:
-        raise unknown_name("model adapter", adapter, ADAPTERS)
-    return ADAPTERS[adapter](name, rest)
+    adapter, rest = split_source(source)
+    if not random_weights:
+        return ADAPTERS[adapter](name, rest)
+    if adapter in RANDOM:
+        return RANDOM[adapter](name, rest)
+    return ADAPTERS[adapter](name, rest).randomised(RANDOM_SEED)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -23,7 +25,9 @@ from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
 from invsuite.models.randomise import randomise
 
 LayoutKind = Literal["map", "tokens", "queries", "predictions"]
-TaskKind = Literal["classification", "detection"]
+TaskKind = Literal["classification", "detection", "embedding"]
+
+EVERY = "every"  # the word for all stages of a model
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Layout:
     map           (B, channels, h, w)    a feature map (an RGB image is one)
     tokens        (B, count, channels)   ``prefix`` tokens without a place (class, registers),
                                          then h * w tokens in row-major order
-    queries       (B, count, channels)   object queries, no spatial order
+    queries       (B, count, channels)   object queries, no spatial order; a pooled embedding is one
     predictions   (B, count, channels)   class logits and then, where ``boxes`` is 4, a box
                                          (cx, cy, w, h) a query; an image classifier has one row
     ============  =====================  ==================================================
@@ -120,13 +124,15 @@ class Component:
     """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``.
 
     ``blocks`` is how many transformer blocks it has, so that an inverse can mirror them: 0 for an embedding, a CNN
-    or a head.
+    or a head. With ``from_image`` the component cannot be run from the previous stage, and its module maps images in
+    [0, 1] to the stage; see `Model.uncut`.
     """
 
     stage: str
     module: nn.Module
     layout: Layout
     blocks: int = 0
+    from_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,13 +149,34 @@ class WeightsOrigin:
     """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``.
 
     ``normalisation`` is (mean, std) per channel as the checkpoint's own configuration says, for images in [0, 1]; None
-    where it says nothing. The chain is held against it before a run (`invsuite.models.canary`).
+    where it says nothing. The chain is held against it before a run (`invsuite.models.canary`). ``random`` is true of
+    weights that nobody trained.
     """
 
     source: str
     sha256: str
     licence: str = "unknown"
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    random: bool = False
+
+
+def random_origin(seed: int, of: WeightsOrigin, digest: str) -> WeightsOrigin:
+    """The origin of random weights in the place of those ``of`` a model; ``digest`` is the model's fingerprint."""
+    return WeightsOrigin(
+        f"random weights, seed {seed} (architecture of {of.source})", digest, of.licence, of.normalisation, random=True
+    )
+
+
+def means_stage(word: str, stage: str) -> bool:
+    """Whether ``word``, as a person types it, means ``stage``: its name or a shell pattern of it, its name with other
+    zeros (``block3`` for ``block03``), its number (``3``; ``0`` is the embedding), or ``every``."""
+    if word == EVERY or fnmatchcase(stage, word):
+        return True
+    if word.isdigit():
+        number = re.search(r"\d+$", stage)
+        return int(word) == (int(number[0]) if number else 0 if stage == "embed" else -1)
+    word, stage = (re.sub(r"(?<!\d)0+(?=\d)", "", name) for name in (word, stage))
+    return word == stage
 
 
 class Model:
@@ -166,6 +193,7 @@ class Model:
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
         rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
         classes: name of each class it predicts, by index ("no object" left out); empty where nobody names them.
+        uncut: why the network could not be cut into components that run alone; "" where it was.
     """
 
     def __init__(
@@ -180,6 +208,7 @@ class Model:
         reference: Callable[[torch.Tensor], Prediction],
         rebuild: Callable[[nn.Module], Model] | None = None,
         classes: Sequence[str] = (),
+        uncut: str = "",
     ) -> None:
         self.name = name
         self.network = network
@@ -191,6 +220,7 @@ class Model:
         self.classes = tuple(classes)
         self._split = split
         self._rebuild = rebuild
+        self.uncut = uncut
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
 
@@ -235,29 +265,63 @@ class Model:
         """``stages`` without repeats, in chain order; every name is checked."""
         return tuple(sorted(dict.fromkeys(stages), key=self.position))
 
+    def find_stages(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The stages that any of ``words`` means (`means_stage`), in chain order.
+
+        Raises:
+            UsageError: listing the stages, for a word that means none.
+        """
+        for word in words:
+            if not any(means_stage(word, stage) for stage in self.stages):
+                raise unknown_name(f"stage of model '{self.name}'", word, self.stages)
+        return tuple(stage for stage in self.stages if any(means_stage(word, stage) for word in words))
+
+    def usual_stages(self, count: int = 4) -> tuple[str, ...]:
+        """The first stage and ``count`` of those between it and the predictions, spread evenly, with the last."""
+        first, *inner = self.stages[:-1]
+        count = min(count, len(inner))
+        return (first, *(inner[round((i + 1) * len(inner) / count) - 1] for i in range(count)))
+
     def run(self, tensor: torch.Tensor, start: str | None, stop: str) -> torch.Tensor:
         """Run the components after stage ``start`` (``None``: from images in [0, 1]) up to stage ``stop``.
 
         Differentiable; gradients flow to ``tensor``, never to the frozen weights.
+
+        Raises:
+            UsageError: if ``stop`` lies before ``start``.
+            NotApplicable: if the network between them cannot be run alone.
         """
         first = 0 if start is None else self.position(start) + 1
         last = self.position(stop)
         if last < first - 1:
             raise UsageError(f"stage '{stop}' lies before '{start}' in the chain of '{self.name}'")
+        if start is not None and self.nearest_start(start, stop) is None:
+            raise NotApplicable(f"model '{self.name}' cannot be run from stage '{start}' on: {self.uncut}")
+        if start is None:
+            first = max((i for i in range(last + 1) if self.components[i].from_image), default=0)
         for component in self.components[first : last + 1]:
             tensor = component.module(tensor)
         return tensor
 
+    def nearest_start(self, stage: str | None, stop: str) -> str | None:
+        """Where to start on the way to ``stop`` having come to ``stage``: there, or at the image (``None``) again."""
+        if stage is None:
+            return None
+        way = self.components[self.position(stage) + 1 : self.position(stop) + 1]
+        return None if any(component.from_image for component in way) else stage
+
     @torch.no_grad()
     def represent(self, images: torch.Tensor, stages: Sequence[str]) -> dict[str, Representation]:
-        """All representations at ``stages`` from one forward pass over images (B, 3, H, W) in [0, 1]."""
+        """All representations at ``stages`` of images (B, 3, H, W) in [0, 1]: from one forward pass, where the
+        components run alone."""
         check_images(images)
         self.check_frozen()
         found: dict[str, Representation] = {}
         previous: str | None = None
         tensor = images
         for stage in self.order(stages):
-            tensor = self.run(tensor, previous, stage)
+            start = self.nearest_start(previous, stage)
+            tensor = self.run(images if start is None else tensor, start, stage)
             found[stage] = Representation(tensor, self.layout(stage))
             previous = stage
         return found
@@ -277,9 +341,10 @@ class Model:
         if self._rebuild is None:
             raise NotApplicable(f"the adapter of model '{self.name}' cannot rebuild its chain with random weights")
         network = copy.deepcopy(self.network).cpu()
+        network.train()  # drops what some attention layers keep of their weights while in eval mode
         randomise(network, seed)
         model = self._rebuild(network)
-        model.origin = WeightsOrigin(f"random weights, seed {seed}", model.fingerprint(), self.origin.licence)
+        model.origin = random_origin(seed, self.origin, model.fingerprint())
         return model.to(self.device)
 
     def check_frozen(self) -> None:

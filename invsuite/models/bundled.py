@@ -16,7 +16,7 @@ from invsuite.data.scenes import CLASSES
 from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import detr_chain
-from invsuite.models.timm import vit_chain
+from invsuite.models.timm import timm_chain
 
 BUILDERS = {"vit": build_vit, "detr": build_detr}
 FOLDER = files("invsuite") / "bundled"
@@ -55,6 +55,7 @@ def load_bundled(name: str, source: str) -> Model:
 
 def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
     """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
     if isinstance(network, VisionTransformer):
-        return vit_chain(name, network, MEAN, STD, origin)
-    return detr_chain(name, network, (IMAGE_SIZE, IMAGE_SIZE), MEAN, STD, origin, CLASSES)
+        return timm_chain(name, network, size, MEAN, STD, origin)
+    return detr_chain(name, network, size, MEAN, STD, origin, CLASSES)

@@ -12,6 +12,12 @@ from invsuite.report.strips import draw_strip
 from invsuite.store import Record, Store
 
 
+def full_title(title: str, records: Sequence[Record]) -> str:
+    """The suite's ``title``, which names the models with random weights, if any."""
+    random = dict.fromkeys(r["cell"]["model"] for r in records if r.get("weights", {}).get("random"))
+    return f"{title} - RANDOM WEIGHTS, untrained: {', '.join(random)}" if random else title
+
+
 def write_report(
     name: str, title: str, records: Sequence[Record], store: Store, out: Path, relations: Sequence[Record] = ()
 ) -> list[Path]:
@@ -21,6 +27,7 @@ def write_report(
     Args:
         relations: records of how the stages of models relate.
     """
+    title = full_title(title, records)
     strips, maps = [], []
     for model in dict.fromkeys(r["cell"]["model"] for r in records):
         path = out / f"{name}-{model}.png"

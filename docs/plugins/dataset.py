@@ -1,0 +1,36 @@
+"""Data of your own: `invsuite bench --plugin dataset.py`, with kind = "noise" in [data.fit] of the suite file."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from invsuite.data.base import Dataset, Sample
+
+
+@dataclass(frozen=True)
+class Noise:
+    seed: int  # numbers and texts are keys in the suite file
+    count: int
+    size: tuple[int, int] = (0, 0)
+    name, classes = "noise", ()
+
+    def open(self, size: tuple[int, int]) -> Dataset:  # (H, W) that the model takes
+        return replace(self, size=size)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:  # image (3, H, W) in [0, 1]; instances where masks are known
+        coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1000 * self.seed + index))
+        return Sample(self.identity(index), F.interpolate(coarse, self.size, mode="bilinear")[0])
+
+    def identity(self, index: int) -> str:  # tells this image's content from every other's
+        return f"noise-{self.seed}-{index}"
+
+    def digest(self) -> str:  # covers all that changes a pixel
+        return repr(self)
+
+
+def register(registry) -> None:
+    registry.dataset("noise", Noise)

@@ -1,0 +1,23 @@
+"""A measure of your own: `invsuite bench --plugin metric.py`, with "worst_error" among the suite's metrics."""
+
+from dataclasses import dataclass
+
+from invsuite.metrics.base import Metric, Scoring, Values
+
+
+@dataclass(frozen=True)
+class WorstError(Metric):
+    """Largest difference of one colour value of the reconstruction from the image's own."""
+
+    name = "worst_error"
+    label = "Worst error"
+    direction = "lower"
+    digits = 2
+
+    def compute(self, scoring: Scoring) -> Values:
+        error = (scoring.reconstructions - scoring.images).abs()
+        return Values(error.flatten(1).amax(1).tolist())
+
+
+def register(registry) -> None:
+    registry.metric(WorstError)
