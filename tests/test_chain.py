@@ -13,7 +13,8 @@ from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
 from invsuite.models import load_model
 from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
-from invsuite.models.detr import detr_chain, load_detr
+from invsuite.models.detection import load_detr
+from invsuite.models.detr import detr_chain
 from invsuite.models.timm import vit_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)

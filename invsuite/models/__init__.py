@@ -7,7 +7,7 @@ from collections.abc import Callable
 from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
 from invsuite.models.bundled import load_bundled
-from invsuite.models.detr import load_detr
+from invsuite.models.detection import load_detr
 from invsuite.models.timm import load_timm
 
 ADAPTERS: dict[str, Callable[[str, str], Model]] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr}

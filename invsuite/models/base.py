@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from invsuite.models.randomise import randomise
 
 LayoutKind = Literal["map", "tokens", "queries", "predictions"]
 TaskKind = Literal["classification", "detection"]
+IMAGE = "image"  # what a component reads that starts from the images again
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Layout:
     predictions   (B, count, channels)   class logits and then, where ``boxes`` is 4, a box
                                          (cx, cy, w, h) a query; an image classifier has one row
     ============  =====================  ==================================================
+
+    ``repeats`` of a map's values only repeat others: the coarse levels of a pyramid stand on the grid of the finest
+    (`invsuite.models.pyramid`).
     """
 
     kind: LayoutKind
@@ -48,6 +52,7 @@ class Layout:
     count: int = 0
     prefix: int = 0
     boxes: int = 0
+    repeats: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +74,11 @@ class Layout:
         for length in self.shape:
             total *= length
         return total
+
+    @property
+    def distinct(self) -> int:
+        """How many of them do not repeat another."""
+        return self.values - self.repeats
 
     @property
     def spatial(self) -> bool:
@@ -119,23 +129,32 @@ class Representation:
 class Component:
     """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``.
 
-    ``blocks`` is how many transformer blocks it has, so that an inverse can mirror them: 0 for an embedding, a CNN
-    or a head.
+    ``blocks`` is how many transformer blocks it has beyond the stage before, so that an inverse can mirror them: 0 for
+    an embedding, a CNN or a head.
+
+    ``reads`` names an earlier stage (``"image"``: the images) where the stage before alone does not determine this one:
+    a decoder layer also looks at the encoder's memory, so that a cut behind it is run from ``encoder``.
     """
 
     stage: str
     module: nn.Module
     layout: Layout
     blocks: int = 0
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes + 1) with
-    ``boxes`` (B, Q, 4) as normalised (cx, cy, w, h)."""
+    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes) with ``boxes``
+    (B, Q, 4) as normalised (cx, cy, w, h).
+
+    A detector's last class is "no object" where ``no_object``; else its classes are independent, each with the sigmoid
+    of its logit (Deformable DETR, RT-DETR, D-FINE).
+    """
 
     logits: torch.Tensor
     boxes: torch.Tensor | None = None
+    no_object: bool = True
 
 
 @dataclass(frozen=True)
@@ -185,6 +204,17 @@ class Model:
         self._rebuild = rebuild
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
+        self._sources = self._read_by_each()
+
+    def _read_by_each(self) -> tuple[int, ...]:
+        """For every component the position of the stage it reads; -1 is the images."""
+        found: list[int] = []
+        for index, component in enumerate(self.components):
+            if component.reads is None:
+                found.append(index - 1)
+            else:
+                found.append(-1 if component.reads == IMAGE else self.position(component.reads))
+        return tuple(found)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -227,17 +257,36 @@ class Model:
         """``stages`` without repeats, in chain order; every name is checked."""
         return tuple(sorted(dict.fromkeys(stages), key=self.position))
 
+    def _path(self, sources: Collection[int], stop: int) -> list[int]:
+        """Positions of the components that lead to ``stop`` from the nearest of ``sources``, which comes first (or the
+        images, -1, where none leads there)."""
+        path = [stop]
+        while path[-1] not in sources and path[-1] != -1:
+            path.append(self._sources[path[-1]])
+        return path[::-1]
+
     def run(self, tensor: torch.Tensor, start: str | None, stop: str) -> torch.Tensor:
         """Run the components after stage ``start`` (``None``: from images in [0, 1]) up to stage ``stop``.
 
         Differentiable; gradients flow to ``tensor``, never to the frozen weights.
+
+        Raises:
+            UsageError: if ``stop`` lies before ``start``.
+            NotApplicable: if ``start`` alone does not determine ``stop``, with the stage that does.
         """
-        first = 0 if start is None else self.position(start) + 1
+        first = -1 if start is None else self.position(start)
         last = self.position(stop)
-        if last < first - 1:
+        if last < first:
             raise UsageError(f"stage '{stop}' lies before '{start}' in the chain of '{self.name}'")
-        for component in self.components[first : last + 1]:
-            tensor = component.module(tensor)
+        path = self._path({first}, last)
+        if path[0] != first:
+            earlier = max(i for i in self._path({-1}, last) if i < first)
+            source = IMAGE if earlier < 0 else self.components[earlier].stage
+            raise NotApplicable(
+                f"stage '{stop}' of model '{self.name}' does not follow from '{start}' alone: run it from '{source}'"
+            )
+        for index in path[1:]:
+            tensor = self.components[index].module(tensor)
         return tensor
 
     @torch.no_grad()
@@ -245,14 +294,17 @@ class Model:
         """All representations at ``stages`` from one forward pass over images (B, 3, H, W) in [0, 1]."""
         check_images(images)
         self.check_frozen()
-        found: dict[str, Representation] = {}
-        previous: str | None = None
-        tensor = images
-        for stage in self.order(stages):
-            tensor = self.run(tensor, previous, stage)
-            found[stage] = Representation(tensor, self.layout(stage))
-            previous = stage
-        return found
+        wanted = self.order(stages)
+        shared = {i for i in self._sources if self._sources.count(i) > 1}  # read by several: computed once
+        known = {-1: images}
+        for stage in wanted:
+            path = self._path(known, self.position(stage))
+            tensor = known[path[0]]
+            for index in path[1:]:
+                tensor = self.components[index].module(tensor)
+                if index in shared or index == path[-1]:
+                    known[index] = tensor
+        return {stage: Representation(known[self.position(stage)], self.layout(stage)) for stage in wanted}
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> Prediction:
