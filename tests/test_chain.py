@@ -22,10 +22,8 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def chain_output(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    tensor = images
-    for component in model.components:
-        tensor = component.module(tensor)
-        assert tuple(tensor.shape[1:]) == component.layout.shape or component.layout.kind == "predictions"
+    for stage, found in model.represent(images, model.stages).items():
+        assert tuple(found.tensor.shape[1:]) == model.layout(stage).shape
     answer = model.predict(images)
     return answer.logits, answer.boxes
 

@@ -140,7 +140,7 @@ def chain(name: str, canvas: tuple[int, int] | None = None) -> Model:
     network = NETWORKS[name]()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     if name == "yolos":
         return yolos_chain(name, network, SIZE, MEAN, STD, ORIGIN)
     return detr_chain(name, network, SIZE, MEAN, STD, ORIGIN, canvas)
@@ -156,7 +156,7 @@ def test_chain_equals_forward(name: str) -> None:
     torch.testing.assert_close(answer.logits, expected.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(answer.boxes, expected.boxes, atol=1e-5, rtol=1e-5)
     assert answer.no_object == expected.no_object
-    assert float(answer.logits.std()) > 0
+    assert float(answer.logits.std(1).max()) > 1e-4, "queries differ"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -219,7 +219,7 @@ def test_padding_is_masked(name: str) -> None:
     torch.testing.assert_close(answer.logits, expected.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(answer.boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
     if name != "rt-detr":  # which takes no mask
-        assert float((answer.boxes - unmasked.pred_boxes).abs().max()) > 1e-4
+        assert float((answer.logits - unmasked.logits).abs().max()) > 1e-3
     with pytest.raises(UsageError, match="smaller than images of 64x96"):
         chain(name, canvas=(32, 128))
 
@@ -233,7 +233,7 @@ def test_decoder_cuts_are_run_from_the_memory() -> None:
     with pytest.raises(NotApplicable, match=r"'decoder2' .* does not follow from 'decoder1' alone: run it from 'enc"):
         model.run(queries, "decoder1", "decoder2")
     refined = chain("rt-detr")
-    with pytest.raises(NotApplicable, match="'prediction' .* run it from 'encoder'"):
+    with pytest.raises(NotApplicable, match=r"'prediction' .* run it from 'encoder'"):
         refined.run(torch.zeros(1, *refined.layout("decoder").shape), "decoder", "prediction")
 
 

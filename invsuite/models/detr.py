@@ -134,10 +134,8 @@ class Cutter:
     def levels(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """The backbone's maps that the encoder reads, from normalised pixels on the canvas."""
         body = self.network.get_submodule(self.family.backbone)
-        if self.family.pairs:
-            maps = [found for found, _ in body(*self.inputs(pixels).values())]
-        else:
-            maps = list(body(pixels))
+        found = body(*self.inputs(pixels).values()) if self.family.pairs else [(m, None) for m in body(pixels)]
+        maps = [feature_map for feature_map, _ in found]
         return maps if self.family.scales else maps[-1:]
 
     def from_maps(self, pyramid: Pyramid) -> nn.Module:

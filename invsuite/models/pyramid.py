@@ -1,8 +1,8 @@
 """Feature maps of several scales as one map: every level on the grid of the finest, channels side by side.
 
-This is the hypercolumn of Hariharan et al. 2015 (arXiv 1411.5752) without interpolation: a place of the finest grid holds
-its own values and those of the coarse places that cover it. Nothing is lost and nothing is added: `Pyramid.unpack` gives
-back exactly the levels that `Pyramid.pack` was given.
+This is the hypercolumn of Hariharan et al. 2015 (arXiv 1411.5752) without interpolation: a place of the finest grid
+holds its own values and those of the coarse places that cover it. Nothing is lost and nothing is added:
+`Pyramid.unpack` gives back exactly the levels that `Pyramid.pack` was given.
 """
 
 from __future__ import annotations

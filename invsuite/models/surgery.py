@@ -37,8 +37,8 @@ def graft(network: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
     return view
 
 
-class Reached(Exception):  # noqa: N818 - not an error: it carries the answer out of a library's forward
-    """What a `Stop` found."""
+class Reached(Exception):
+    """What a `Stop` found. Not an error: it carries the answer out of a library's forward."""
 
     def __init__(self, output: Any) -> None:
         super().__init__("the module where this forward was to end has run")
@@ -46,11 +46,17 @@ class Reached(Exception):  # noqa: N818 - not an error: it carries the answer ou
 
 
 class Stop(nn.Module):
-    """Runs a module and ends the whole forward with its output."""
+    """Runs a module and ends the whole forward with its output; attributes are the module's own."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise Reached(self.module(*args, **kwargs))
