@@ -352,8 +352,8 @@ class FixedPoint(PatchMethod):
                 paths[stage] = path
             else:
                 refused[stage] = NotApplicable(
-                    f"component '{broken}' of model '{model.name}' is no residual block: it changes the layout, or reads another "
-                    "stage than the one before"
+                    f"component '{broken}' of model '{model.name}' is no residual block: it "
+                    "changes the layout, or reads another stage than the one before"
                 )
         cost = FitCost(
             shared_seconds=watch.seconds,

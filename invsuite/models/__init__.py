@@ -8,14 +8,20 @@ from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
 from invsuite.models.bundled import load_bundled
 from invsuite.models.detection import load_detr
+from invsuite.models.onnx_chain import load_onnx
 from invsuite.models.timm import load_timm
 
-ADAPTERS: dict[str, Callable[[str, str], Model]] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr}
+ADAPTERS: dict[str, Callable[[str, str], Model]] = {
+    "bundled": load_bundled,
+    "timm": load_timm,
+    "detr": load_detr,
+    "onnx": load_onnx,
+}
 
 
 def load_model(name: str, source: str) -> Model:
-    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50`` or
-    ``detr:/a/local/folder``) under the suite's ``name``.
+    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
+    ``detr:/a/local/folder`` or ``onnx:/a/file.onnx``) under the suite's ``name``.
 
     Raises:
         UsageError: for an unknown adapter or model.
