@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +294,8 @@ def test_the_real_detector_answers_as_onnxruntime_does(detector: tuple[Model, Pa
 
 
 def test_the_real_detectors_stages_invert(detector: tuple[Model, Path], extra_data: Path) -> None:
-    """Every family of methods, end to end on a few photos; ridge at the shallowest stage is far above the mean."""
+    """Every family of methods, end to end on a few photos; ridge at the shallowest stage is far above the mean. (Ridge
+    reads all queries at once, 6400 values: minutes of algebra, which photos do not make shorter.)"""
     model, _ = detector
     assert model.stages[:4] == ("backbone1", "backbone2", "backbone", "encoder")
     stages = ("backbone1", "encoder", "decoder", "prediction")
@@ -311,8 +313,9 @@ def test_the_real_detectors_stages_invert(detector: tuple[Model, Path], extra_da
         ("modular", small),
         ("optimisation", {"iterations": 2}),
     ):
-        fitted = make_method(name, params).fit(problem)
-        for stage in stages:
+        asked = stages[:2] if name == "ridge" else stages
+        fitted = make_method(name, params).fit(replace(problem, stages=asked))
+        for stage in asked:
             made = fitted.invert(stage, found[stage], images).detach()
             assert made.shape == images.shape
             assert 0 <= float(made.min()) <= float(made.max()) <= 1
