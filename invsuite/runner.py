@@ -9,7 +9,7 @@ import io
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -156,6 +156,8 @@ def _run_model(
                     "select": len(entry.splits.select),
                     "score": len(entry.splits.score),
                     "unreadable": entry.splits.unreadable,
+                    "converted": entry.splits.converted,
+                    "resampling": asdict(entry.model.resampling),
                 }
                 body["weights"] = {"source": model.origin.source, "sha256": model.origin.sha256}
             except Exception as error:

@@ -10,7 +10,9 @@ from pathlib import Path
 from invsuite.data.base import Dataset
 from invsuite.data.coco import CocoInstances
 from invsuite.data.folder import PhotoFolder
-from invsuite.data.geometry import FitMode, Geometry
+from invsuite.data.geometry import BICUBIC, FitMode, Geometry, Resampling
+from invsuite.data.hub import HubPhotos
+from invsuite.data.imagenet import ImageNetFolder
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import Unavailable, UsageError
@@ -45,17 +47,41 @@ class CocoSource:
 
 
 @dataclass(frozen=True)
+class ImageNetSource:
+    """A split of an ImageNet root (ILSVRC's own layout, or class folders); ``count`` photos spread over all of them
+    (0: all, which decodes each once)."""
+
+    path: str
+    split: str = "val"
+    count: int = 0
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The first ``count`` images of a split of a Hugging Face dataset (``datasets``); ``column`` holds the images."""
+
+    name: str
+    count: int
+    split: str = "train"
+    column: str = "image"
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
 class HeldBackSource:
     """``count`` images held back from the fit source, chosen by content."""
 
     count: int
 
 
-Source = ScenesSource | FolderSource | CocoSource | HeldBackSource
+Source = ScenesSource | FolderSource | CocoSource | ImageNetSource | HubSource | HeldBackSource
 SOURCES: dict[str, type[Source]] = {
     "scenes": ScenesSource,
     "folder": FolderSource,
     "coco": CocoSource,
+    "imagenet": ImageNetSource,
+    "datasets": HubSource,
     "held-back": HeldBackSource,
 }
 
@@ -82,8 +108,8 @@ def expand_path(path: str) -> Path:
     return Path(expanded)
 
 
-def open_source(source: Source, size: tuple[int, int]) -> Dataset:
-    """The dataset a source describes, at image ``size`` (H, W).
+def open_source(source: Source, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Dataset:
+    """The dataset a source describes, at image ``size`` (H, W), photos resized as the model's checkpoint says.
 
     Raises:
         Unavailable: if a folder or file is not there.
@@ -93,25 +119,34 @@ def open_source(source: Source, size: tuple[int, int]) -> Dataset:
         if size[0] != size[1]:
             raise UsageError(f"scenes are square, the model's input is {size[0]} x {size[1]}")
         return Scenes(source.seed, source.count, size[0], source.max_objects)
+    if isinstance(source, HeldBackSource):
+        raise UsageError("a held-back source has no images of its own")
+    geometry = Geometry(size, source.geometry, resampling)
     if isinstance(source, FolderSource):
-        return PhotoFolder(expand_path(source.path), Geometry(size, source.geometry))
+        return PhotoFolder(expand_path(source.path), geometry)
     if isinstance(source, CocoSource):
-        return CocoInstances(expand_path(source.path), source.split, Geometry(size, source.geometry))
-    raise UsageError("a held-back source has no images of its own")
+        return CocoInstances(expand_path(source.path), source.split, geometry)
+    if isinstance(source, ImageNetSource):
+        return ImageNetFolder(expand_path(source.path), source.split, source.count, geometry)
+    return HubPhotos(source.name, source.split, source.column, source.count, geometry)
 
 
-def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
+def open_splits(spec: DataSpec, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Splits:
     """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint."""
-    fit_data = open_source(spec.fit, size)
+    fit_data = open_source(spec.fit, size, resampling)
     if isinstance(spec.select, HeldBackSource):
         fit, select = hold_back(fit_data, spec.select.count)
     else:
-        fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size), spec.select)
-    return Splits(fit, select, _take(open_source(spec.score, size), spec.score))
+        fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size, resampling), spec.select)
+    return Splits(fit, select, _take(open_source(spec.score, size, resampling), spec.score))
 
 
 def _take(dataset: Dataset, source: Source) -> Split:
     wanted = source.count or len(dataset)
     if wanted > len(dataset):
-        raise UsageError(f"'{dataset.name}' has {len(dataset)} readable images, the suite asks for {wanted}")
+        missing = getattr(dataset, "missing", ())
+        hint = f"; its annotations name {len(missing)} that are missing, first {', '.join(missing[:3])}"
+        raise UsageError(
+            f"'{dataset.name}' has {len(dataset)} readable images, the suite asks for {wanted}{hint if missing else ''}"
+        )
     return Split(dataset, tuple(range(wanted)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,15 @@ class Splits:
         for split in (self.fit, self.select, self.score):
             found |= getattr(split.dataset, "unreadable", {})
         return found
+
+    @property
+    def converted(self) -> dict[str, int]:
+        """How many photos of the splits were rotated, grey, CMYK, had alpha ... (`invsuite.data.geometry.kinds_of`)."""
+        counts: Counter[str] = Counter()
+        for split in (self.fit, self.select, self.score):
+            found = getattr(split.dataset, "files", ())
+            counts.update(kind for row in split.rows if row < len(found) for kind in found[row].kinds)
+        return dict(sorted(counts.items()))
 
 
 def hold_back(dataset: Dataset, count: int) -> tuple[Split, Split]:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from invsuite.data.base import check_images
+from invsuite.data.geometry import BICUBIC
 from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
 from invsuite.models.randomise import randomise
 
@@ -179,6 +180,9 @@ class Model:
         split: turns the last component's tensor into a `Prediction`.
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
         rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
+
+    Attributes:
+        resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
     """
 
     def __init__(
@@ -200,6 +204,7 @@ class Model:
         self.task = task
         self.origin = origin
         self.reference = reference
+        self.resampling = BICUBIC
         self._split = split
         self._rebuild = rebuild
         for module in (network, *(component.module for component in components)):

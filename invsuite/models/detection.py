@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
+from invsuite.data.geometry import INTERPOLATIONS, Resampling
 from invsuite.errors import Unavailable, UsageError, WeightsError
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import FAMILIES, detr_chain
@@ -63,8 +64,11 @@ def load_detr(name: str, source: str) -> Model:
     if kind == "yolos":
         if canvas is not None:
             raise UsageError(f"'{source}': YOLOS knows no padding mask, leave the canvas out")
-        return yolos_chain(name, network, size, mean, std, origin)
-    return detr_chain(name, network, size, mean, std, origin, canvas)
+        model = yolos_chain(name, network, size, mean, std, origin)
+    else:
+        model = detr_chain(name, network, size, mean, std, origin, canvas)
+    model.resampling = resampling_of(processor)
+    return model
 
 
 def normalisation(processor: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -73,6 +77,13 @@ def normalisation(processor: Any) -> tuple[tuple[float, float, float], tuple[flo
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     return mean, std
+
+
+def resampling_of(processor: Any) -> Resampling:
+    """The processor's own interpolation."""
+    kind = getattr(processor, "resample", None)
+    names = {int(value): name for name, value in INTERPOLATIONS.items()}
+    return Resampling(names.get(2 if kind is None else int(kind), "bilinear"))
 
 
 def input_size(processor: Any) -> tuple[int, int]:
