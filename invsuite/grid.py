@@ -150,7 +150,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
             model = load_model(spec.name, spec.source)
             cut = model.order(spec.stages)
             note(f"opening data for '{spec.name}'")
-            splits = open_splits(suite.data, model.image_size, model.resampling)
+            splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
             if len(splits.fit) < suite.budget.batch:
                 raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
             for path, reason in list(splits.unreadable.items())[:3]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from invsuite.data.base import Dataset
@@ -88,11 +89,12 @@ SOURCES: dict[str, type[Source]] = {
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where fit, selection and scored images come from."""
+    """Where fit, selection and scored images come from; ``others`` by name, for models that are not given these."""
 
     fit: Source
     select: Source
     score: Source
+    others: Mapping[str, DataSpec] = field(default_factory=dict)
 
 
 def expand_path(path: str) -> Path:
