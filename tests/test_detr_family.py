@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,22 +18,27 @@ from transformers import (
     Deimv2ForObjectDetection,
     DetrConfig,
     DetrForObjectDetection,
+    DetrImageProcessor,
     DFineConfig,
     DFineForObjectDetection,
     HGNetV2Config,
     ResNetConfig,
     RTDetrConfig,
     RTDetrForObjectDetection,
+    RTDetrImageProcessor,
     RTDetrResNetConfig,
     RTDetrV2Config,
     RTDetrV2ForObjectDetection,
     TimmBackboneConfig,
     YolosConfig,
     YolosForObjectDetection,
+    YolosImageProcessor,
 )
 
 from invsuite.errors import NotApplicable, UsageError
+from invsuite.models import load_model
 from invsuite.models.base import Model, WeightsOrigin
+from invsuite.models.detection import input_size, normalisation
 from invsuite.models.detr import detr_chain
 from invsuite.models.pyramid import Pyramid
 from invsuite.models.yolos import yolos_chain
@@ -273,3 +279,47 @@ def test_a_pyramid_round_trip_is_exact(grids: tuple[tuple[int, int], ...]) -> No
     tokens = torch.cat([m[:, :3].flatten(2).transpose(1, 2) for m in maps], 1)
     flat = Pyramid((3,) * len(grids), grids)
     assert torch.equal(flat.maps_of(tokens)[-1], maps[-1][:, :3])
+
+
+def saved(folder: Path, name: str, processor: Any) -> Path:
+    """A checkpoint as its author would save it."""
+    torch.manual_seed(1)
+    NETWORKS[name]().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoints_own_processor_is_obeyed(tmp_path: Path) -> None:
+    """RT-DETR only rescales: its processor's mean and deviation are there and not to be used."""
+    plain = RTDetrImageProcessor(size={"height": 64, "width": 96}, do_normalize=False)
+    model = load_model("m", f"detr:{saved(tmp_path / 'rt', 'rt-detr', plain)}")
+    assert model.image_size == (64, 96)
+    normalise = model.components[0].module.parts["normalise"]
+    assert normalise.mean.flatten().tolist() == [0, 0, 0]
+    assert normalise.std.flatten().tolist() == [1, 1, 1]
+    assert model.resampling.interpolation == "bilinear"
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.network(pixel_values=images)
+    torch.testing.assert_close(model.predict(images).boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
+    edges = DetrImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333}, image_mean=MEAN, image_std=STD)
+    assert input_size(edges) == (800, 1056), "4:3 in whole places"
+    assert normalisation(edges) == (MEAN, STD)
+
+
+def test_a_source_may_say_the_size_and_the_canvas(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "detr-resnet", DetrImageProcessor(size={"height": 32, "width": 32}))
+    assert load_model("m", f"detr:{folder}@64x96").image_size == (64, 96)
+    padded = load_model("m", f"detr:{folder}@64x96/96x128")
+    assert padded.image_size == (64, 96)
+    assert padded.layout("encoder").grid == (3, 4)
+    yolos = saved(tmp_path / "yolos", "yolos", YolosImageProcessor(size={"height": 64, "width": 64}))
+    assert load_model("y", f"detr:{yolos}").stages == ("embed", "encoder1", "encoder2", "encoder", "prediction")
+    with pytest.raises(UsageError, match="no padding mask"):
+        load_model("y", f"detr:{yolos}@64x96/96x128")
+
+
+def test_another_kind_of_checkpoint_is_refused(tmp_path: Path) -> None:
+    resnet("stage4").save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"checkpoint of 'resnet'; this adapter cuts: .*d_fine.*yolos"):
+        load_model("m", f"detr:{tmp_path}")

@@ -106,7 +106,7 @@ def expand_path(path: str) -> Path:
     expanded = os.path.expanduser(os.path.expandvars(path))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
-        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/photos")
+        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/it")
     return Path(expanded)
 
 

@@ -26,6 +26,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from invsuite.data.sources import expand_path
 from invsuite.errors import UsageError, unknown_name
 
 CARDS = files("invsuite") / "models" / "cards"
@@ -68,7 +69,7 @@ def find_card(model: Path, named: str) -> OnnxCard:
         UsageError: if there is none, or it is not a card, naming the key.
     """
     if named:
-        path = Path(named).expanduser()
+        path = expand_path(named)
         if not path.is_file():
             raise UsageError(f"card '{path}' does not exist")
         return _card(path.read_text(encoding="utf-8"), str(path))

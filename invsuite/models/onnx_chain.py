@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from invsuite.data.sources import expand_path
 from invsuite.errors import UsageError
 from invsuite.models.base import (
     IMAGE,
@@ -137,7 +137,7 @@ def _size(graph: OnnxGraph, card: OnnxCard) -> tuple[int, int]:
 
 def load_onnx(name: str, source: str) -> Model:
     """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain: ``FILE.onnx`` with a card that names its
-    stages beside it (``FILE.toml``), or ``FILE.onnx@CARD.toml``.
+    stages beside it (``FILE.toml``), or ``FILE.onnx@CARD.toml``. ``$NAME`` in a path is an environment variable.
 
     Raises:
         Unavailable: if the file or the package ``onnx`` is not there.
@@ -145,7 +145,7 @@ def load_onnx(name: str, source: str) -> Model:
         UsageError: for an operator that is not supported, no card, or a card that does not fit.
     """
     file, _, card = source.partition("@")
-    path = Path(file).expanduser()
+    path = expand_path(file)
     graph = OnnxGraph(path)
     found = find_card(path, card)
     origin = WeightsOrigin(f"onnx {path.name}", hashlib.sha256(path.read_bytes()).hexdigest(), found.licence)
