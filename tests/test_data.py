@@ -338,6 +338,8 @@ def test_held_back_images_are_chosen_by_content() -> None:
     assert len(held) == 5
     assert not rest.identities() & held.identities()
     assert held.rows != tuple(range(25, 30))
+    few, some = hold_back(data, 5, 12)
+    assert set(few.rows) | set(some.rows) == set(range(12))
     with pytest.raises(UsageError, match="cannot hold back 30"):
         hold_back(data, 30)
 
@@ -363,6 +365,11 @@ def test_coco_source_takes_the_first_photos(tmp_path: Path) -> None:
     assert len(open_splits(spec, SIZE).score) == 2
     with pytest.raises(UsageError, match="has 3 readable images, the suite asks for 9"):
         open_splits(DataSpec(ScenesSource(1, 8), ScenesSource(2, 4), CocoSource(root, "val2017", 9)), SIZE)
+
+
+def test_the_limit_of_a_fit_source_holds_where_some_are_held_back(tmp_path: Path) -> None:
+    spec = DataSpec(FolderSource(str(write_photos(tmp_path)), 5), HeldBackSource(2), ScenesSource(1, 2))
+    assert len(open_splits(spec, SIZE).fit) == 3
 
 
 def test_edits_touch_the_object_only() -> None:

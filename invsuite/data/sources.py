@@ -137,7 +137,7 @@ def open_splits(spec: DataSpec, size: tuple[int, int], resampling: Resampling = 
     """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint."""
     fit_data = open_source(spec.fit, size, resampling)
     if isinstance(spec.select, HeldBackSource):
-        fit, select = hold_back(fit_data, spec.select.count)
+        fit, select = hold_back(fit_data, spec.select.count, len(_take(fit_data, spec.fit)))
     else:
         fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size, resampling), spec.select)
     return Splits(fit, select, _take(open_source(spec.score, size, resampling), spec.score))
