@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tabulate import tabulate
 
+from invsuite.calibrate import plan_cost
 from invsuite.errors import SetupError, Unavailable, UsageError, unknown_name
+from invsuite.fetch import fetch, needs
 from invsuite.files import write_atomically
 from invsuite.grid import Plan, Refused, Selection, make_plan
 from invsuite.interlayer import relate_models
@@ -89,7 +91,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
-            return _describe(plan, store)
+            return _describe(plan, store, device)
         outcome = run(plan, store, device, reporter)
         relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
@@ -133,7 +135,7 @@ def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
     return int(any(r["status"] == "failed" for r in records))
 
 
-def _describe(plan: Plan, store: Store) -> BenchResult:
+def _describe(plan: Plan, store: Store, device: torch.device) -> BenchResult:
     """The matrix and its cost, for ``--dry-run``."""
     rows = [
         {
@@ -145,8 +147,43 @@ def _describe(plan: Plan, store: Store) -> BenchResult:
     ]
     to_run = [row for row in rows if row["state"] == "to run"]
     passes = sum(int(str(row["image passes"])) for row in to_run)
-    total = f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model"
-    return BenchResult(tabulate(rows, headers="keys") + "\n\n" + total, {"cells": rows, "image_passes": passes})
+    cost = plan_cost(plan, {str(row["cell"]) for row in to_run}, device)
+    lines = [
+        f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model",
+        f"about {cost.hours:.2g} hours on this {device.type}, and {cost.memory / 2**30:.2g} GiB of its memory for a "
+        f"batch of {plan.suite.budget.batch}: an estimate from one timed forward pass of each model",
+    ]
+    if cost.unknown:
+        lines.append(f"not in the estimate, for their weights or data are not here: {', '.join(cost.unknown)}")
+    tree = {"cells": rows, "image_passes": passes, "estimate": asdict(cost) | {"device": device.type}}
+    return BenchResult("\n".join([tabulate(rows, headers="keys"), "", *lines]), tree)
+
+
+def run_fetch(suite_name: str, yes: bool, log: Callable[[str], None]) -> BenchResult:
+    """What a suite needs, with sizes; with ``yes`` it is brought, and digests are told."""
+    items = needs(load_suite(suite_name))
+    rows = [
+        {
+            "what": item.what,
+            "state": item.state,
+            "size": "" if item.size == 0 else "unknown" if item.size is None else f"{item.size / 2**20:,.0f} MiB",
+            "where": item.note,
+        }
+        for item in items
+    ]
+    waiting = [item for item in items if item.bring is not None]
+    known = sum(item.size or 0 for item in waiting)
+    unknown = sum(item.size is None for item in waiting)
+    total = f"{len(waiting)} to fetch, {known / 2**30:.2f} GiB" + (f" and {unknown} of unknown size" if unknown else "")
+    brought: list[tuple[str, str]] = []
+    if yes:
+        log(total)
+        brought = fetch(waiting, log)
+        ending = [f"{what}: {digest}" for what, digest in brought] or ["nothing to fetch"]
+    else:
+        ending = [total, f"go on with: invsuite fetch {suite_name} --yes"] if waiting else ["nothing to fetch"]
+    tree = {"items": rows, "bytes": known, "unknown_sizes": unknown, "fetched": dict(brought)}
+    return BenchResult("\n".join([tabulate(rows, headers="keys", maxcolwidths=60), "", *ending]), tree)
 
 
 def _records(plan: Plan, store: Store) -> list[Record]:

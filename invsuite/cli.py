@@ -15,6 +15,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
+from invsuite.offline import go_offline
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +42,9 @@ BaselineOption = Annotated[Path | None, typer.Option(help="Baseline file (defaul
 PluginOption = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="Python file with own models, methods, metrics or data; may be given again."),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Never touch the network: hub clients answer from their caches.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 
@@ -93,11 +97,16 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: OutOption = Path("results"),
-    dry_run: Annotated[bool, typer.Option(help="Print the matrix and what it would cost; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the matrix and what it would cost, from a short calibration; run nothing.")
+    ] = False,
+    offline: OfflineOption = False,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite (cells already computed are reused) and write its leaderboard."""
+    if offline:
+        go_offline()
     from invsuite.bench import BenchOptions, run_bench
 
     _load_plugins(plugin)
@@ -117,6 +126,25 @@ def bench(
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
+
+
+@app.command()
+@_one_line_errors
+def fetch(
+    suite: Annotated[str, typer.Argument(help="Suite: the name of a bundled one, or a TOML file.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Fetch; without it sizes are listed and nothing is fetched.")
+    ] = False,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a suite needs and how large it is; with --yes bring weights and COCO, with their digests."""
+    if offline:
+        go_offline()
+    from invsuite.bench import run_fetch
+
+    result = run_fetch(suite, yes, lambda line: print(line, file=sys.stderr, flush=True))
+    print(json.dumps(result.tree, indent=1) if as_json else result.text)
 
 
 @app.command()

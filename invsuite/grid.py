@@ -275,7 +275,7 @@ def _load(
 def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
     """The splits at the model's image size."""
     note(f"opening data for '{spec.name}'")
-    splits = open_splits(suite.data, model.image_size)
+    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
     if len(splits.fit) < suite.budget.batch:
         raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
     for path, reason in list(splits.unreadable.items())[:3]:

@@ -101,7 +101,7 @@ def estimate(plan: Plan, cell: Cell) -> float:
     A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
     """
     method, suite = cell.method.method, plan.suite
-    scored = getattr(suite.data.score, "count", 0) or 100
+    scored = getattr(suite.data_of(cell.model).score, "count", 0) or 100
     images = scored + 2 * suite.edits
     passes = float(images)
     if method.uses_budget:
@@ -179,6 +179,8 @@ def _run_model(
                     "select": len(entry.splits.select),
                     "score": len(entry.splits.score),
                     "unreadable": entry.splits.unreadable,
+                    "converted": entry.splits.converted,
+                    "resampling": asdict(entry.model.resampling),
                 }
             except Exception as error:
                 body = problem_record(error)

@@ -23,6 +23,7 @@ kind = "scenes"                      # scenes | folder | coco | held-back (selec
 source = "bundled:vit"
 stages = ["embed", "block03"]        # also where modular inverses are cut; ["every"] for all
 witness = "bundled:detr"             # may be left out: a second model, for measures that ask one no method has seen
+data = "coco"                        # may be left out: [data.coco.fit], ... instead of [data.fit], ...
 
 [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
 """
@@ -48,13 +49,15 @@ from invsuite.metrics import make_metric
 class ModelSpec:
     """A model of the matrix: its row name, source, the stages at which the chain is cut (words that the loaded model
     understands; none for a model that no suite names, until it is loaded), and the source of a second model that
-    judges the reconstructions ("" for none). ``random_weights`` puts random ones in the place of its own."""
+    judges the reconstructions ("" for none). ``random_weights`` puts random ones in the place of its own; ``data``
+    names the table of the suite's data it sees, "" for the suite's own."""
 
     name: str
     source: str
     stages: tuple[str, ...]
     witness: str = ""
     random_weights: bool = False
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Suite:
     methods: tuple[MethodSpec, ...]
     engine: Engine
     interlayer: bool = False
+
+    def data_of(self, model: ModelSpec) -> DataSpec:
+        """The data a model sees."""
+        return self.data.others[model.data] if model.data else self.data
 
 
 def bundled_suites() -> dict[str, Path]:
@@ -115,8 +122,7 @@ def load_suite(name_or_path: str) -> Suite:
 
 def _suite(tree: dict[str, Any]) -> Suite:
     _check_keys(tree, {f.name for f in fields(Suite)}, "")
-    data = _table(tree, "data")
-    _check_keys(data, {"fit", "select", "score"}, "data.")
+    data = _data(_table(tree, "data"), "data.")
     models = _table(tree, "models")
     methods = _table(tree, "methods")
     if not models or not methods:
@@ -131,22 +137,38 @@ def _suite(tree: dict[str, Any]) -> Suite:
         metrics=metrics,
         edits=_get(tree, "edits", int),
         budget=_fill(Budget, _table(tree, "budget"), "budget."),
-        data=DataSpec(*(_source(_table(data, part), f"data.{part}.", part) for part in ("fit", "select", "score"))),
-        models=tuple(_model(name, _table(models, name)) for name in models),
+        data=data,
+        models=tuple(_model(name, _table(models, name), data) for name in models),
         methods=tuple(_method(name, _table(methods, name)) for name in methods),
         engine=_fill(Engine, _table(tree, "engine") if "engine" in tree else {}, "engine."),
         interlayer="interlayer" in tree and _get(tree, "interlayer", bool),
     )
 
 
-def _model(name: str, tree: dict[str, Any]) -> ModelSpec:
+def _data(tree: dict[str, Any], prefix: str) -> DataSpec:
+    """The three parts, and beside them tables of three parts each for models that name them."""
+    names = {"fit", "select", "score"}
+    fit, select, score = (_source(_table(tree, part), f"{prefix}{part}.", part) for part in ("fit", "select", "score"))
+    others = {name: _table(tree, name) for name in tree if name not in names}
+    if prefix != "data.":
+        _check_keys(tree, names, prefix)
+    for name, other in others.items():
+        if "fit" not in other:
+            raise unknown_name("key", f"{prefix}{name}", (f"{prefix}{k}" for k in names))
+    return DataSpec(fit, select, score, {name: _data(other, f"{prefix}{name}.") for name, other in others.items()})
+
+
+def _model(name: str, tree: dict[str, Any], data: DataSpec) -> ModelSpec:
     prefix = f"models.{name}."
-    _check_keys(tree, {"source", "stages", "witness"}, prefix)
+    _check_keys(tree, {"source", "stages", "witness", "data"}, prefix)
     source, stages = _get(tree, "source", str, prefix), tuple(_list(tree, "stages", str, prefix))
     witness = _get(tree, "witness", str, prefix) if "witness" in tree else ""
     if witness == source:
         raise UsageError(f"'{prefix}witness' is the model itself ('{source}'): name a second model")
-    return ModelSpec(name, source, stages, witness)
+    named = _get(tree, "data", str, prefix) if "data" in tree else ""
+    if named and named not in data.others:
+        raise unknown_name(f"{prefix}data", named, data.others)
+    return ModelSpec(name, source, stages, witness, data=named)
 
 
 def _method(name: str, tree: dict[str, Any]) -> MethodSpec:

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -540,19 +541,9 @@ def _step_costs(problem: Problem, jobs: Sequence[Job], stages: Sequence[str]) ->
     """One step of every job without its update, counted and timed on a copy of its module: nothing is changed."""
     model, batch = problem.model, problem.budget.batch
     images = problem.fit.images([i % len(problem.fit) for i in range(batch)]).to(problem.device)
-    found: Tensors = {}
-    frozen, total, previous, tensor = dict[str, int](), 0, None, images
-    for stage in stages:
-        origin = model.nearest_start(previous, stage)
-        if origin is None:
-            total, tensor = 0, images
-
-        def forward(start: str | None = origin, stop: str = stage, given: torch.Tensor = tensor) -> None:
-            with torch.no_grad():
-                found[stop] = model.run(given, start, stop)
-
-        total += count_flops(forward)
-        frozen[stage], previous, tensor = total, stage, found[stage]
+    found: Tensors = {stage: r.tensor for stage, r in model.represent(images, stages).items()}
+    # every image takes as many, so that one is enough to count
+    frozen = {stage: batch * count_flops(partial(model.represent, images[:1], [stage])) for stage in stages}
     costs = {}
     for job in jobs:
         module = copy.deepcopy(job.module)

@@ -13,17 +13,16 @@ from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
 from invsuite.models import load_model
 from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
-from invsuite.models.detr import detr_chain, load_detr
+from invsuite.models.detection import load_detr
+from invsuite.models.detr import detr_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def chain_output(model: Model, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    tensor = images
-    for component in model.components:
-        tensor = component.module(tensor)
-        assert tuple(tensor.shape[1:]) == component.layout.shape or component.layout.kind == "predictions"
+    for stage, found in model.represent(images, model.stages).items():
+        assert tuple(found.tensor.shape[1:]) == model.layout(stage).shape
     answer = model.predict(images)
     return answer.logits, answer.boxes
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +17,20 @@ from PIL import Image
 from invsuite.data.base import Instance, Sample, check_images
 from invsuite.data.coco import CocoInstances
 from invsuite.data.edits import editable, relight, turn_hue
-from invsuite.data.folder import PhotoFolder
-from invsuite.data.geometry import Geometry
+from invsuite.data.folder import PhotoFile, PhotoFolder, verify
+from invsuite.data.geometry import Geometry, Resampling
+from invsuite.data.hub import HubPhotos
+from invsuite.data.imagenet import ImageNetFolder
 from invsuite.data.scenes import Scenes
-from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, ScenesSource, open_splits
+from invsuite.data.sources import (
+    CocoSource,
+    DataSpec,
+    FolderSource,
+    HeldBackSource,
+    ImageNetSource,
+    ScenesSource,
+    open_splits,
+)
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import DataError, Unavailable, UsageError
 
@@ -114,6 +126,114 @@ def test_the_crop_stays_inside_the_photo_and_keeps_the_aspect(width: int, height
     assert right - left == pytest.approx(width) or bottom - top == pytest.approx(height)
 
 
+@pytest.mark.parametrize("mode", ["crop", "squash"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.7])
+def test_masks_go_there_and_back(mode: str, crop_pct: float) -> None:
+    """Every photo pixel's place survives: ramps of x and y, read inside the mask, say where the mask was."""
+    height, width = 90, 140
+    y, x = np.mgrid[:height, :width]
+    mask = (abs(x - 62) < 22) & (abs(y - 48) < 17)
+    ramps = np.stack([x * 255 / width, y * 255 / height, 0 * x], -1).round().astype(np.uint8)
+    geometry = Geometry((64, 96), mode, Resampling("bilinear", crop_pct))  # type: ignore[arg-type]
+    image, moved = geometry.tensor(Image.fromarray(ramps)).numpy(), geometry.mask(mask)
+    for channel, coordinate, side in ((0, x, width), (1, y, height)):
+        back = image[channel][moved] * side
+        assert abs(back.min() - coordinate[mask].min()) < 2.5
+        assert abs(back.max() - coordinate[mask].max()) < 2.5
+
+
+def test_the_checkpoints_own_resampling_is_used() -> None:
+    photo = Image.fromarray(gradient(200, 160))
+    whole, part = Geometry((40, 50)).source_box(200, 160), Geometry((40, 50), "crop", Resampling("bicubic", 0.8))
+    assert whole == (0, 0, 200, 160)
+    assert part.source_box(200, 160) == pytest.approx((20, 16, 180, 144))
+    images = [Geometry((40, 50), "crop", Resampling(how)).tensor(photo) for how in ("bilinear", "bicubic", "nearest")]
+    assert not torch.equal(images[0], images[2])
+    torch.testing.assert_close(images[0], images[1], atol=0.02, rtol=0)
+    with pytest.raises(UsageError, match="did you mean bilinear"):
+        Resampling("bilinea")
+    with pytest.raises(UsageError, match=r"crop_pct is 1\.5"):
+        Resampling("bicubic", 1.5)
+
+
+def test_conversions_are_counted(tmp_path: Path) -> None:
+    folder = write_photos(tmp_path)
+    spec = DataSpec(FolderSource(str(folder)), HeldBackSource(2), ScenesSource(1, 2))
+    found = open_splits(spec, SIZE).converted
+    assert found == {"CMYK": 1, "alpha": 1, "deep": 1, "grey": 1, "palette": 1, "rotated": 1}
+
+
+def imagenet_root(root: Path, folder: str) -> Path:
+    for wnid in ("n01440764", "n01443537"):
+        (root / folder / wnid).mkdir(parents=True)
+        for number in range(6):
+            shade = np.roll(gradient(), number + 7 * (wnid == "n01443537"), 1)
+            Image.fromarray(shade).save(root / folder / wnid / f"{wnid}_{number}.JPEG")
+    return root
+
+
+@pytest.mark.parametrize("folder", ["ILSVRC/Data/CLS-LOC/val", "val", ""])
+def test_imagenet_in_any_of_its_layouts(tmp_path: Path, folder: str) -> None:
+    data = ImageNetFolder(imagenet_root(tmp_path, folder), "val", 0, Geometry(SIZE))
+    assert len(data) == 12
+    assert {"n01440764", "n01443537"} <= set(data.classes)
+
+
+def test_imagenet_photos_are_spread_and_only_those_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = imagenet_root(tmp_path, "train")
+    decoded: list[Path] = []
+
+    def spy(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
+        decoded.extend(paths)
+        return verify(paths)
+
+    monkeypatch.setattr("invsuite.data.imagenet.verify", spy)
+    data = ImageNetFolder(root, "train", 6, Geometry(SIZE))
+    assert len(data) == len(decoded) == 6
+    assert len({file.path.parent.name for file in data.files}) == 2
+    bad = data.files[0].path
+    bad.write_bytes(b"no photo")
+    again = ImageNetFolder(root, "train", 6, Geometry(SIZE))
+    assert len(again) == 6, "another takes its place"
+    assert list(again.unreadable) == [str(bad)]
+    spec = DataSpec(ImageNetSource(str(root), "train", 6), HeldBackSource(2), ScenesSource(1, 2))
+    assert len(open_splits(spec, SIZE).fit) == 4
+    with pytest.raises(Unavailable, match="does not exist"):
+        ImageNetFolder(tmp_path / "nowhere", "val", 2, Geometry(SIZE))
+
+
+class FakeRows(list):  # type: ignore[type-arg]
+    """What ``datasets.load_dataset`` gives back, as far as it is used."""
+
+    column_names = ("image", "label")
+
+
+def test_a_hub_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def load_dataset(name: str, config: str | None, split: str) -> FakeRows:
+        asked.append((name, config, split))
+        if name == "owner/gone":
+            raise ConnectionError("no route to the hub")
+        grey = Image.fromarray(gradient()[..., 0])
+        return FakeRows([{"image": Image.fromarray(gradient())}, {"image": grey}, {"image": 3}])
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    data = HubPhotos("owner/photos:small", "test", "image", 3, Geometry(SIZE))
+    assert asked == [("owner/photos", "small", "test[:3]")]
+    check_images(torch.stack([data[0].image, data[1].image]))
+    assert data.identity(0) != data.identity(1)
+    with pytest.raises(UsageError, match="holds int, no images"):
+        data[2]
+    with pytest.raises(Unavailable, match="cannot be had: no route to the hub"):
+        HubPhotos("owner/gone", "test", "image", 3, Geometry(SIZE))
+    with pytest.raises(UsageError, match="no column 'picture': image, label"):
+        HubPhotos("owner/photos", "test", "picture", 3, Geometry(SIZE))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(Unavailable, match=r"pip install 'invsuite\[datasets\]'"):
+        HubPhotos("owner/photos", "test", "image", 3, Geometry(SIZE))
+
+
 def coco_root(tmp_path: Path, mask_error: bool = False) -> Path:
     root = tmp_path / "coco"
     (root / "val2017").mkdir(parents=True)
@@ -158,6 +278,29 @@ def test_coco_names_missing_photos(tmp_path: Path) -> None:
     data = CocoInstances(root, "val2017", Geometry(SIZE))
     assert len(data) == 2
     assert [Path(p).name for p in data.unreadable] == [f"{1:012d}.jpg"]
+    assert data.missing == (f"{1:012d}.jpg",)
+    spec = DataSpec(ScenesSource(1, 8), ScenesSource(2, 4), CocoSource(str(root), "val2017", 3))
+    with pytest.raises(UsageError, match=r"name 1 that are missing, first 000000000001\.jpg"):
+        open_splits(spec, SIZE)
+    for path in (root / "val2017").iterdir():
+        path.unlink()
+    with pytest.raises(Unavailable, match=r"none of its 3 photos .* 3 are missing \(first: 000000000000.jpg, "):
+        CocoInstances(root, "val2017", Geometry(SIZE))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_coco_masks_of_a_rotated_photo_fit(tmp_path: Path, stored: bool) -> None:
+    """Whether annotations were made before or after the EXIF rotation, the mask lies on what was marked."""
+    root = coco_root(tmp_path)
+    file = root / "val2017" / f"{0:012d}.jpg"
+    upright = np.zeros((40, 48, 3), dtype=np.uint8)
+    upright[8:18, 10:30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = upright if stored else np.rot90(upright)  # shown turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(file, exif=exif, quality=95)
+    sample = CocoInstances(root, "val2017", Geometry((40, 48)))[0]
+    assert float(sample.image[0].numpy()[sample.instances[0].mask].mean()) > 0.9
 
 
 def test_coco_with_another_size_of_mask_is_refused(tmp_path: Path) -> None:
@@ -195,6 +338,8 @@ def test_held_back_images_are_chosen_by_content() -> None:
     assert len(held) == 5
     assert not rest.identities() & held.identities()
     assert held.rows != tuple(range(25, 30))
+    few, some = hold_back(data, 5, 12)
+    assert set(few.rows) | set(some.rows) == set(range(12))
     with pytest.raises(UsageError, match="cannot hold back 30"):
         hold_back(data, 30)
 
@@ -220,6 +365,11 @@ def test_coco_source_takes_the_first_photos(tmp_path: Path) -> None:
     assert len(open_splits(spec, SIZE).score) == 2
     with pytest.raises(UsageError, match="has 3 readable images, the suite asks for 9"):
         open_splits(DataSpec(ScenesSource(1, 8), ScenesSource(2, 4), CocoSource(root, "val2017", 9)), SIZE)
+
+
+def test_the_limit_of_a_fit_source_holds_where_some_are_held_back(tmp_path: Path) -> None:
+    spec = DataSpec(FolderSource(str(write_photos(tmp_path)), 5), HeldBackSource(2), ScenesSource(1, 2))
+    assert len(open_splits(spec, SIZE).fit) == 3
 
 
 def test_edits_touch_the_object_only() -> None:

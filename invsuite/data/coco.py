@@ -19,8 +19,12 @@ from invsuite.errors import DataError, Unavailable
 class CocoInstances:
     """One split of a COCO root, photos in the order of their image id; crowd regions are left out.
 
+    Masks belong to the pixels as they are stored, so that a photo's EXIF rotation is applied only where the annotations
+    were made after it, as their size tells.
+
     Attributes:
         unreadable: ``{path: reason}`` of photos that are missing or cannot be decoded.
+        missing: the names of photos that the annotations name and that are not there.
 
     Raises:
         Unavailable: if the root, the split or the annotations are not there, or no photo can be read.
@@ -44,9 +48,14 @@ class CocoInstances:
         self.classes = tuple(self._coco.cats[c]["name"] for c in categories)
         self._annotations_sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
         paths = {i: root / split / self._coco.imgs[i]["file_name"] for i in self._image_ids}
+        self.missing = tuple(path.name for path in paths.values() if not path.is_file())
         self.files, self.unreadable = verify(list(paths.values()))
         if not self.files:
-            raise Unavailable(f"COCO split '{root / split}': none of its {len(paths)} photos can be read")
+            first = f" (first: {', '.join(self.missing[:3])})" if self.missing else ""
+            raise Unavailable(
+                f"COCO split '{root / split}': none of its {len(paths)} photos can be read; "
+                f"{len(self.missing)} are missing{first}"
+            )
         by_path = {path: image_id for image_id, path in paths.items()}
         self._image_ids = [by_path[file.path] for file in self.files]
 
@@ -59,7 +68,10 @@ class CocoInstances:
 
     def __getitem__(self, index: int) -> Sample:
         path, image_id = self.files[index].path, self._image_ids[index]
-        photo = open_photo(path)
+        facts = self._coco.imgs[image_id]
+        photo = open_photo(path, upright=False)
+        if photo.size != (facts.get("width"), facts.get("height")):
+            photo = open_photo(path)
         instances = []
         for annotation in self._coco.loadAnns(self._coco.getAnnIds(imgIds=[image_id], iscrowd=False)):
             full = self._coco.annToMask(annotation).astype(bool)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from invsuite.data.base import Sample
-from invsuite.data.geometry import Geometry, to_rgb
+from invsuite.data.geometry import Geometry, kinds_of, to_rgb
 from invsuite.errors import DataError, Unavailable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -18,21 +18,23 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """A readable photo: path and SHA-256 of its bytes (what tells two copies of one photo)."""
+    """A readable photo: path, SHA-256 of its bytes (what tells two copies of one photo), and what had to be converted
+    (`invsuite.data.geometry.kinds_of`)."""
 
     path: Path
     sha256: str
+    kinds: tuple[str, ...] = ()
 
 
-def open_photo(path: Path) -> Image.Image:
-    """Decode a photo to upright RGB.
+def open_photo(path: Path, upright: bool = True) -> Image.Image:
+    """Decode a photo to RGB, upright unless the pixels are wanted as they are stored.
 
     Raises:
         DataError: naming the file and the reason.
     """
     try:
         with Image.open(path) as photo:
-            return to_rgb(photo)
+            return to_rgb(photo, upright)
     except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -43,7 +45,9 @@ def verify(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
     def check(path: Path) -> PhotoFile | str:
         try:
             open_photo(path)
-            return PhotoFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+            with Image.open(path) as photo:
+                kinds = kinds_of(photo)
+            return PhotoFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), kinds)
         except (DataError, OSError) as error:
             return str(error)
 
@@ -58,10 +62,16 @@ def verify(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
     return good, bad
 
 
+def photos_below(root: Path) -> list[Path]:
+    """Every photo below a folder, sorted by path."""
+    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
 class PhotoFolder:
     """Every photo below ``root`` (sorted by path), at the geometry of the model that will see it.
 
     Attributes:
+        files: the readable photos.
         unreadable: ``{path: reason}`` of the photos left out.
 
     Raises:
@@ -75,7 +85,7 @@ class PhotoFolder:
             raise Unavailable(f"photo folder '{root}' does not exist")
         self.name = root.name
         self.geometry = geometry
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = photos_below(root)
         self.files, self.unreadable = verify(paths)
         if not self.files:
             raise Unavailable(f"photo folder '{root}': none of its {len(paths)} photos can be read")

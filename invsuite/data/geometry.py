@@ -11,25 +11,56 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from invsuite.data.base import Mask, to_unit_range
-from invsuite.errors import DataError
+from invsuite.errors import DataError, UsageError, unknown_name
 
 FitMode = Literal["crop", "squash"]
 FIT_MODES: tuple[FitMode, ...] = ("crop", "squash")
 
 
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How a checkpoint's own preprocessing makes its input of a photo: ``interpolation`` (antialiased), and for crops
+    ``crop_pct``, the share of the covering picture's sides that the centre crop keeps (timm's ``crop_pct``).
+
+    Raises:
+        UsageError: for an unknown interpolation, or a share outside (0, 1].
+    """
+
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown_name("interpolation", self.interpolation, INTERPOLATIONS)
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"crop_pct is {self.crop_pct}, expected more than 0 and at most 1")
+
+
+BICUBIC = Resampling()
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How a photo becomes ``size`` (H, W): ``crop`` scales it to cover the canvas and crops the centre,
-    ``squash`` scales each side on its own. Antialiased bicubic for pixels, nearest for masks."""
+    ``squash`` scales each side on its own. Antialiased for pixels, nearest for masks."""
 
     size: tuple[int, int]
     mode: FitMode = "crop"
+    resampling: Resampling = BICUBIC
 
     def source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a ``width`` x ``height`` photo that fills the canvas, as (left, top, right, bottom)."""
         if self.mode == "squash":
             return (0.0, 0.0, float(width), float(height))
-        scale = min(width / self.size[1], height / self.size[0])
+        scale = min(width / self.size[1], height / self.size[0]) * self.resampling.crop_pct
         w, h = self.size[1] * scale, self.size[0] * scale
         left, top = max(0.0, (width - w) / 2), max(0.0, (height - h) / 2)  # rounding must not leave the photo
         return (left, top, min(float(width), left + w), min(float(height), top + h))
@@ -38,7 +69,8 @@ class Geometry:
         """Resize an RGB photo to (H, W, 3), 8 bits."""
         canvas = (self.size[1], self.size[0])
         box = self.source_box(*photo.size)
-        return np.asarray(photo.resize(canvas, Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+        how = INTERPOLATIONS[self.resampling.interpolation]
+        return np.asarray(photo.resize(canvas, how, box=box), dtype=np.uint8)
 
     def tensor(self, photo: Image.Image) -> torch.Tensor:
         """Resize an RGB photo to a float32 image (3, H, W) in [0, 1]."""
@@ -52,14 +84,32 @@ class Geometry:
         return np.asarray(picture.resize(canvas, Image.Resampling.NEAREST, box=box)) >= 128
 
 
-def to_rgb(photo: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of any photo: EXIF rotation applied, alpha over white, 16-bit and float rescaled.
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+
+
+def kinds_of(photo: Image.Image) -> tuple[str, ...]:
+    """What `to_rgb` has to change of a photo, for the count in the record: ``rotated``, ``grey``, ``CMYK``, ``alpha``,
+    ``palette``, ``deep`` (more than 8 bits)."""
+    mode = photo.mode
+    found = {
+        "rotated": photo.getexif().get(ORIENTATION, 1) != 1,
+        "grey": mode in ("1", "L", "LA"),
+        "CMYK": mode == "CMYK",
+        "alpha": mode in ("RGBA", "LA", "PA") or "transparency" in photo.info,
+        "palette": mode in ("P", "PA"),
+        "deep": mode.startswith("I") or mode == "F",
+    }
+    return tuple(name for name, there in found.items() if there)
+
+
+def to_rgb(photo: Image.Image, upright: bool = True) -> Image.Image:
+    """8-bit RGB of any photo: EXIF rotation applied (``upright``), alpha over white, 16-bit and float rescaled.
 
     Raises:
         DataError: if the file is truncated or cannot be decoded.
     """
     try:
-        photo = ImageOps.exif_transpose(photo)
+        photo = ImageOps.exif_transpose(photo) if upright else photo
         photo.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded ({error})") from error

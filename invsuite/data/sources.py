@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,9 @@ from invsuite.data.base import Dataset
 from invsuite.data.canary import check_geometry, check_scenes
 from invsuite.data.coco import CocoInstances
 from invsuite.data.folder import PhotoFolder
-from invsuite.data.geometry import FitMode, Geometry
+from invsuite.data.geometry import BICUBIC, FitMode, Geometry, Resampling
+from invsuite.data.hub import HubPhotos
+from invsuite.data.imagenet import ImageNetFolder
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import Unavailable, UsageError
@@ -47,6 +50,28 @@ class CocoSource:
 
 
 @dataclass(frozen=True)
+class ImageNetSource:
+    """A split of an ImageNet root (ILSVRC's own layout, or class folders); ``count`` photos spread over all of them
+    (0: all, which decodes each once)."""
+
+    path: str
+    split: str = "val"
+    count: int = 0
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The first ``count`` images of a split of a Hugging Face dataset (``datasets``); ``column`` holds the images."""
+
+    name: str
+    count: int
+    split: str = "train"
+    column: str = "image"
+    geometry: FitMode = "crop"
+
+
+@dataclass(frozen=True)
 class HeldBackSource:
     """``count`` images held back from the fit source, chosen by content."""
 
@@ -63,22 +88,25 @@ class OwnSource(Protocol):
         """The dataset at image ``size`` (H, W)."""
 
 
-Source = OwnSource | ScenesSource | FolderSource | CocoSource | HeldBackSource
+Source = OwnSource | ScenesSource | FolderSource | CocoSource | ImageNetSource | HubSource | HeldBackSource
 SOURCES: dict[str, type[Source]] = {
     "scenes": ScenesSource,
     "folder": FolderSource,
     "coco": CocoSource,
+    "imagenet": ImageNetSource,
+    "datasets": HubSource,
     "held-back": HeldBackSource,
 }
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where fit, selection and scored images come from."""
+    """Where fit, selection and scored images come from; ``others`` by name, for models that are not given these."""
 
     fit: Source
     select: Source
     score: Source
+    others: Mapping[str, DataSpec] = field(default_factory=dict)
 
 
 def expand_path(path: str) -> Path:
@@ -90,12 +118,12 @@ def expand_path(path: str) -> Path:
     expanded = os.path.expanduser(os.path.expandvars(path))
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
-        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/photos")
+        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/it")
     return Path(expanded)
 
 
-def open_source(source: Source, size: tuple[int, int]) -> Dataset:
-    """The dataset a source describes, at image ``size`` (H, W).
+def open_source(source: Source, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Dataset:
+    """The dataset a source describes, at image ``size`` (H, W), photos resized as the model's checkpoint says.
 
     Raises:
         Unavailable: if a folder or file is not there.
@@ -105,16 +133,21 @@ def open_source(source: Source, size: tuple[int, int]) -> Dataset:
         if size[0] != size[1]:
             raise UsageError(f"scenes are square, the model's input is {size[0]} x {size[1]}")
         return Scenes(source.seed, source.count, size[0], source.max_objects)
-    if isinstance(source, FolderSource):
-        return PhotoFolder(expand_path(source.path), Geometry(size, source.geometry))
-    if isinstance(source, CocoSource):
-        return CocoInstances(expand_path(source.path), source.split, Geometry(size, source.geometry))
+    if isinstance(source, HeldBackSource):
+        raise UsageError("a held-back source has no images of its own")
     if isinstance(source, OwnSource):
         return source.open(size)
-    raise UsageError("a held-back source has no images of its own")
+    geometry = Geometry(size, source.geometry, resampling)
+    if isinstance(source, FolderSource):
+        return PhotoFolder(expand_path(source.path), geometry)
+    if isinstance(source, CocoSource):
+        return CocoInstances(expand_path(source.path), source.split, geometry)
+    if isinstance(source, ImageNetSource):
+        return ImageNetFolder(expand_path(source.path), source.split, source.count, geometry)
+    return HubPhotos(source.name, source.split, source.column, source.count, geometry)
 
 
-def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
+def open_splits(spec: DataSpec, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Splits:
     """Fit, selection and scored images for a model of input ``size`` (H, W), checked to be disjoint.
 
     Raises:
@@ -123,12 +156,12 @@ def open_splits(spec: DataSpec, size: tuple[int, int]) -> Splits:
     kinds = {(type(s), getattr(s, "geometry", None)): s for s in (spec.fit, spec.select, spec.score)}
     for source in kinds.values():
         _check(source, size)
-    fit_data = open_source(spec.fit, size)
+    fit_data = open_source(spec.fit, size, resampling)
     if isinstance(spec.select, HeldBackSource):
-        fit, select = hold_back(fit_data, spec.select.count)
+        fit, select = hold_back(fit_data, spec.select.count, len(_take(fit_data, spec.fit)))
     else:
-        fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size), spec.select)
-    return Splits(fit, select, _take(open_source(spec.score, size), spec.score))
+        fit, select = _take(fit_data, spec.fit), _take(open_source(spec.select, size, resampling), spec.select)
+    return Splits(fit, select, _take(open_source(spec.score, size, resampling), spec.score))
 
 
 def _check(source: Source, size: tuple[int, int]) -> None:
@@ -142,5 +175,9 @@ def _check(source: Source, size: tuple[int, int]) -> None:
 def _take(dataset: Dataset, source: Source) -> Split:
     wanted = source.count or len(dataset)
     if wanted > len(dataset):
-        raise UsageError(f"'{dataset.name}' has {len(dataset)} readable images, the suite asks for {wanted}")
+        missing = getattr(dataset, "missing", ())
+        hint = f"; its annotations name {len(missing)} that are missing, first {', '.join(missing[:3])}"
+        raise UsageError(
+            f"'{dataset.name}' has {len(dataset)} readable images, the suite asks for {wanted}{hint if missing else ''}"
+        )
     return Split(dataset, tuple(range(wanted)))

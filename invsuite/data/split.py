@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,16 +97,27 @@ class Splits:
             found |= getattr(split.dataset, "unreadable", {})
         return found
 
+    @property
+    def converted(self) -> dict[str, int]:
+        """How many photos of the splits were rotated, grey, CMYK, had alpha ... (`invsuite.data.geometry.kinds_of`)."""
+        counts: Counter[str] = Counter()
+        for split in (self.fit, self.select, self.score):
+            found = getattr(split.dataset, "files", ())
+            counts.update(kind for row in split.rows if row < len(found) for kind in found[row].kinds)
+        return dict(sorted(counts.items()))
 
-def hold_back(dataset: Dataset, count: int) -> tuple[Split, Split]:
-    """Split ``dataset`` into the rest and ``count`` held-back images, chosen by content, not by order.
+
+def hold_back(dataset: Dataset, count: int, first: int = 0) -> tuple[Split, Split]:
+    """Split the ``first`` images of ``dataset`` (0: all) into the rest and ``count`` held-back ones, chosen by content,
+    not by order.
 
     Raises:
         UsageError: if fewer than ``count`` + 1 images are there.
     """
-    if not 0 < count < len(dataset):
-        raise UsageError(f"cannot hold back {count} of the {len(dataset)} images of '{dataset.name}'")
-    rank = sorted(range(len(dataset)), key=lambda i: hashlib.sha256(dataset.identity(i).encode()).hexdigest())
+    total = first or len(dataset)
+    if not 0 < count < total:
+        raise UsageError(f"cannot hold back {count} of the {total} images of '{dataset.name}'")
+    rank = sorted(range(total), key=lambda i: hashlib.sha256(dataset.identity(i).encode()).hexdigest())
     held = set(rank[:count])
-    rest = tuple(i for i in range(len(dataset)) if i not in held)
+    rest = tuple(i for i in range(total) if i not in held)
     return Split(dataset, rest), Split(dataset, tuple(sorted(held)))

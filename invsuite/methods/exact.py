@@ -354,7 +354,8 @@ class FixedPoint(PatchMethod):
                 paths[stage] = path
             else:
                 refused[stage] = NotApplicable(
-                    f"component '{broken}' of model '{model.name}' changes the layout, so it is no residual block"
+                    f"component '{broken}' of model '{model.name}' is no residual block: it "
+                    "changes the layout, or reads another stage than the one before"
                 )
         cost = FitCost(
             shared_seconds=watch.seconds,
@@ -367,5 +368,6 @@ class FixedPoint(PatchMethod):
     @staticmethod
     def _not_residual(model: Model, path: tuple[int, ...]) -> Iterator[str]:
         for index in path:
-            if model.components[index].layout != model.components[index - 1].layout:
-                yield model.components[index].stage
+            component, before = model.components[index], model.components[index - 1]
+            if component.layout != before.layout or component.reads not in (None, before.stage):
+                yield component.stage

@@ -82,7 +82,7 @@ class Bicubic(Method):
         refused: dict[str, NotApplicable] = {}
         notes: dict[str, dict[str, Any]] = {}
         for stage in problem.stages:
-            values = problem.model.layout(stage).values
+            values = problem.model.layout(stage).distinct
             try:
                 sizes[stage] = thumbnail_size(problem.model.image_size, values)
             except NotApplicable as reason:

@@ -9,13 +9,13 @@ of every stage are accumulated, never the features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from invsuite.errors import UsageError, unknown_name
+from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
 from invsuite.linear import NormalEquations, Solution, solve, sum_of_squares
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
@@ -24,6 +24,7 @@ from invsuite.timing import Stopwatch
 
 COARSE = 12  # side of the coarse image predicted from queries
 BATCH = 32  # images a forward pass
+MOST_FEATURES = 16_384  # a place: their products fill 2 GiB, their eigenvectors as much again
 
 
 def patches_of(images: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -52,6 +53,11 @@ class Readout:
         assert self.layout.grid is not None
         height, width = (-(-side // n) * n for side, n in zip(self.size, self.layout.grid, strict=True))
         return height, width
+
+    @property
+    def width(self) -> int:
+        """Features of a place, d."""
+        return self.layout.values if self.layout.grid is None else self.layout.channels * self.neighbourhood**2
 
     def features(self, tensor: torch.Tensor) -> torch.Tensor:
         """Features (B, places, d): a token's (with its neighbours', zeros beyond the border); queries have one place,
@@ -159,6 +165,17 @@ class Ridge(Method):
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
         readouts = {s: Readout(model.layout(s), model.image_size, self.neighbourhood) for s in problem.stages}
+        refused = {
+            stage: NotApplicable(
+                f"stage '{stage}' has {readout.width} values a place: the closed form takes at most {MOST_FEATURES}"
+            )
+            for stage, readout in readouts.items()
+            if readout.width > MOST_FEATURES
+        }
+        if refused:
+            kept = tuple(stage for stage in problem.stages if stage not in refused)
+            fitted = self.fit(replace(problem, stages=kept)) if kept else Fitted(LinearInverter({}, {}), FitCost())
+            return replace(fitted, refused=refused)
         shared = Stopwatch(problem.device)
         own = {s: Stopwatch(problem.device) for s in problem.stages}
         accumulator = Accumulator(readouts, shared, own)

@@ -27,11 +27,12 @@ def found_boxes(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
     """One box a query, of its likeliest class, as DETR is evaluated; labels are the detector's own.
 
     Args:
-        answer: of a detector, whose last class is "no object".
+        answer: of a detector; a box's score is that of its likeliest class, "no object" left out.
         size: (H, W) of the images in pixels.
     """
     assert answer.boxes is not None
-    scores, labels = answer.logits.double().softmax(-1)[..., :-1].max(-1)
+    logits = answer.logits.double()
+    scores, labels = (logits.softmax(-1)[..., :-1] if answer.no_object else logits.sigmoid()).max(-1)
     height, width = size
     scaled = answer.boxes.double() * answer.boxes.new_tensor([width, height, width, height])
     centre, extent = scaled[..., :2], scaled[..., 2:]

@@ -20,7 +20,8 @@ def predictions(model: Model, images: torch.Tensor) -> Prediction:
     """What ``model`` says about images (N, 3, H, W) in [0, 1], a batch at a time."""
     parts = [model.predict(part) for (part,) in batches(images)]
     boxes = [part.boxes for part in parts if part.boxes is not None]
-    return Prediction(torch.cat([part.logits for part in parts]), torch.cat(boxes) if boxes else None)
+    logits = torch.cat([part.logits for part in parts])
+    return Prediction(logits, torch.cat(boxes) if boxes else None, parts[0].no_object)
 
 
 def answers(scoring: Scoring) -> tuple[Prediction, Prediction]:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
 from invsuite.models.bundled import load_bundled
-from invsuite.models.detr import load_detr
+from invsuite.models.detection import load_detr
+from invsuite.models.onnx_chain import load_onnx
 from invsuite.models.timm import load_timm, random_timm
 
 Loader = Callable[[str, str], Model]
 
-ADAPTERS: dict[str, Loader] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr}
+ADAPTERS: dict[str, Loader] = {"bundled": load_bundled, "timm": load_timm, "detr": load_detr, "onnx": load_onnx}
 
 #: adapters that can build a model with random weights where its own cannot be had
 RANDOM: dict[str, Loader] = {"timm": random_timm}
@@ -48,7 +49,7 @@ def split_source(source: str) -> tuple[str, str]:
 
 def load_model(name: str, source: str, random_weights: bool = False) -> Model:
     """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
-    ``detr:/a/local/folder`` or an alias) under the suite's ``name``.
+    ``detr:/a/local/folder``, ``onnx:/a/file.onnx`` or an alias) under the suite's ``name``.
 
     Args:
         random_weights: the same architecture with random weights, always the same ones.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from invsuite.data.base import check_images
+from invsuite.data.geometry import BICUBIC
 from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
 from invsuite.models.randomise import randomise
 
@@ -28,6 +29,7 @@ LayoutKind = Literal["map", "tokens", "queries", "predictions"]
 TaskKind = Literal["classification", "detection", "embedding"]
 
 EVERY = "every"  # the word for all stages of a model
+IMAGE = "image"  # what a component reads that starts from the images again
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Layout:
     predictions   (B, count, channels)   class logits and then, where ``boxes`` is 4, a box
                                          (cx, cy, w, h) a query; an image classifier has one row
     ============  =====================  ==================================================
+
+    ``repeats`` of a map's values only repeat others: the coarse levels of a pyramid stand on the grid of the finest
+    (`invsuite.models.pyramid`).
     """
 
     kind: LayoutKind
@@ -52,6 +57,7 @@ class Layout:
     count: int = 0
     prefix: int = 0
     boxes: int = 0
+    repeats: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,6 +79,11 @@ class Layout:
         for length in self.shape:
             total *= length
         return total
+
+    @property
+    def distinct(self) -> int:
+        """How many of them do not repeat another."""
+        return self.values - self.repeats
 
     @property
     def spatial(self) -> bool:
@@ -123,25 +134,32 @@ class Representation:
 class Component:
     """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``.
 
-    ``blocks`` is how many transformer blocks it has, so that an inverse can mirror them: 0 for an embedding, a CNN
-    or a head. With ``from_image`` the component cannot be run from the previous stage, and its module maps images in
-    [0, 1] to the stage; see `Model.uncut`.
+    ``blocks`` is how many transformer blocks it has beyond the stage before, so that an inverse can mirror them: 0 for
+    an embedding, a CNN or a head.
+
+    ``reads`` names an earlier stage (``"image"``: the images) where the stage before alone does not determine this one:
+    a decoder layer also looks at the encoder's memory, so that a cut behind it is run from ``encoder``.
     """
 
     stage: str
     module: nn.Module
     layout: Layout
     blocks: int = 0
-    from_image: bool = False
+    reads: str | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes + 1) with
-    ``boxes`` (B, Q, 4) as normalised (cx, cy, w, h)."""
+    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes) with ``boxes``
+    (B, Q, 4) as normalised (cx, cy, w, h).
+
+    A detector's last class is "no object" where ``no_object``; else its classes are independent, each with the sigmoid
+    of its logit (Deformable DETR, RT-DETR, D-FINE).
+    """
 
     logits: torch.Tensor
     boxes: torch.Tensor | None = None
+    no_object: bool = True
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,11 @@ class Model:
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
         rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
         classes: name of each class it predicts, by index ("no object" left out); empty where nobody names them.
-        uncut: why the network could not be cut into components that run alone; "" where it was.
+        uncut: why the network could not be cut into components that run alone, each of which then reads the images;
+            "" where it was.
+
+    Attributes:
+        resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
     """
 
     def __init__(
@@ -218,11 +240,23 @@ class Model:
         self.origin = origin
         self.reference = reference
         self.classes = tuple(classes)
+        self.resampling = BICUBIC
         self._split = split
         self._rebuild = rebuild
         self.uncut = uncut
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
+        self._sources = self._read_by_each()
+
+    def _read_by_each(self) -> tuple[int, ...]:
+        """For every component the position of the stage it reads; -1 is the images."""
+        found: list[int] = []
+        for index, component in enumerate(self.components):
+            if component.reads is None:
+                found.append(index - 1)
+            else:
+                found.append(-1 if component.reads == IMAGE else self.position(component.reads))
+        return tuple(found)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -282,6 +316,14 @@ class Model:
         count = min(count, len(inner))
         return (first, *(inner[round((i + 1) * len(inner) / count) - 1] for i in range(count)))
 
+    def _path(self, sources: Collection[int], stop: int) -> list[int]:
+        """Positions of the components that lead to ``stop`` from the nearest of ``sources``, which comes first (or the
+        images, -1, where none leads there)."""
+        path = [stop]
+        while path[-1] not in sources and path[-1] != -1:
+            path.append(self._sources[path[-1]])
+        return path[::-1]
+
     def run(self, tensor: torch.Tensor, start: str | None, stop: str) -> torch.Tensor:
         """Run the components after stage ``start`` (``None``: from images in [0, 1]) up to stage ``stop``.
 
@@ -289,26 +331,23 @@ class Model:
 
         Raises:
             UsageError: if ``stop`` lies before ``start``.
-            NotApplicable: if the network between them cannot be run alone.
+            NotApplicable: if ``start`` alone does not determine ``stop``, with the stage that does.
         """
-        first = 0 if start is None else self.position(start) + 1
+        first = -1 if start is None else self.position(start)
         last = self.position(stop)
-        if last < first - 1:
+        if last < first:
             raise UsageError(f"stage '{stop}' lies before '{start}' in the chain of '{self.name}'")
-        if start is not None and self.nearest_start(start, stop) is None:
-            raise NotApplicable(f"model '{self.name}' cannot be run from stage '{start}' on: {self.uncut}")
-        if start is None:
-            first = max((i for i in range(last + 1) if self.components[i].from_image), default=0)
-        for component in self.components[first : last + 1]:
-            tensor = component.module(tensor)
+        path = self._path({first}, last)
+        if path[0] != first:
+            earlier = max(i for i in self._path({-1}, last) if i < first)
+            source = IMAGE if earlier < 0 else self.components[earlier].stage
+            raise NotApplicable(
+                f"stage '{stop}' of model '{self.name}' does not follow from '{start}' alone: run it from '{source}'"
+                + (f" ({self.uncut})" if self.uncut else "")
+            )
+        for index in path[1:]:
+            tensor = self.components[index].module(tensor)
         return tensor
-
-    def nearest_start(self, stage: str | None, stop: str) -> str | None:
-        """Where to start on the way to ``stop`` having come to ``stage``: there, or at the image (``None``) again."""
-        if stage is None:
-            return None
-        way = self.components[self.position(stage) + 1 : self.position(stop) + 1]
-        return None if any(component.from_image for component in way) else stage
 
     @torch.no_grad()
     def represent(self, images: torch.Tensor, stages: Sequence[str]) -> dict[str, Representation]:
@@ -316,15 +355,17 @@ class Model:
         components run alone."""
         check_images(images)
         self.check_frozen()
-        found: dict[str, Representation] = {}
-        previous: str | None = None
-        tensor = images
-        for stage in self.order(stages):
-            start = self.nearest_start(previous, stage)
-            tensor = self.run(images if start is None else tensor, start, stage)
-            found[stage] = Representation(tensor, self.layout(stage))
-            previous = stage
-        return found
+        wanted = self.order(stages)
+        shared = {i for i in self._sources if self._sources.count(i) > 1}  # read by several: computed once
+        known = {-1: images}
+        for stage in wanted:
+            path = self._path(known, self.position(stage))
+            tensor = known[path[0]]
+            for index in path[1:]:
+                tensor = self.components[index].module(tensor)
+                if index in shared or index == path[-1]:
+                    known[index] = tensor
+        return {stage: Representation(known[self.position(stage)], self.layout(stage)) for stage in wanted}
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> Prediction:

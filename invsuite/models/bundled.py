@@ -58,4 +58,4 @@ def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model
     size = (IMAGE_SIZE, IMAGE_SIZE)
     if isinstance(network, VisionTransformer):
         return timm_chain(name, network, size, MEAN, STD, origin)
-    return detr_chain(name, network, size, MEAN, STD, origin, CLASSES)
+    return detr_chain(name, network, size, MEAN, STD, origin, classes=CLASSES)

@@ -18,8 +18,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from safetensors.torch import load_file
 from torch import nn
 
+from invsuite.data.geometry import Resampling
 from invsuite.errors import Unavailable, UsageError, WeightsError, unknown_name
 from invsuite.models.base import (
+    IMAGE,
     Component,
     Lambda,
     Layout,
@@ -167,10 +169,10 @@ def _from_images(network: Any, normalise: Normalise, images: torch.Tensor, end: 
         return network(normalise(images)).unsqueeze(1)
 
     components = [
-        Component(stage_name, stage(number), layout, from_image=True)
+        Component(stage_name, stage(number), layout, reads=IMAGE)
         for number, (stage_name, layout) in enumerate(zip(_part_names(layouts), layouts, strict=True))
     ]
-    return [*components, Component("head", Lambda(head), end, from_image=True)]
+    return [*components, Component("head", Lambda(head), end, reads=IMAGE)]
 
 
 def weights_file(source: str) -> Path:
@@ -261,7 +263,9 @@ def _configured(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
     """The chain with input size and normalisation of the checkpoint's own configuration."""
     cfg: Any = network.pretrained_cfg
     _, height, width = cfg["input_size"]
-    return timm_chain(name, network, (height, width), tuple(cfg["mean"]), tuple(cfg["std"]), origin)
+    model = timm_chain(name, network, (height, width), tuple(cfg["mean"]), tuple(cfg["std"]), origin)
+    model.resampling = Resampling(cfg["interpolation"], cfg["crop_pct"])
+    return model
 
 
 def _from_hub(source: str) -> tuple[nn.Module, Path]:

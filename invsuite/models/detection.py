@@ -1,0 +1,116 @@
+"""Detectors of transformers by hub id or local folder: which chain cuts them, and how they want to see an image."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+
+from invsuite.data.geometry import INTERPOLATIONS, Resampling
+from invsuite.errors import Unavailable, UsageError, WeightsError
+from invsuite.models.base import Model, WeightsOrigin
+from invsuite.models.detr import FAMILIES, detr_chain
+from invsuite.models.yolos import yolos_chain
+
+STRIDE = 32  # sides chosen here, not by the checkpoint, are whole places of the coarsest usual grid
+SIZES = re.compile(r"^(?P<name>.+?)@(?P<size>\d+x\d+)(?:/(?P<canvas>\d+x\d+))?$")
+
+
+def load_detr(name: str, source: str) -> Model:
+    """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id: DETR,
+    Conditional DETR, Deformable DETR, RT-DETR (v1, v2), D-FINE, DEIMv2, YOLOS.
+
+    Normalisation and input size come from the checkpoint's own ``preprocessor_config.json``; ``NAME@480x640`` sets the
+    size (H x W), ``NAME@480x640/512x640`` also pads it to a canvas with a padding mask.
+
+    Raises:
+        UsageError: for a checkpoint of another family.
+        Unavailable: if the checkpoint cannot be found or fetched.
+        WeightsError: if it is damaged or does not fit its configuration.
+    """
+    found = SIZES.match(source)
+    path = found["name"] if found else source
+    try:
+        kind = AutoConfig.from_pretrained(path).model_type
+        if kind not in FAMILIES and kind != "yolos":
+            known = ", ".join(sorted([*FAMILIES, "yolos"]))
+            raise UsageError(f"'{path}' is a checkpoint of '{kind}'; this adapter cuts: {known}")
+        processor = AutoImageProcessor.from_pretrained(path)
+        network, report = AutoModelForObjectDetection.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except UsageError:
+        raise
+    except OSError as error:
+        raise Unavailable(
+            f"DETR checkpoint '{path}' cannot be had ({str(error).splitlines()[0]}); fetch it with: hf download {path}"
+        ) from error
+    except Exception as error:
+        raise WeightsError(f"DETR checkpoint '{path}' cannot be read: {error}") from error
+    missing = sorted(set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]})
+    if missing:
+        raise WeightsError(
+            f"DETR checkpoint '{path}' lacks or misfits {len(missing)} tensors, first {missing[0]}: "
+            "they would stay random; use the checkpoint's own config.json"
+        )
+    size = _pair(found["size"]) if found else input_size(processor)
+    canvas = _pair(found["canvas"]) if found and found["canvas"] else None
+    origin = WeightsOrigin(f"transformers {path}", _digest(path), "see the checkpoint's card")
+    mean, std = normalisation(processor)
+    if kind == "yolos":
+        if canvas is not None:
+            raise UsageError(f"'{source}': YOLOS knows no padding mask, leave the canvas out")
+        model = yolos_chain(name, network, size, mean, std, origin)
+    else:
+        model = detr_chain(name, network, size, mean, std, origin, canvas)
+    model.resampling = resampling_of(processor)
+    return model
+
+
+def normalisation(processor: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation for images in [0, 1]; a processor that only rescales (RT-DETR) has 0 and 1."""
+    if not getattr(processor, "do_normalize", True):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return mean, std
+
+
+def resampling_of(processor: Any) -> Resampling:
+    """The processor's own interpolation."""
+    kind = getattr(processor, "resample", None)
+    names = {int(value): name for name, value in INTERPOLATIONS.items()}
+    return Resampling(names.get(2 if kind is None else int(kind), "bilinear"))
+
+
+def input_size(processor: Any) -> tuple[int, int]:
+    """(H, W) of the processor. Where it keeps the photo's own aspect (DETR's shortest edge 800, longest 1333) that of
+    a 4:3 photo, as most of COCO are, in whole places."""
+    size = processor.size
+    if "shortest_edge" not in size:
+        return int(size["height"]), int(size["width"])
+    short = int(size["shortest_edge"])
+    long = min(int(size.get("longest_edge") or round(short * 4 / 3)), round(short * 4 / 3))
+    return max(STRIDE, short // STRIDE * STRIDE), max(STRIDE, long // STRIDE * STRIDE)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
+def _digest(source: str) -> str:
+    """SHA-256 of the checkpoint's safetensors file(s), local or cached."""
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        files = sorted(Path(source).glob("*.safetensors"))
+    else:
+        files = [Path(str(cached_file(source, "model.safetensors")))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
