@@ -20,6 +20,8 @@ from invsuite.models.base import Model
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image
+#: the table a measure stands in
+Group = Literal["Fidelity", "Spatial correspondence", "Colour", "Consistency"]
 T = TypeVar("T")
 MODEL_BATCH = 32  # images a forward pass of the model
 
@@ -171,6 +173,7 @@ class Metric(ABC):
     label: ClassVar[str]
     unit: ClassVar[str] = ""
     direction: ClassVar[Direction]
+    group: ClassVar[Group] = "Fidelity"
     version: ClassVar[int] = 1
     digits: ClassVar[int] = 3
     pooled: ClassVar[bool] = False

@@ -35,6 +35,8 @@ NOTHING_SHOWN = "the edit does not change the colour shown"
 class ColourEdit(Metric):
     """A measure of what the reconstruction makes of one colour edit of the ``target``."""
 
+    group = "Colour"
+
     target: Target = field(default="object", kw_only=True)
 
     @abstractmethod

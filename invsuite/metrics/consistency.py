@@ -91,6 +91,7 @@ class FeatureError(Metric):
     """Distance of what the model holds for the reconstruction from what it holds for the image, at the inverted stage,
     channels standardised, over the mean distance of random images: 1 is any other image, 0 is the same."""
 
+    group = "Consistency"
     name = "feature_error"
     label = "Feature error"
     direction = "lower"
@@ -108,6 +109,7 @@ class WitnessError(Metric):
     """The feature error under a second network that the method never saw (the suite's ``witness``), at its last stage
     before its predictions: 1 is any other image, 0 is the same."""
 
+    group = "Consistency"
     name = "witness_error"
     label = "Witness error"
     direction = "lower"

@@ -65,6 +65,8 @@ def auc(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 class RelitObject(Metric):
     """A measure of where the reconstruction changes when one object is relit by ``amount`` in [0, 1] pixel values."""
 
+    group = "Spatial correspondence"
+
     amount: float = 0.3
 
     @abstractmethod

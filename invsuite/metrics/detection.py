@@ -133,6 +133,7 @@ class DetectorAp(Metric):
     """COCO average precision (IoU 0.50 to 0.95) of the detector's boxes in the reconstructions against the labelled
     objects. The ceiling is its AP on the images themselves, the floor on other images' reconstructions."""
 
+    group = "Consistency"
     name = "detector_ap"
     label = "Detector AP"
     direction = "higher"
@@ -151,6 +152,7 @@ class DetectorSelfAp(Metric):
 
     confident: float = 0.5
 
+    group = "Consistency"
     name = "detector_self_ap"
     label = "Detector self-AP"
     direction = "higher"
@@ -180,6 +182,7 @@ class DetectorRecallSmall(Metric):
     """COCO average recall (IoU 0.50 to 0.95, 100 boxes) of labelled objects that cover less than 0.33 % of the image
     (32 px squared in a photo of 640 x 480). Ceiling and floor as for detector AP."""
 
+    group = "Consistency"
     name = "detector_recall_small"
     label = "Recall small"
     direction = "higher"

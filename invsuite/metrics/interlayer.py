@@ -34,6 +34,7 @@ class CrossApplication(Metric):
     its error at its own stage (root mean square, image by image, mean over those stages). 1: the stages mean the same
     to it. Only as many images as measures of edits use."""
 
+    group = "Consistency"
     name = "cross_application"
     label = "Cross-application"
     unit = "x"

@@ -78,6 +78,7 @@ class PatchMatch(Metric):
     reach: int = 4
     per_side: int = PER_SIDE
 
+    group = "Spatial correspondence"
     name = "patch_match"
     label = "Patch match"
     direction = "higher"
@@ -138,6 +139,7 @@ class AffinityCorrelation(Metric):
 
     per_side: int = PER_SIDE
 
+    group = "Spatial correspondence"
     name = "affinity_correlation"
     label = "Affinity rank correlation"
     direction = "higher"

@@ -122,6 +122,7 @@ class BoundaryF(Metric):
 
     tolerance: float = 0.0075
 
+    group = "Spatial correspondence"
     name = "boundary_f"
     label = "Boundary F"
     direction = "higher"
@@ -162,6 +163,7 @@ class ObjectUnity(Metric):
     """Is an object still one thing? Share of the variance of the reconstruction's colours that lies between the
     segments (objects and background) rather than within them (eta squared)."""
 
+    group = "Spatial correspondence"
     name = "object_unity"
     label = "Object unity"
     direction = "higher"

@@ -72,6 +72,7 @@ class Top1Agreement(Metric):
 
     k: int = 1
 
+    group = "Consistency"
     name = "top1_agreement"
     label = "Top-1 agreement"
     direction = "higher"
@@ -101,6 +102,7 @@ class JsDivergence(Metric):
     """Jensen-Shannon divergence of the classifier's answers to the reconstruction and to the image: 0 for the same
     probabilities, 1 bit for answers with no class in common. The floor is that of other images' reconstructions."""
 
+    group = "Consistency"
     name = "js_divergence"
     label = "JS divergence"
     unit = "bit"

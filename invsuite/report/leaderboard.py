@@ -20,8 +20,11 @@ from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
+#: what a terminal has room for
+HEADLINES = ("psnr", "ssim", "lpips", "correspondence", "hue_gain", "feature_error")
+
 CSV_KEY = ("suite", "model", "stage", "method", "seed")
-CSV_END = ("ceiling", "reason", "cell")
+CSV_END = ("ceiling", "floor", "reason", "cell")
 
 
 def markdown(
@@ -31,8 +34,8 @@ def markdown(
     relations: Sequence[Record] = (),
     maps: Sequence[str] = (),
 ) -> str:
-    """The leaderboard: one table a model, a row a stage and method over all seeds, stages in chain order; in bold every
-    value of a stage that cannot be told apart from the best.
+    """The leaderboard: for every model a table a group of measures, a row a stage and method over all seeds, stages in
+    chain order; in bold every value of a stage that cannot be told apart from the best.
 
     Args:
         title: heading, which says what suite this is.
@@ -46,8 +49,7 @@ def markdown(
     lines += _facts(records, done)
     for model in dict.fromkeys(r["cell"]["model"] for r in records):
         rows = rows_of([r for r in records if r["cell"]["model"] == model and not r.get("settled")])
-        placed = _places(rows)
-        lines += [f"## {model}", "", _table(rows, placed), "", *_places_section(rows, placed)]
+        lines += [f"## {model}", "", *_tables(rows)]
         lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
     lines += algebra_section(done)
     lines += gap_section(done)
@@ -58,9 +60,10 @@ def markdown(
 
 
 def terminal(records: Sequence[Record]) -> str:
-    """The same numbers without intervals, narrow enough for a terminal."""
+    """The main numbers without intervals, narrow enough for a terminal."""
     rows = rows_of([r for r in records if not r.get("settled")])
-    return _table(rows, _places(rows), compact=True)
+    names = [name for name in measures_of(rows) if name in HEADLINES]
+    return _table(rows, names, _places(rows), costs=True, compact=True)
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -74,10 +77,10 @@ def to_csv(records: Sequence[Record]) -> str:
         cell = record["cell"]
         head = [cell[key] for key in CSV_KEY]
         if record["status"] != "ok":
-            writer.writerow([*head, record["status"], *[""] * 8, record["reason"], cell["id"]])
+            writer.writerow([*head, record["status"], *[""] * 9, record["reason"], cell["id"]])
             continue
         for name, found in record["metrics"].items():
-            numbers = [found.get(k) for k in ("n", "mean", "low", "high", "ceiling")]
+            numbers = [found.get(k) for k in ("n", "mean", "low", "high", "ceiling", "floor")]
             described = [name, found["unit"], found["direction"], *("" if v is None else v for v in numbers)]
             writer.writerow([*head, found["status"], *described, found["reason"], cell["id"]])
         cost = record["cost"]
@@ -95,7 +98,21 @@ def to_csv(records: Sequence[Record]) -> str:
         ):
             if cost.get(name) is None:  # not counted for this method
                 continue
-            row = [*head, "ok", name, unit, "lower", 1, cost[name], "", "", "", f"clock: {cost['clock']}", cell["id"]]
+            row = [
+                *head,
+                "ok",
+                name,
+                unit,
+                "lower",
+                1,
+                cost[name],
+                "",
+                "",
+                "",
+                "",
+                f"clock: {cost['clock']}",
+                cell["id"],
+            ]
             writer.writerow(row)
     return buffer.getvalue()
 
@@ -143,23 +160,34 @@ def _places(rows: Sequence[Row]) -> Places:
     return found
 
 
-def _table(rows: Sequence[Row], placed: Places, compact: bool = False) -> str:
+def _tables(rows: Sequence[Row]) -> list[str]:
+    """One table a group of measures; the first also has the costs."""
+    placed, lines = _places(rows), []
+    groups: dict[str, list[str]] = {}
+    for name in measures_of(rows):
+        groups.setdefault(_metric(name).group, []).append(name)
+    for number, (group, names) in enumerate(groups.items() or {"": []}.items()):
+        lines += [f"**{group}**", ""] if len(groups) > 1 else []
+        lines += [_table(rows, names, placed, costs=number == 0), ""]
+    return lines
+
+
+def _table(rows: Sequence[Row], names: Sequence[str], placed: Places, costs: bool, compact: bool = False) -> str:
     done = [r for row in rows for r in row.done]
-    names = measures_of(rows)
     common = {name: _common_n(rows, name) for name in names}
     clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
     head = (["Model"] if compact else []) + ["Stage", "Method"]
     head += [_heading(name, common[name]) for name in names]
-    head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"]
+    head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
     body = []
     for row in rows:
         line = ([row.model] if compact else []) + [row.stage, _method(row)]
         if not row.done:
-            body.append([*line, *[row.records[0]["status"]] * len(names), "", "", "", ""])
+            body.append([*line, *[row.records[0]["status"]] * len(names), *[""] * (4 * costs)])
             continue
         for name in names:
-            line.append(_value(name, row.found(name), placed[name].get(row.name) == 1, common[name], compact))
-        body.append([*line, *_costs([r["cost"] for r in row.done])])
+            line.append(_value(name, row.found(name), placed[name].get(row.name), common[name], compact))
+        body.append([*line, *(_costs([r["cost"] for r in row.done]) if costs else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 
@@ -179,20 +207,6 @@ def _costs(costs: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{fit:.1f}", f"{invert * 1000:.1f}", f"{peak:.0f}", f"{costs[0]['parameters']:,}"]
 
 
-def _places_section(rows: Sequence[Row], placed: Places) -> list[str]:
-    """The ranking of every stage by every measure; none where no two rows compete."""
-    names = [name for name, places in placed.items() if places]
-    body = [
-        [row.stage, _method(row), *(str(placed[name].get(row.name, "-")) for name in names)]
-        for row in rows
-        if any(row.name in placed[name] for name in names)
-    ]
-    if not body:
-        return []
-    head = ["Place: stage", "Method", *(_metric(name).label for name in names)]
-    return [tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
-
-
 def _heading(name: str, n: int | None) -> str:
     metric = _metric(name)
     unit = f" {metric.unit}" if metric.unit else ""
@@ -209,7 +223,7 @@ def _common_n(rows: Sequence[Row], name: str) -> int | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _value(name: str, found: dict[str, Any] | None, best: bool, n: int | None, compact: bool) -> str:
+def _value(name: str, found: dict[str, Any] | None, place: int | None, n: int | None, compact: bool) -> str:
     if found is None:
         return "-"
     if found["status"] != "ok":
@@ -218,8 +232,10 @@ def _value(name: str, found: dict[str, Any] | None, best: bool, n: int | None, c
     text = f"{found['mean']:.{digits}f}"
     if not compact and found["low"] is not None:
         text += f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    if best:
+    if place == 1:
         text = f"{text} *" if compact else f"**{text}**"
+    if place and not compact:
+        text += f" #{place}"
     return text if found["n"] == n else f"{text} (n={found['n']})"
 
 
@@ -247,24 +263,34 @@ def _missing(records: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
+def _bounds(name: str, done: Sequence[Record]) -> str:
+    """What a perfect reconstruction scores, and the range of what ignorant ones do."""
+    digits, found = _metric(name).digits, [r["metrics"][name] for r in done if name in r["metrics"]]
+    ceilings = {f"{m['ceiling']:.{digits}f}" for m in found if m.get("ceiling") is not None}
+    floors = [m["floor"] for m in found if m.get("floor") is not None]
+    text = f" A perfect reconstruction scores {', '.join(sorted(ceilings))} here." if 0 < len(ceilings) < 4 else ""
+    if floors:
+        low, high = f"{min(floors):.{digits}f}", f"{max(floors):.{digits}f}"
+        text += f" Floor by permutation: {low if low == high else f'{low} to {high}'}."
+    return text
+
+
 def _legend(done: Sequence[Record]) -> list[str]:
     lines = ["## How to read this", ""]
     names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
     for name in names:
         metric = _metric(name)
-        doc = " ".join((metric.__doc__ or "").split())
-        ceilings = [r["metrics"][name].get("ceiling") for r in done if r["metrics"][name].get("ceiling") is not None]
-        top = f" A perfect reconstruction scores {ceilings[0]:.{metric.digits}f} here." if ceilings else ""
-        lines.append(f"- **{metric.label}** ({ARROWS[metric.direction]}): {doc}{top}")
+        doc = " ".join((metric.__doc__ or "").split("\n\n")[0].split())
+        lines.append(f"- **{metric.label}** ({ARROWS[metric.direction]}): {doc}{_bounds(name, done)}")
     lines += [
         "- Values are means over images with 95 % bootstrap intervals over images, of rows with several seeds over "
         "seeds and images; n counts images and is in the heading or beside the value.",
-        "- **Bold** is every value of a stage that cannot be told apart from the best. **Place** is one more than the "
-        "number of rows of the stage that are better beyond doubt: the interval of the paired difference (distance "
-        "from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of a stage "
-        "hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
-        "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell. Rows defined on fewer than half of the images of the others have no place.",
+        "- **Bold** is every value of a stage that cannot be told apart from the best. **#** is the place: one more "
+        "than the number of rows of the stage that are better beyond doubt, where the interval of the paired "
+        "difference (distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of "
+        "all pairs of a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for "
+        "the number of comparisons within one stage and measure, not across them. Equal places are not equal quality: "
+        "the images are too few to tell. Rows defined on fewer than half of the images of the others have no place.",
         "- **Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
         "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
         "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table.",
