@@ -64,8 +64,8 @@ class Recipe:
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its start on an
             equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: see ``sweep``; 0 to 1.
-        path_rate: share of the learning rate that closed-form paths get (`InverseNetwork.path`): they start at ridge
-            regression, which full steps would only shake.
+        linear_rate: share of the learning rate that the linear part of closed-form paths gets (`ClosedFormPath`): it
+            starts at ridge regression, which full steps would only shake.
         patience: evaluations without a better selection loss after which, past the middle of the budget, training
             stops; 0 never stops early.
 
@@ -81,7 +81,7 @@ class Recipe:
     flip: bool = True
     sweep: list[float] = field(default_factory=list)
     sweep_share: float = 0.2
-    path_rate: float = 0.1
+    linear_rate: float = 0.1
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -364,11 +364,12 @@ class Training:
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: closed-form paths, with their share of the learning rate, and all others."""
-    solved = [p for part in module.modules() if isinstance(part, ClosedFormPath) for p in part.parameters()]
+    """Parameters for the optimiser: what is linear in closed-form paths, with its share of the rate, and all others."""
+    paths = [part for part in module.modules() if isinstance(part, ClosedFormPath)]
+    solved = [parameter for path in paths for parameter in (path.linear.weight, path.offset)]
     known = {id(parameter) for parameter in solved}
     others = [parameter for parameter in module.parameters() if id(parameter) not in known]
-    groups = [{"params": others, "share": 1.0}, {"params": solved, "share": recipe.path_rate}]
+    groups = [{"params": others, "share": 1.0}, {"params": solved, "share": recipe.linear_rate}]
     return [group for group in groups if group["params"]]
 
 
