@@ -64,8 +64,8 @@ class Recipe:
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its start on an
             equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: see ``sweep``; 0 to 1.
-        linear_rate: share of the learning rate that the linear part of closed-form paths gets (`ClosedFormPath`): it
-            starts at ridge regression, which full steps would only shake.
+        linear_rate: share of the learning rate that the linear part of a `ClosedFormPath` gets where it starts at ridge
+            regression, which full steps would only shake.
         patience: evaluations without a better selection loss after which, past the middle of the budget, training
             stops; 0 never stops early.
 
@@ -364,8 +364,8 @@ class Training:
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: what is linear in closed-form paths, with its share of the rate, and all others."""
-    paths = [part for part in module.modules() if isinstance(part, ClosedFormPath)]
+    """Parameters for the optimiser: what is linear in solved paths, with its share of the rate, and all others."""
+    paths = [part for part in module.modules() if isinstance(part, ClosedFormPath) and part.solved]
     solved = [parameter for path in paths for parameter in (path.linear.weight, path.offset)]
     known = {id(parameter) for parameter in solved}
     others = [parameter for parameter in module.parameters() if id(parameter) not in known]

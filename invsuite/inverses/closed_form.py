@@ -19,10 +19,14 @@ class ClosedFormPath(nn.Module):
 
     Takes (B, ..., channels), standardised; gives (B, ..., outputs). With ``places`` the input is (B, places, channels),
     and each place has an offset of its own.
+
+    Attributes:
+        solved: whether it starts as ridge regression made it.
     """
 
     def __init__(self, channels: int, outputs: int, hidden: int = 0, places: int = 1) -> None:
         super().__init__()
+        self.solved = False
         self.linear = nn.Linear(channels, outputs, bias=False)
         if channels == outputs:
             nn.init.eye_(self.linear.weight)
@@ -51,6 +55,12 @@ class ClosedFormPath(nn.Module):
         if self.last is not None:
             self.last.weight.copy_(weight[channels:].T)
         self.offset.copy_(-mean @ weight)
+        self.solved = True
+
+    def start_like(self, state: dict[str, torch.Tensor]) -> None:
+        """Become what another path was solved to, given its state."""
+        self.load_state_dict(state)
+        self.solved = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.linear(x) + self.offset

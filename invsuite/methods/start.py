@@ -62,7 +62,7 @@ class Start:
         set_scales(links, self.moments)
         for stage, link in links.items():
             if stage in self.paths and link.path is not None:
-                link.path.load_state_dict(self.paths[stage])
+                link.path.start_like(self.paths[stage])
 
 
 def set_scales(links: Mapping[str, InverseNetwork], moments: Mapping[str, Moments]) -> None:
