@@ -125,7 +125,7 @@ def test_the_witness_is_part_of_a_cell_that_asks_it(tmp_path: Path) -> None:
 def test_a_model_is_not_its_own_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: Model) -> None:
     with pytest.raises(UsageError, match=r"'models\.vit\.witness' is the model itself"):
         plan_of(tmp_path, "bundled:vit")
-    monkeypatch.setattr(grid, "load_model", lambda name, source: vit)  # another name for the same weights
+    monkeypatch.setattr(grid, "load_model", lambda *_: vit)  # another name for the same weights
     entry = plan_of(tmp_path, "timm:a-copy").models[0]
     assert isinstance(entry, Refused)
     assert "has its very weights" in str(entry.error)

@@ -123,7 +123,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     params = {"width": 16, "depth": 1, "start": "random", "recipe": {"patience": 0}}
-    problem = make_problem(linear_chain, ("first", "second"), passes=320)
+    problem = make_problem(linear_chain, ("first", "second"), passes=1280)
     whole = make_method(name, params).fit(problem)
 
     def kill(done: int, total: int, note: str) -> None:
@@ -140,8 +140,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
             steps.append(done)
 
     resumed = make_method(name, params).fit(replace(problem, progress=note_step, checkpoints=tmp_path))
-    unbroken = 20 if name != "modular-finetuned" else 40
-    assert len(steps) < unbroken, "it did not begin anew"
+    assert len(steps) < 80, "it did not begin anew"
     images = scene_split(904, 2, 24).images(slice(0, 2))
     found = linear_chain.represent(images, problem.stages)
     for stage in problem.stages:
@@ -214,11 +213,12 @@ def test_training_stops_early_where_selection_gets_worse(linear_chain: Model, ma
 
 
 def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProblem) -> None:
-    """Before training the first module is the ridge readout of its stage; the chain of two is near it."""
+    """Before training the first module is the ridge readout of its stage; the chain of two is no worse than that of
+    its stage, for it reads random features too."""
     problem = make_problem(vit, ("embed", "block03"), fit=96)
     images = scene_split(909, 4).images(slice(0, 4))
     found = vit.represent(images, problem.stages)
-    method = make_method("modular", {"width": 16, "depth": 1})
+    method = make_method("modular", {"width": 16, "depth": 1, "recipe": {"flip": False}})
     links, start = method.started_links(problem, "block03")
     ridge = Ridge().fit(problem)
     expected = ridge.invert("embed", found["embed"], images)
@@ -227,10 +227,11 @@ def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProbl
         chained = compose(links, ("embed", "block03")).eval()(found["block03"].tensor).clamp(0, 1)
     torch.testing.assert_close(made, expected, atol=2e-3, rtol=0)
     ridge_error = F.mse_loss(ridge.invert("block03", found["block03"], images), images)
-    assert F.mse_loss(chained, images) < 2 * ridge_error
+    assert F.mse_loss(chained, images) < 1.2 * ridge_error
     spent = start.spent(("embed", "block03"))
     rows = 96 * 144
-    assert spent.flops == 2.0 * rows * 96 * ((96 + 3 * 8 * 8) + (96 + 96))
+    linear, features = 96 * (96 + 3 * 8 * 8), 3 * 96  # of a token's own channels and twice as many random ones
+    assert spent.flops == 2.0 * rows * (linear + features * (features + 96) + 2 * 96 * 96)
     assert spent.seconds > 0
     assert spent.frozen_flops > 0
 

@@ -178,8 +178,10 @@ def test_cross_application_at_its_ends(linear_chain: Model, detr: Model) -> None
     found = CrossApplication().compute(perfect)
     assert found.per_image == [None] * 3
     assert found.undefined == "its own reconstruction is perfect"
+    alone = scoring(lambda x: x, 1, model=detr, stage="encoder")
+    alone.stages = ("backbone", "encoder", "decoder")
     with pytest.raises(NotApplicable, match="no other stage of the suite has the layout of 'encoder'"):
-        CrossApplication().compute(scoring(lambda x: x, 1, model=detr, stage="encoder"))
+        CrossApplication().compute(alone)
 
 
 def test_a_run_relates_every_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

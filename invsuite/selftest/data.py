@@ -154,7 +154,7 @@ FAULTS = (
         "invsuite.data.split.Splits",
         plant(
             "invsuite.data.sources:open_source",
-            lambda original: lambda source, size: original(replace(source, seed=71), size),
+            lambda original: lambda source, *rest: original(replace(source, seed=71), *rest),
         ),
         bench_trial(),
         "images are in both the fit and the",
