@@ -193,7 +193,7 @@ def test_a_network_with_branches_says_so_and_methods_that_see_representations_ru
     images = torch.rand(2, 3, size, size)
     torch.testing.assert_close(model.predict(images).logits, model.reference(images).logits)
     stage, later = model.stages[0], model.stages[1]
-    with pytest.raises(NotApplicable, match="cannot be run from stage"):
+    with pytest.raises(NotApplicable, match="does not follow from"):
         model.run(torch.zeros(1, *model.layout(stage).shape), stage, later)
     found = model.represent(images, [stage, later])
     maps = network.forward_intermediates(

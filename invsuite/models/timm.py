@@ -91,7 +91,7 @@ def timm_chain(
         return timm_chain(name, other, image_size, mean, std, origin)
 
     task: TaskKind = "classification" if classes else "embedding"
-    return Model(name, network, components, image_size, task, origin, split, reference, rebuild, reason)
+    return Model(name, network, components, image_size, task, origin, split, reference, rebuild, uncut=reason)
 
 
 @torch.no_grad()
