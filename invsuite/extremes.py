@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from invsuite.data.base import from_unit_range
 from invsuite.statistics import distance_from_best
 
-EACH = 2  # best and worst images kept of each measure
+EACH = 3  # best and worst images kept of each measure
 MOST = 48  # images kept of a cell, however many measures there are
 SIDE = 160  # pixels of the longer side; larger pictures are made smaller
 QUALITY = 90  # of WebP

@@ -15,12 +15,13 @@ WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
 
 @dataclass(frozen=True)
 class Line:
-    """One method's curve: ``points`` (cost, quality), and the same as an SVG polyline. ``colour`` numbers methods."""
+    """One method's curve: ``points`` (cost, quality), and their ``places`` in the plot. ``colour`` numbers
+    methods."""
 
     method: str
     colour: int
     points: Sequence[tuple[float, float]]
-    path: str
+    places: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
         return []
     n = rows[0]["data"]["select"]
     note = (
-        f"Mean PSNR of the selection images (n = {n}) as training goes on, against the inverse's own operations; frozen "
-        "forward passes are left out. Curves are kept as means, so they have no interval; the scored values have one."
+        f"Mean PSNR of the selection images (n = {n}) as training goes on, against the inverse's own operations; "
+        "frozen forward passes are left out. Curves are kept as means, so they have no interval; the scored values have one."
     )
     return [_chart("Training", "own training, TFLOP", note, curves)]
 
@@ -95,6 +96,13 @@ def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
     points = [p for lines in curves.values() for line in lines.values() for p in line]
     x_all, y_all = _axis([0.0, *(x for x, _ in points)]), _axis([y for _, y in points])
     methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
+
+    def right(x: float) -> float:
+        return round(_share(x, x_all) * WIDTH, 1)
+
+    def down(y: float) -> float:
+        return round((1 - _share(y, y_all)) * HEIGHT, 1)
+
     panels = []
     for stage, lines in curves.items():
         drawn = [
@@ -102,13 +110,11 @@ def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
                 method,
                 methods.index(method),
                 line,
-                " ".join(f"{_place(x, x_all) * WIDTH:.1f},{(1 - _place(y, y_all)) * HEIGHT:.1f}" for x, y in line),
+                [(right(x), down(y)) for x, y in line],
             )
             for method, line in lines.items()
         ]
-        x_ticks = [(_place(x, x_all) * WIDTH, f"{x:g}") for x in x_all]
-        y_ticks = [((1 - _place(y, y_all)) * HEIGHT, f"{y:g}") for y in y_all]
-        panels.append(Panel(stage, drawn, x_ticks, y_ticks))
+        panels.append(Panel(stage, drawn, [(right(x), f"{x:g}") for x in x_all], [(down(y), f"{y:g}") for y in y_all]))
     return Chart(title, x_label, "PSNR dB", note, list(zip(methods, range(len(methods)), strict=True)), panels)
 
 
@@ -118,5 +124,5 @@ def _axis(values: Sequence[float]) -> list[float]:
     return [round(float(tick), 10) for tick in ticks]
 
 
-def _place(value: float, ticks: Sequence[float]) -> float:
+def _share(value: float, ticks: Sequence[float]) -> float:
     return (value - ticks[0]) / (ticks[-1] - ticks[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -12,12 +12,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
-from invsuite.extremes import EACH, ranking
+from invsuite.extremes import EACH, extreme_rows, ranking
 from invsuite.metrics.base import Metric
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.interlayer import READING, Matrix, matrices
 from invsuite.report.leaderboard import ARROWS, NOTES, Places, all_places, metric_of, missing, state_of
-from invsuite.report.pictures import CELLS, Pictures, extremes, shown_rows, strip
+from invsuite.report.pictures import CELLS, Pictures, extremes, strip
 from invsuite.report.rows import Row, measures_of, rows_of
 from invsuite.statistics import distance_from_best
 from invsuite.store import Record, Store
@@ -74,13 +74,13 @@ def html_page(title: str, records: Sequence[Record], store: Store, relations: Se
             each=EACH,
             beyond=sum(bool(row.done) for row in rows) - len(shown),
             relations=[
-                (model, [_matrix(m) for m in found])
+                (model, [_matrix(m) for m in between])
                 for model in models
-                if (found := matrices(model, records, relations))
+                if (between := matrices(model, records, relations))
             ],
             relations_failed=failed,
             reading=READING.replace("**", ""),
-            missing=[(reason, found, _tracebacks(found)) for reason, found in missing(records).items()],
+            missing=_missing(records),
             origins=_origins(records),
             weights=_weights(done),
             data=_data(done),
@@ -202,7 +202,9 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
         cells: list[dict[str, Any] | None] = []
         for j, number in enumerate(matrix.value[i]):
             ends = matrix.low[i][j], matrix.high[i][j]
-            interval = "no interval" if None in ends or i == j else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+            interval = "by definition" if i == j else "no interval"
+            if i != j and ends[0] is not None and ends[1] is not None:
+                interval = f"[{ends[0]:.2f}, {ends[1]:.2f}]"
             cell = {"text": f"{number:.2f}{matrix.marks[i][j]}", "interval": interval} if number is not None else None
             cells.append(cell and cell | _paint(float(shares[i, j])))
         lines.append((stage, cells))
@@ -227,16 +229,14 @@ def _wall(model: str, shown: Sequence[Record], store: Store, pictures: Pictures)
     }
 
 
-def _images(
-    shown: Sequence[Record], measures: Sequence[str], store: Store, pictures: Pictures
-) -> list[dict[str, Any]]:
+def _images(shown: Sequence[Record], measures: Sequence[str], store: Store, pictures: Pictures) -> list[dict[str, Any]]:
     """For every row its best and worst images: keys, numbers of pictures, and what every measure says of each."""
     found = []
     originals: dict[tuple[str, str], int] = {}
     for record in shown:
         kept, cell, measured = extremes(store, record), record["cell"], record["metrics"]
         images: dict[int, dict[str, Any]] = {}
-        for row in shown_rows(record):
+        for row in extreme_rows(measured):
             key = record["images"][row]
             entry: dict[str, Any] = {"key": key, "values": [_one(measured.get(name), name, row) for name in measures]}
             if row in kept:
@@ -264,8 +264,13 @@ def _one(found: dict[str, Any] | None, name: str, row: int) -> str | None:
     return None if number is None else f"{number:.{metric_of(name).digits}f}"
 
 
-def _tracebacks(records: Iterable[Record]) -> list[str]:
-    return list(dict.fromkeys(r["traceback"] for r in records if r.get("traceback")))
+def _missing(records: Sequence[Record]) -> list[tuple[str, list[Record], list[str]]]:
+    """Reasons, what failed first, with their records and tracebacks."""
+    reasons = sorted(missing(records).items(), key=lambda entry: not entry[0].startswith("failed"))
+    return [
+        (reason, found, list(dict.fromkeys(r["traceback"] for r in found if r.get("traceback"))))
+        for reason, found in reasons
+    ]
 
 
 def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from invsuite.extremes import extreme_rows
 from invsuite.store import Record, Store
 
 SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
@@ -73,11 +72,6 @@ def extremes(store: Store, record: Record) -> dict[int, tuple[Pixels, Pixels]]:
         found = dict(zip(rows, zip(_cut(above, width), _cut(below, width), strict=True), strict=True))
     first = zip(strip(store, record, original=True), strip(store, record), strict=False)
     return found | dict(enumerate(first))  # what other parts of the page show is embedded once
-
-
-def shown_rows(record: Record) -> list[int]:
-    """Rows of a cell's best and worst images by each measure, whether their pictures were kept or not."""
-    return list(record.get("extremes") or extreme_rows(record["metrics"]))
 
 
 def _width(record: Record, whole: Pixels) -> int:
