@@ -11,6 +11,7 @@ from invsuite.report.efficiency import TERA, trained_fits
 from invsuite.store import Record
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
+MEANS = "Curves are kept as means, so they have no interval; the scored values have one."
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
     n = rows[0]["data"]["select"]
     note = (
         f"Mean PSNR of the selection images (n = {n}) as training goes on, against the inverse's own operations; "
-        "frozen forward passes are left out. Curves are kept as means, so they have no interval; the scored values have one."
+        f"frozen forward passes are left out. {MEANS}"
     )
     return [_chart("Training", "own training, TFLOP", note, curves)]
 
@@ -87,7 +88,7 @@ def _inversion(rows: Sequence[Record]) -> list[Chart]:
     clock = rows[0]["cost"]["clock"]
     note = (
         f"Mean PSNR of the scored images (n = {rows[0]['data']['score']}) as an iterative inversion goes on, against "
-        f"{clock} seconds an image. Curves are kept as means, so they have no interval; the scored values have one."
+        f"{clock} seconds an image. {MEANS}"
     )
     return [_chart("Inversion", f"{clock} s an image", note, curves)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,21 +37,21 @@ class Pictures:
             self.pixels.append(picture)
         return self._numbers[key]
 
-    def encode(self) -> list[str]:
-        """Base64 of WebP by number, as large as `BYTES` allow."""
+    def encode(self, sides: Sequence[int] = SIDES, quality: int = QUALITY) -> list[str]:
+        """Base64 of WebP by number, of the first of ``sides`` that `BYTES` allow, else the last."""
         found: list[str] = []
-        for side in SIDES:
-            found = [_webp(picture, side) for picture in self.pixels]
+        for side in sides:
+            found = [_webp(picture, side, quality) for picture in self.pixels]
             if sum(map(len, found)) <= BYTES:
                 break
         return found
 
 
-def _webp(picture: Pixels, side: int) -> str:
+def _webp(picture: Pixels, side: int, quality: int) -> str:
     image = Image.fromarray(picture)
     image.thumbnail((side, side))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=4)
+    image.save(buffer, "WEBP", quality=quality, method=4)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
