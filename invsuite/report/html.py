@@ -195,7 +195,8 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
     """Shares on a linear scale from 0, ratios on a logarithmic one."""
     numbers = np.array([[np.nan if v is None else v for v in line] for line in matrix.value], dtype=np.float64)
     scaled = numbers / matrix.top if matrix.top else np.log(numbers.clip(1e-12))
-    low, high = (0.0, 1.0) if matrix.top else (float(np.nanmin(scaled)), float(np.nanmax(scaled)))
+    known = scaled[~np.isnan(scaled)]
+    low, high = (0.0, 1.0) if matrix.top or not known.size else (float(known.min()), float(known.max()))
     shares = np.clip((scaled - low) / (high - low if high > low else 1.0), 0, 1)
     lines = []
     for i, stage in enumerate(matrix.stages):
