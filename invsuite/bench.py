@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from invsuite.calibrate import plan_cost
 from invsuite.errors import SetupError, Unavailable, UsageError, unknown_name
 from invsuite.fetch import fetch, needs
 from invsuite.files import write_atomically
-from invsuite.grid import Plan, Refused, Selection, make_plan
+from invsuite.grid import Plan, Refused, Selection, choose, make_plan
 from invsuite.interlayer import relate_models
 from invsuite.progress import ConsoleReporter
 from invsuite.regress import Finding, compare, load_baseline, pin, summary
@@ -24,8 +25,10 @@ from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
 from invsuite.report.leaderboard import state_of, terminal
-from invsuite.runner import estimate, run
+from invsuite.report.study import study_page
+from invsuite.runner import STRIP_IMAGES, estimate, run
 from invsuite.store import Record, Store
+from invsuite.study import analyse, key_of, plan_pairs, read_answers, read_key, study_table
 from invsuite.suite import Suite, load_suite
 
 
@@ -260,6 +263,35 @@ def compare_two(
     """The paired differences of two rows of a suite, and their table."""
     entries = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
     return entries, comparison_table(entries)
+
+
+def write_study(
+    suite_name: str, out: Path, methods: Sequence[str] | None, questions: int, seed: int
+) -> tuple[Path, Path]:
+    """Write the page of a blind study of a suite's pictures, and the key that tells its methods; returns both files."""
+    suite = load_suite(suite_name)
+    store = store_of(suite, out)
+    records = [r for r in load_records(suite, out) if r["status"] == "ok" and r["cell"]["seed"] == suite.seeds[0]]
+    chosen = choose("method", list(dict.fromkeys(r["cell"]["method"] for r in records)), methods)
+    records = [r for r in records if r["cell"]["method"] in chosen and store.strip_path(r["cell"]["id"]).is_file()]
+    images = min([STRIP_IMAGES, *(len(r["images"]) for r in records)])
+    pairs = plan_pairs(records, images, questions, seed)
+    key = key_of(suite.name, pairs)
+    page, key_path = out / f"{suite.name}-study.html", _key_path(suite, out)
+    write_atomically(page, study_page(suite.name, key["study"], pairs, records, store, seed).encode())
+    write_atomically(key_path, json.dumps(key, indent=1).encode())
+    return page, key_path
+
+
+def study_results(suite_name: str, out: Path, files: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+    """Strengths of methods from the answers to a suite's study, and their table."""
+    methods, answers = read_answers(files, read_key(_key_path(load_suite(suite_name), out)))
+    found = analyse(methods, answers)
+    return [asdict(s) for s in found], study_table(found, len({a.rater for a in answers}), len(answers))
+
+
+def _key_path(suite: Suite, out: Path) -> Path:
+    return out / f"{suite.name}-study-key.json"
 
 
 def _baseline_path(suite: Suite, path: Path | None) -> Path:

@@ -150,12 +150,47 @@ def fetch(
 @app.command()
 @_one_line_errors
 def report(suite: SuiteOption = "quick", out: OutOption = Path("results"), plugin: PluginOption = None) -> None:
-    """Render the leaderboard and the strips of pictures again from the records."""
+    """Render the leaderboard, the HTML page and the strips of pictures again from the records."""
     from invsuite.bench import rerender
 
     _load_plugins(plugin)
     for path in rerender(suite, out):
         print(path)
+
+
+@app.command()
+@_one_line_errors
+def study(
+    suite: SuiteOption = "quick",
+    methods: MethodsOption = "",
+    questions: Annotated[int, typer.Option(min=1, help="How many pairs of reconstructions a person is shown.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of pairs, their order and their sides.")] = 0,
+    out: OutOption = Path("results"),
+    plugin: PluginOption = None,
+) -> None:
+    """Write a page for a blind study, pairs of reconstructions side by side, and the key that tells which are whose."""
+    from invsuite.bench import write_study
+
+    _load_plugins(plugin)
+    page, key = write_study(suite, out, _names(methods), questions, seed)
+    print(f"{page}\n{key} (names the methods: keep it from those who answer)")
+
+
+@app.command("study-results")
+@_one_line_errors
+def study_results(
+    files: Annotated[list[Path], typer.Argument(help="Files of answers that the page of a study saved.")],
+    suite: SuiteOption = "quick",
+    out: OutOption = Path("results"),
+    plugin: PluginOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Strengths of methods from the answers to a study, with intervals and n."""
+    from invsuite.bench import study_results
+
+    _load_plugins(plugin)
+    strengths, text = study_results(suite, out, files)
+    print(json.dumps(strengths, indent=1) if as_json else text)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from PIL import Image
 from invsuite.data.base import Sample, check_images, from_unit_range
 from invsuite.data.canary import check_masks
 from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
+from invsuite.extremes import extreme_rows, sheet
 from invsuite.features import FeatureCache
 from invsuite.files import write_atomically
 from invsuite.flops import count_flops
@@ -258,12 +259,16 @@ def _score(
     )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
+    extremes = extreme_rows(metrics)
+    if extremes:
+        write_atomically(store.extremes_path(cell.id), sheet(images[extremes], made[extremes]))
     cost = fitted.cost
     return {
         "status": "ok",
         "reason": "",
         "metrics": metrics,
         "images": [sample.key for sample in samples],
+        "extremes": extremes,
         "cost": {
             "clock": clock_name(model.device),
             "fit_seconds": cost.stage_seconds.get(cell.stage, 0.0),

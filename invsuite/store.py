@@ -31,6 +31,10 @@ class Store:
         """File of a cell's first few reconstructions."""
         return self.folder / f"{cell_id}.png"
 
+    def extremes_path(self, cell_id: str) -> Path:
+        """File of a cell's best and worst reconstructions, below their images."""
+        return self.folder / f"{cell_id}-extremes.webp"
+
     def fit_path(self, fit_id: str) -> Path:
         """Folder for the state of a fit that is under way."""
         return self.folder / "fits" / fit_id

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from invsuite.files import write_atomically
+from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
 from invsuite.report.leaderboard import markdown, to_csv
 from invsuite.report.strips import draw_strip
@@ -21,8 +22,8 @@ def full_title(title: str, records: Sequence[Record]) -> str:
 def write_report(
     name: str, title: str, records: Sequence[Record], store: Store, out: Path, relations: Sequence[Record] = ()
 ) -> list[Path]:
-    """Write ``NAME.md``, ``NAME.csv``, a strip per model and, where stages are related, heat maps to ``out``; returns
-    the files.
+    """Write ``NAME.md``, ``NAME.csv``, the page ``NAME.html``, a strip per model and, where stages are related, heat
+    maps to ``out``; returns the files.
 
     Args:
         relations: records of how the stages of models relate.
@@ -36,8 +37,9 @@ def write_report(
         path = out / f"{name}-{model}-interlayer.png"
         if draw_heatmaps(model, records, relations, path):
             maps.append(path)
-    table, values = out / f"{name}.md", out / f"{name}.csv"
-    page = markdown(title, records, [s.name for s in strips], relations, [m.name for m in maps])
-    write_atomically(table, page.encode())
+    table, values, page = (out / f"{name}.{ending}" for ending in ("md", "csv", "html"))
+    text = markdown(title, records, [s.name for s in strips], relations, [m.name for m in maps])
+    write_atomically(table, text.encode())
     write_atomically(values, to_csv(records).encode())
-    return [table, values, *strips, *maps]
+    write_atomically(page, html_page(title, records, store, relations).encode())
+    return [table, values, page, *strips, *maps]

@@ -23,6 +23,29 @@ ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 #: what a terminal has room for
 HEADLINES = ("psnr", "ssim", "lpips", "correspondence", "hue_gain", "feature_error")
 
+#: What holds for every table; markdown.
+NOTES = (
+    (
+        "Values are means over images with 95 % bootstrap intervals over images, of rows with several seeds over "
+        "seeds and images; n counts images and is in the heading or beside the value."
+    ),
+    (
+        "**Bold** is every value of a stage that cannot be told apart from the best. **#** is the place: one more than "
+        "the number of rows of the stage that are better beyond doubt, where the interval of the paired difference "
+        "(distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of "
+        "a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
+        "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
+        "are too few to tell. Rows defined on fewer than half of the images of the others have no place."
+    ),
+    (
+        "**Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
+        "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
+        "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table."
+    ),
+    "**Peak MiB** is resident memory of the process on a CPU, allocated memory on a GPU.",
+    "**Trained values** counts what the stage's own inverse has trained or solved for.",
+)
+
 CSV_KEY = ("suite", "model", "stage", "method", "seed")
 CSV_END = ("ceiling", "floor", "reason", "cell")
 
@@ -54,7 +77,7 @@ def markdown(
     lines += algebra_section(done)
     lines += gap_section(done)
     lines += interlayer_section(done, relations, maps)
-    lines += _missing(records)
+    lines += _missing_section(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -63,7 +86,7 @@ def terminal(records: Sequence[Record]) -> str:
     """The main numbers without intervals, narrow enough for a terminal."""
     rows = rows_of([r for r in records if not r.get("settled")])
     names = [name for name in measures_of(rows) if name in HEADLINES]
-    return _table(rows, names, _places(rows), costs=True, compact=True)
+    return _table(rows, names, all_places(rows), costs=True, compact=True)
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -147,7 +170,7 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
 Places = dict[str, dict[str, int]]
 
 
-def _places(rows: Sequence[Row]) -> Places:
+def all_places(rows: Sequence[Row]) -> Places:
     """Places within each stage that at least two rows of it compete for."""
     stages: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -162,10 +185,10 @@ def _places(rows: Sequence[Row]) -> Places:
 
 def _tables(rows: Sequence[Row]) -> list[str]:
     """One table a group of measures; the first also has the costs."""
-    placed, lines = _places(rows), []
+    placed, lines = all_places(rows), []
     groups: dict[str, list[str]] = {}
     for name in measures_of(rows):
-        groups.setdefault(_metric(name).group, []).append(name)
+        groups.setdefault(metric_of(name).group, []).append(name)
     for number, (group, names) in enumerate(groups.items() or {"": []}.items()):
         lines += [f"**{group}**", ""] if len(groups) > 1 else []
         lines += [_table(rows, names, placed, costs=number == 0), ""]
@@ -177,43 +200,27 @@ def _table(rows: Sequence[Row], names: Sequence[str], placed: Places, costs: boo
     common = {name: _common_n(rows, name) for name in names}
     clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
     head = (["Model"] if compact else []) + ["Stage", "Method"]
-    head += [_heading(name, common[name]) for name in names]
+    head += [heading(name, common[name]) for name in names]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
     body = []
     for row in rows:
-        line = ([row.model] if compact else []) + [row.stage, _method(row)]
+        line = ([row.model] if compact else []) + [row.stage, row.label]
         if not row.done:
             body.append([*line, *[row.records[0]["status"]] * len(names), *[""] * (4 * costs)])
             continue
         for name in names:
             line.append(_value(name, row.found(name), placed[name].get(row.name), common[name], compact))
-        body.append([*line, *(_costs([r["cost"] for r in row.done]) if costs else [])])
+        body.append([*line, *(row.cost().texts() if costs else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 
-def _method(row: Row) -> str:
-    """The method, with its seeds where there are several or not all of them have numbers."""
-    if len(row.records) == 1:
-        return row.method
-    done, every = len(row.done), len(row.records)
-    return f"{row.method} ({every} seeds)" if done == every else f"{row.method} ({done} of {every} seeds)"
-
-
-def _costs(costs: Sequence[dict[str, Any]]) -> list[str]:
-    """Mean over seeds of the times, the largest peak, and the trained values of the first."""
-    fit = sum(c["fit_seconds"] + c["fit_shared_seconds"] for c in costs) / len(costs)
-    invert = sum(c["invert_seconds_per_image"] for c in costs) / len(costs)
-    peak = max(max(c["fit_peak_bytes"], c["invert_peak_bytes"]) for c in costs) / 2**20
-    return [f"{fit:.1f}", f"{invert * 1000:.1f}", f"{peak:.0f}", f"{costs[0]['parameters']:,}"]
-
-
-def _heading(name: str, n: int | None) -> str:
-    metric = _metric(name)
+def heading(name: str, n: int | None) -> str:
+    metric = metric_of(name)
     unit = f" {metric.unit}" if metric.unit else ""
     return f"{metric.label}{unit} {ARROWS[metric.direction]}" + (f" (n={n})" if n else "")
 
 
-def _metric(name: str) -> type[Metric]:
+def metric_of(name: str) -> type[Metric]:
     return METRICS[name]
 
 
@@ -228,7 +235,7 @@ def _value(name: str, found: dict[str, Any] | None, place: int | None, n: int | 
         return "-"
     if found["status"] != "ok":
         return "skipped" if found["status"] == "skipped" else "n/a"
-    digits = _metric(name).digits
+    digits = metric_of(name).digits
     text = f"{found['mean']:.{digits}f}"
     if not compact and found["low"] is not None:
         text += f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
@@ -239,33 +246,35 @@ def _value(name: str, found: dict[str, Any] | None, place: int | None, n: int | 
     return text if found["n"] == n else f"{text} (n={found['n']})"
 
 
-def _missing(records: Sequence[Record]) -> list[str]:
-    """Why cells or measures are missing, and what the suite noticed about those that are there; each reason once."""
-    reasons: dict[str, list[str]] = {}
+def missing(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Why cells or measures are missing, and what the suite noticed about those that are there: the records of each
+    reason."""
+    reasons: dict[str, list[Record]] = {}
     for record in records:
-        cell = record["cell"]
-        where = f"{cell['model']}/{cell['stage']}/{cell['method']}"
         if record["status"] != "ok":
-            reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(where)
+            reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(record)
             continue
         for flag in record.get("flags", ()):
-            reasons.setdefault(f"flagged: {flag}", []).append(where)
+            reasons.setdefault(f"flagged: {flag}", []).append(record)
         for name, found in record["metrics"].items():
             if found["reason"]:
                 state = found["status"] if found["status"] != "ok" else "not defined for some images"
-                reasons.setdefault(f"{_metric(name).label} {state}: {found['reason']}", []).append(where)
-    if not reasons:
-        return []
-    lines = ["## What is missing or flagged, and why", ""]
-    for reason, cells in reasons.items():
+                reasons.setdefault(f"{metric_of(name).label} {state}: {found['reason']}", []).append(record)
+    return reasons
+
+
+def _missing_section(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for reason, found in missing(records).items():
+        cells = [f"{r['cell']['model']}/{r['cell']['stage']}/{r['cell']['method']}" for r in found]
         shown = ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
         lines.append(f"- {reason} ({shown})")
-    return [*lines, ""]
+    return ["## What is missing or flagged, and why", "", *lines, ""] if lines else []
 
 
 def _bounds(name: str, done: Sequence[Record]) -> str:
     """What a perfect reconstruction scores, and the range of what ignorant ones do."""
-    digits, found = _metric(name).digits, [r["metrics"][name] for r in done if name in r["metrics"]]
+    digits, found = metric_of(name).digits, [r["metrics"][name] for r in done if name in r["metrics"]]
     ceilings = {f"{m['ceiling']:.{digits}f}" for m in found if m.get("ceiling") is not None}
     floors = [m["floor"] for m in found if m.get("floor") is not None]
     text = f" A perfect reconstruction scores {', '.join(sorted(ceilings))} here." if 0 < len(ceilings) < 4 else ""
@@ -279,22 +288,8 @@ def _legend(done: Sequence[Record]) -> list[str]:
     lines = ["## How to read this", ""]
     names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
     for name in names:
-        metric = _metric(name)
+        metric = metric_of(name)
         doc = " ".join((metric.__doc__ or "").split("\n\n")[0].split())
         lines.append(f"- **{metric.label}** ({ARROWS[metric.direction]}): {doc}{_bounds(name, done)}")
-    lines += [
-        "- Values are means over images with 95 % bootstrap intervals over images, of rows with several seeds over "
-        "seeds and images; n counts images and is in the heading or beside the value.",
-        "- **Bold** is every value of a stage that cannot be told apart from the best. **#** is the place: one more "
-        "than the number of rows of the stage that are better beyond doubt, where the interval of the paired "
-        "difference (distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of "
-        "all pairs of a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for "
-        "the number of comparisons within one stage and measure, not across them. Equal places are not equal quality: "
-        "the images are too few to tell. Rows defined on fewer than half of the images of the others have no place.",
-        "- **Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
-        "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
-        "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table.",
-        "- **Peak MiB** is resident memory of the process on a CPU, allocated memory on a GPU.",
-        "- **Trained values** counts what the stage's own inverse has trained or solved for.",
-    ]
+    lines += [f"- {note}" for note in NOTES]
     return [*lines, ""]

@@ -14,6 +14,21 @@ from invsuite.store import Record
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a row cost: seconds of the fit, own and shared, and of inverting one image; bytes; trained values."""
+
+    fit_seconds: float
+    invert_seconds: float
+    peak_bytes: int
+    parameters: int
+
+    def texts(self) -> list[str]:
+        """Seconds, milliseconds an image, MiB and values, as tables show them."""
+        milliseconds, peak = 1000 * self.invert_seconds, self.peak_bytes / 2**20
+        return [f"{self.fit_seconds:.1f}", f"{milliseconds:.1f}", f"{peak:.0f}", f"{self.parameters:,}"]
+
+
+@dataclass(frozen=True)
 class Row:
     """All seeds of one model, stage and method."""
 
@@ -28,6 +43,14 @@ class Row:
         return f"{self.model}/{self.stage}/{self.method}"
 
     @property
+    def label(self) -> str:
+        """The method, with its seeds where there are several or not all of them have numbers."""
+        if len(self.records) == 1:
+            return self.method
+        done, every = len(self.done), len(self.records)
+        return f"{self.method} ({every} seeds)" if done == every else f"{self.method} ({done} of {every} seeds)"
+
+    @property
     def done(self) -> tuple[Record, ...]:
         """The records with numbers."""
         return tuple(r for r in self.records if r["status"] == "ok")
@@ -35,6 +58,16 @@ class Row:
     def having(self, measure: str) -> tuple[Record, ...]:
         """The records in which ``measure`` has a value."""
         return tuple(r for r in self.done if r["metrics"].get(measure, {}).get("status") == "ok")
+
+    def cost(self) -> Cost:
+        """Mean over seeds of the times, the largest peak, and the trained values of the first."""
+        costs = [r["cost"] for r in self.done]
+        return Cost(
+            sum(c["fit_seconds"] + c["fit_shared_seconds"] for c in costs) / len(costs),
+            sum(c["invert_seconds_per_image"] for c in costs) / len(costs),
+            max(max(c["fit_peak_bytes"], c["invert_peak_bytes"]) for c in costs),
+            costs[0]["parameters"],
+        )
 
     def found(self, measure: str) -> dict[str, Any] | None:
         """What a record says of ``measure``; of several seeds, with mean, interval and n over seeds and images.

@@ -1,0 +1,129 @@
+"""Line charts as numbers that a template draws: quality against cost, one panel a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.ticker import MaxNLocator
+
+from invsuite.report.efficiency import TERA, trained_fits
+from invsuite.store import Record
+
+WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
+MEANS = "Curves are kept as means, so they have no interval; the scored values have one."
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's curve: ``points`` (cost, quality), and their ``places`` in the plot. ``colour`` numbers
+    methods."""
+
+    method: str
+    colour: int
+    points: Sequence[tuple[float, float]]
+    places: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One stage: its lines and the ticks (position, label) of both axes."""
+
+    stage: str
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels of one model with the same axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    note: str
+    methods: list[tuple[str, int]]
+    panels: list[Panel]
+
+
+Curves = dict[str, dict[str, list[tuple[float, float]]]]  # by stage and method
+
+
+def charts(model: str, records: Sequence[Record]) -> list[Chart]:
+    """The charts of ``model``, one seed; none without curves.
+
+    Args:
+        records: all of them; the first seed's are shown.
+    """
+    rows = [r for r in records if r["cell"]["model"] == model and r["status"] == "ok"]
+    rows = [r for r in rows if r["cell"]["seed"] == rows[0]["cell"]["seed"]]
+    return [*_training(rows), *_inversion(rows)]
+
+
+def _training(rows: Sequence[Record]) -> list[Chart]:
+    curves: Curves = {}
+    for fit in trained_fits(rows):
+        points = [(passes / fit.passes * fit.flops / TERA, value) for passes, value in fit.curve]
+        curves.setdefault(fit.stage, {})[fit.method] = points
+    if not curves:
+        return []
+    n = rows[0]["data"]["select"]
+    note = (
+        f"Mean PSNR of the selection images (n = {n}) as training goes on, against the inverse's own operations; "
+        f"frozen forward passes are left out. {MEANS}"
+    )
+    return [_chart("Training", "own training, TFLOP", note, curves)]
+
+
+def _inversion(rows: Sequence[Record]) -> list[Chart]:
+    curves: Curves = {}
+    for record in rows:
+        steps = record.get("notes", {}).get("inversion_curve", [])
+        points = [(step["seconds_per_image"], step["psnr"]) for step in steps]
+        if points:
+            curves.setdefault(record["cell"]["stage"], {})[record["cell"]["method"]] = points
+    if not curves:
+        return []
+    clock = rows[0]["cost"]["clock"]
+    note = (
+        f"Mean PSNR of the scored images (n = {rows[0]['data']['score']}) as an iterative inversion goes on, against "
+        f"{clock} seconds an image. {MEANS}"
+    )
+    return [_chart("Inversion", f"{clock} s an image", note, curves)]
+
+
+def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
+    points = [p for lines in curves.values() for line in lines.values() for p in line]
+    x_all, y_all = _axis([0.0, *(x for x, _ in points)]), _axis([y for _, y in points])
+    methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
+
+    def right(x: float) -> float:
+        return round(_share(x, x_all) * WIDTH, 1)
+
+    def down(y: float) -> float:
+        return round((1 - _share(y, y_all)) * HEIGHT, 1)
+
+    panels = []
+    for stage, lines in curves.items():
+        drawn = [
+            Line(
+                method,
+                methods.index(method),
+                line,
+                [(right(x), down(y)) for x, y in line],
+            )
+            for method, line in lines.items()
+        ]
+        panels.append(Panel(stage, drawn, [(right(x), f"{x:g}") for x in x_all], [(down(y), f"{y:g}") for y in y_all]))
+    return Chart(title, x_label, "PSNR dB", note, list(zip(methods, range(len(methods)), strict=True)), panels)
+
+
+def _axis(values: Sequence[float]) -> list[float]:
+    """Round ticks, of which the first and last enclose all values."""
+    ticks = MaxNLocator(4).tick_values(min(values), max(values))
+    return [round(float(tick), 10) for tick in ticks]
+
+
+def _share(value: float, ticks: Sequence[float]) -> float:
+    return (value - ticks[0]) / (ticks[-1] - ticks[0])

@@ -1,0 +1,308 @@
+"""The report as one HTML page that needs nothing else: no network, no other file, no framework."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.colors import to_hex
+
+from invsuite.extremes import EACH, extreme_rows, ranking
+from invsuite.metrics.base import Metric
+from invsuite.report.charts import HEIGHT, WIDTH, charts
+from invsuite.report.interlayer import READING, Matrix, matrices
+from invsuite.report.leaderboard import ARROWS, NOTES, Places, all_places, metric_of, missing, state_of
+from invsuite.report.pictures import CELLS, Pictures, extremes, strip
+from invsuite.report.rows import Row, measures_of, rows_of
+from invsuite.statistics import distance_from_best
+from invsuite.store import Record, Store
+
+COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
+MAP = matplotlib.colormaps["viridis"]
+DARK_BELOW = 0.55  # of the map: there text is white
+
+
+def environment() -> Environment:
+    """Templates of the package; whatever they are given is escaped."""
+    return Environment(
+        loader=PackageLoader("invsuite.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def html_page(title: str, records: Sequence[Record], store: Store, relations: Sequence[Record] = ()) -> str:
+    """The page.
+
+    Args:
+        title: heading, which says what suite this is.
+        records: in the order of the matrix.
+        store: where their pictures are.
+        relations: records of how the stages of models relate.
+    """
+    rows = rows_of([r for r in records if not r.get("settled")])
+    models = list(dict.fromkeys(r["cell"]["model"] for r in records))
+    measures, placed = measures_of(rows), all_places(rows)
+    done = [r for r in records if r["status"] == "ok"]
+    pictures = Pictures()
+    shown = [row.done[0] for row in rows if row.done][:CELLS]
+    wall = [part for model in models if (part := _wall(model, shown, store, pictures))]
+    images = _images(shown, measures, store, pictures)
+    failed = [r for r in relations if r["status"] != "ok"]
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            states=sorted(Counter(state_of(r) for r in records).items()),
+            cells=len(records),
+            measures=[_measure(name, done) for name in measures],
+            board=_board(rows, measures, placed),
+            cost_heads=COSTS,
+            clocks="/".join(sorted({r["cost"]["clock"] for r in done})) or "wall",
+            maps=[(_measure(name, done), _maps(rows, name, placed)) for name in measures],
+            charts=[(model, found) for model in models if (found := charts(model, records))],
+            plot=(WIDTH, HEIGHT),
+            wall=bool(wall),
+            each=EACH,
+            beyond=sum(bool(row.done) for row in rows) - len(shown),
+            relations=[
+                (model, [_matrix(m) for m in between])
+                for model in models
+                if (between := matrices(model, records, relations))
+            ],
+            relations_failed=failed,
+            reading=READING.replace("**", ""),
+            missing=_missing(records),
+            origins=_origins(records),
+            weights=_weights(done),
+            data=_data(done),
+            records=records,
+            notes=[note.replace("**", "").replace("`", "") for note in NOTES],
+            page={
+                "measures": [{"label": metric_of(name).label, "unit": metric_of(name).unit} for name in measures],
+                "wall": wall,
+                "images": images,
+                "pictures": pictures.encode(),
+            },
+        )
+    )
+
+
+def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
+    metric: type[Metric] = metric_of(name)
+    ceilings = [r["metrics"][name].get("ceiling") for r in done if name in r["metrics"]]
+    ceiling = next((c for c in ceilings if c is not None), None)
+    return {
+        "name": name,
+        "label": metric.label,
+        "unit": metric.unit,
+        "arrow": ARROWS[metric.direction],
+        "better": {
+            "higher": "higher is better",
+            "lower": "lower is better",
+            "one": "closer to 1 is better",
+            "zero": "closer to 0 is better",
+        }[metric.direction],
+        "first": "descending" if metric.direction == "higher" else "ascending",
+        "doc": " ".join((metric.__doc__ or "").split()),
+        "ceiling": None if ceiling is None else f"{ceiling:.{metric.digits}f}",
+    }
+
+
+def _board(rows: Sequence[Row], measures: Sequence[str], placed: Places) -> list[dict[str, Any]]:
+    return [
+        {
+            "row": row,
+            "position": row.records[0]["cell"].get("position", 0),
+            "state": state_of(row.records[0]),
+            "values": [value(row, name, placed) for name in measures],
+            "costs": _costs(row),
+        }
+        for row in rows
+    ]
+
+
+def value(row: Row, name: str, placed: Places) -> dict[str, Any]:
+    """What a table shows of a measure: ``text``, ``interval``, ``n`` and ``place`` (each empty where there is none),
+    ``sort``, a number, and ``why`` where there is no value."""
+    found, digits = row.found(name), metric_of(name).digits
+    if found is None or found["status"] != "ok":
+        why = row.records[0]["reason"] if found is None else found["reason"]
+        state = "-" if found is None else "skipped" if found["status"] == "skipped" else "n/a"
+        return {"text": state, "why": why or "not measured", "sort": "", "interval": "", "n": 0, "place": ""}
+    direction = metric_of(name).direction
+    sort = found["mean"] if direction in ("higher", "lower") else distance_from_best(direction, found["mean"])
+    interval = "no interval"
+    if found["low"] is not None:
+        interval = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return {
+        "text": f"{found['mean']:.{digits}f}",
+        "why": "",
+        "sort": f"{sort:.9g}",
+        "interval": interval,
+        "n": found["n"],
+        "place": placed.get(name, {}).get(row.name, ""),
+    }
+
+
+def _costs(row: Row) -> list[dict[str, Any]]:
+    if not row.done:
+        return [{"text": "-", "sort": "", "n": 0} for _ in COSTS]
+    cost = row.cost()
+    numbers = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes, cost.parameters)
+    return [
+        {"text": text, "sort": f"{number:.9g}", "n": len(row.done)}
+        for text, number in zip(cost.texts(), numbers, strict=True)
+    ]
+
+
+def _maps(rows: Sequence[Row], name: str, placed: Places) -> list[dict[str, Any]]:
+    """A heat map of a measure for every model: stages down, methods across; the brighter the better."""
+    found = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        cells = {(row.stage, row.label): value(row, name, placed) for row in own}
+        losses = {
+            (row.stage, row.label): float(distance_from_best(entry["direction"], entry["mean"]))
+            for row in own
+            if (entry := row.found(name)) and entry["status"] == "ok"
+        }
+        if not losses:
+            continue
+        low, high = min(losses.values()), max(losses.values())
+        for key, loss in losses.items():
+            cells[key] |= _paint(1 - (loss - low) / (high - low) if high > low else 0.5)
+        stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
+        lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
+        found.append({"model": model, "methods": methods, "lines": lines})
+    return found
+
+
+def _paint(share: float) -> dict[str, str]:
+    """Colours of a cell at ``share`` of the map, 0 to 1."""
+    return {"fill": to_hex(MAP(share)), "ink": "#ffffff" if share < DARK_BELOW else "#000000"}
+
+
+def _matrix(matrix: Matrix) -> dict[str, Any]:
+    """Shares on a linear scale from 0, ratios on a logarithmic one."""
+    numbers = np.array([[np.nan if v is None else v for v in line] for line in matrix.value], dtype=np.float64)
+    scaled = numbers / matrix.top if matrix.top else np.log(numbers.clip(1e-12))
+    known = scaled[~np.isnan(scaled)]
+    low, high = (0.0, 1.0) if matrix.top or not known.size else (float(known.min()), float(known.max()))
+    shares = np.clip((scaled - low) / (high - low if high > low else 1.0), 0, 1)
+    lines = []
+    for i, stage in enumerate(matrix.stages):
+        cells: list[dict[str, Any] | None] = []
+        for j, number in enumerate(matrix.value[i]):
+            ends = matrix.low[i][j], matrix.high[i][j]
+            interval = "by definition" if i == j else "no interval"
+            if i != j and ends[0] is not None and ends[1] is not None:
+                interval = f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+            cell = {"text": f"{number:.2f}{matrix.marks[i][j]}", "interval": interval} if number is not None else None
+            cells.append(cell and cell | _paint(float(shares[i, j])))
+        lines.append((stage, cells))
+    return {"title": matrix.title, "stages": matrix.stages, "lines": lines}
+
+
+def _wall(model: str, shown: Sequence[Record], store: Store, pictures: Pictures) -> dict[str, Any] | None:
+    """Numbers of the pictures of a model by stage, method and image; None where no picture was kept."""
+    own = [r for r in shown if r["cell"]["model"] == model]
+    originals = next((found for r in own if (found := strip(store, r, original=True))), [])
+    made = {(r["cell"]["stage"], r["cell"]["method"]): [pictures.add(p) for p in strip(store, r)] for r in own}
+    if not originals or not any(made.values()):
+        return None
+    stages, methods = (list(dict.fromkeys(key[part] for key in made)) for part in (0, 1))
+    return {
+        "model": model,
+        "stages": stages,
+        "methods": methods,
+        "images": own[0]["images"][: len(originals)],
+        "originals": [pictures.add(p) for p in originals],
+        "made": [[made.get((stage, method), []) for method in methods] for stage in stages],
+    }
+
+
+def _images(shown: Sequence[Record], measures: Sequence[str], store: Store, pictures: Pictures) -> list[dict[str, Any]]:
+    """For every row its best and worst images: keys, numbers of pictures, and what every measure says of each."""
+    found = []
+    originals: dict[tuple[str, str], int] = {}
+    for record in shown:
+        kept, cell, measured = extremes(store, record), record["cell"], record["metrics"]
+        images: dict[int, dict[str, Any]] = {}
+        for row in extreme_rows(measured):
+            key = record["images"][row]
+            entry: dict[str, Any] = {"key": key, "values": [_one(measured.get(name), name, row) for name in measures]}
+            if row in kept:
+                original = originals.setdefault((cell["model"], key), pictures.add(kept[row][0]))
+                entry |= {"original": original, "made": pictures.add(kept[row][1])}
+            images[row] = entry
+        orders = [ranking(measured.get(name, {"values": ()})) for name in measures]
+        numbers = {row: number for number, row in enumerate(images)}
+        found.append(
+            {
+                "cell": [cell["model"], cell["stage"], cell["method"]],
+                "images": list(images.values()),
+                "n": [len(order) for order in orders],
+                # the numbers of the best images, best first, and of the worst, worst first
+                "best": [[numbers[row] for row in order[:EACH] if row in numbers] for order in orders],
+                "worst": [[numbers[row] for row in order[::-1][:EACH] if row in numbers] for order in orders],
+            }
+        )
+    return found
+
+
+def _one(found: dict[str, Any] | None, name: str, row: int) -> str | None:
+    """A measure of one image as text."""
+    number = found["values"][row] if found and found["status"] == "ok" else None
+    return None if number is None else f"{number:.{metric_of(name).digits}f}"
+
+
+def _missing(records: Sequence[Record]) -> list[tuple[str, list[Record], list[str]]]:
+    """Reasons, what failed first, with their records and tracebacks."""
+    reasons = sorted(missing(records).items(), key=lambda entry: not entry[0].startswith("failed"))
+    return [
+        (reason, found, list(dict.fromkeys(r["traceback"] for r in found if r.get("traceback"))))
+        for reason, found in reasons
+    ]
+
+
+def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What runs the records come from: provenance but for seed and time, with the number of cells of each."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        origin = record["provenance"]
+        git = origin["git"]
+        code = f"{git['sha'][:10]}{' (dirty)' if git['dirty'] else ''}" if git["sha"] else "installed package"
+        facts = {
+            "Code": f"{code}, source {origin['source_sha256'][:12]}",
+            "Device": f"{origin['device']}, {origin['threads']} threads",
+            "Platform": origin["platform"],
+            "Determinism": f"deterministic {origin['deterministic']}, TF32 {origin['tf32']}",
+            "Versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if v),
+            "Plug-ins": ", ".join(" ".join(map(str, p.values())) for p in origin.get("plugins", ())) or "none",
+        }
+        counts[json.dumps(facts)] += 1
+    return [json.loads(facts) | {"Cells": n} for facts, n in counts.items()]
+
+
+def _weights(done: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    return {r["cell"]["model"]: r["weights"] for r in done}
+
+
+def _data(done: Sequence[Record]) -> list[str]:
+    """The sizes of the splits, each once."""
+    return list(
+        dict.fromkeys(
+            f"fit on {d['fit']} images, selected on {d['select']}, scored on {d['score']}; the three are disjoint"
+            for r in done
+            if (d := r["data"])
+        )
+    )

@@ -1,0 +1,312 @@
+"""The report's page in a real browser: it opens without errors, sorts, filters, slides and drills down, by keyboard,
+in the dark and on a phone; and names cannot break out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser import launched, opened
+from helpers import TINY_SUITE, invoke
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from invsuite.bench import load_records, store_of
+from invsuite.extremes import EACH, MOST, extreme_rows, ranking, sheet
+from invsuite.report.html import html_page
+from invsuite.report.pictures import Pictures, extremes
+from invsuite.store import Record, Store
+from invsuite.suite import load_suite
+
+SUITE = TINY_SUITE.replace('"lpips", "correspondence", "hue_gain"', '"correspondence", "hue_gain", "cross_application"')
+SUITE = SUITE.replace("edits = 3", "edits = 3\ninterlayer = true").replace("count = 6\n", "count = 8\n")
+SUITE = SUITE.replace("[methods.mean]", "[methods.mean]\n[methods.exact]")
+SUITE = SUITE.replace("[methods.layerwise]\nwidth = 16\ndepth = 1\n", "")
+NASTY = "<script>alert('x')</script>\"&'`</td>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small real run."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(SUITE)
+    done = invoke("bench", "--suite", folder / "tiny.toml", "--out", folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(run: Path) -> list[Record]:
+    return load_records(load_suite(str(run / "tiny.toml")), run)
+
+
+@pytest.fixture(scope="module")
+def store(run: Path) -> Store:
+    return store_of(load_suite(str(run / "tiny.toml")), run)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as found:
+        yield found
+
+
+@pytest.fixture
+def page(run: Path, browser: Browser) -> Iterator[Page]:
+    with opened(browser, run / "tiny.html") as found:
+        yield found
+
+
+def column(page: Page, name: str) -> list[str]:
+    """First lines of a column's visible cells."""
+    at = page.evaluate(
+        "n => [...document.querySelectorAll('#board thead th')].findIndex(h => h.dataset.name === n)", name
+    )
+    rows = page.locator("#board tbody tr:not([hidden])")
+    return [text.split("\n")[0].strip() for text in rows.locator(f"> :nth-child({at + 1})").all_inner_texts()]
+
+
+def numbers(texts: list[str]) -> list[float]:
+    return [float(t.split()[0]) for t in texts if t[0].isdigit()]
+
+
+def test_it_opens_and_is_small(page: Page, run: Path) -> None:
+    assert page.locator("h1").inner_text() == "tiny: a suite for tests"
+    assert (run / "tiny.html").stat().st_size < 2_000_000
+    assert page.locator("#board tbody tr").count() == 17  # of 20 cells, 3 do not apply
+    pictures = page.locator("img")
+    assert pictures.count() > 12
+    widths = pictures.evaluate_all("all => all.map(each => each.naturalWidth)")
+    assert min(widths) > 0, "every picture decodes"
+
+
+def test_every_number_of_the_board_shows_interval_and_n(page: Page) -> None:
+    cells = page.locator("#board tbody td[data-measure]:not([data-sort=''])").all_inner_texts()
+    assert len(cells) > 50
+    for text in cells:
+        value, interval, n = text.split("\n")[:3]
+        assert float(value.split()[0]) is not None
+        assert interval.startswith("[")
+        assert n.replace("\xa0", " ").startswith("n ")
+    for text in page.locator(".painted").all_inner_texts():
+        if text:  # of the measure that is shown
+            assert "[" in text or "by definition" in text
+
+
+def test_headings_sort_best_first_and_then_the_other_way(page: Page) -> None:
+    head = page.locator("#board th[data-name='PSNR']")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    values = numbers(column(page, "PSNR"))
+    assert values == sorted(values, reverse=True)
+    assert values[0] > values[-1]
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert numbers(column(page, "PSNR")) == sorted(values)
+    page.locator("#board th[data-name='Hue gain'] button").click()
+    distances = [abs(value - 1) for value in numbers(column(page, "Hue gain"))]
+    assert len(distances) > 5
+    assert distances == sorted(distances), "closest to 1 first"
+    for _ in range(2):  # rows without a value stay last
+        page.locator("#board th[data-name='Cross-application'] button").click()
+        missing = [not text[0].isdigit() for text in column(page, "Cross-application")]
+        assert any(missing)
+        assert missing == sorted(missing)
+    assert head.get_attribute("aria-sort") is None
+
+
+def test_filters_leave_what_they_say(page: Page) -> None:
+    page.locator("#board-model").select_option("detr")
+    assert set(column(page, "model")) == {"detr"}
+    page.locator("#board-method").select_option("ridge")
+    assert column(page, "stage") == ["backbone", "decoder"]
+    page.locator("#board-stage").select_option("decoder")
+    assert page.locator("#board-status").inner_text() == "1 of 17 rows."
+    page.locator("#board-measure").select_option("ssim")
+    heads = page.locator("#board thead th[data-measure]:visible")
+    assert heads.count() == 1
+    assert "SSIM" in heads.inner_text()
+    page.locator("#map-measure").select_option("hue_gain")
+    assert page.locator(".map:visible").get_attribute("data-measure") == "hue_gain"
+
+
+def test_the_slider_walks_the_stages_by_keyboard(page: Page) -> None:
+    slider = page.locator("#wall-stage")
+    slider.focus()
+    before = page.locator("#wall img").evaluate_all("all => all.map(each => each.src)")
+    assert page.locator("#wall-shown").inner_text() == "embed (1 of 2)"
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "block03"
+    assert page.locator("#wall-shown").inner_text() == "block03 (2 of 2)"
+    after = page.locator("#wall img").evaluate_all("all => all.map(each => each.src)")
+    assert after[:6] == before[:6], "the originals stay"
+    assert after[6:] != before[6:]
+    page.locator("#wall-model").select_option("1")
+    assert page.locator("#wall-shown").inner_text() == "decoder (2 of 2)"
+    assert page.locator("#wall tbody th").all_inner_texts()[0] == "original"
+
+
+def test_drilling_down_finds_the_worst_and_best_image(page: Page, records: list[Record]) -> None:
+    record = next(r for r in records if r["cell"]["stage"] == "block03" and r["cell"]["method"] == "ridge")
+    for name, choice in (("model", "vit"), ("stage", "block03"), ("method", "ridge"), ("measure", "1")):
+        page.locator(f"#image-{name}").select_option(choice)
+    values = record["metrics"]["ssim"]["values"]
+    for end, wanted in (("worst", min(values)), ("best", max(values))):
+        card = page.locator(f"#images-{end} li.pair").first
+        assert card.locator(".chosen").inner_text() == f"SSIM {wanted:.3f}"
+        assert record["images"][values.index(wanted)] in card.inner_text()
+        assert card.locator("img").count() == 2
+    assert page.locator("#images-worst li.pair").count() == EACH
+    assert "n = 8" in page.locator("#images-status").inner_text()
+
+
+def test_headings_and_links_work_by_keyboard_alone(page: Page) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the leaderboard"
+    page.locator("#board th[data-name='SSIM'] button").focus()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    assert page.locator("#board th[data-name='SSIM']").get_attribute("aria-sort") == "descending"
+
+
+def test_what_a_screen_reader_needs(page: Page) -> None:
+    found = page.evaluate(
+        """() => ({
+            lang: document.documentElement.lang,
+            heads: [...document.querySelectorAll('th')].filter(each => !each.scope).length,
+            unnamed: [...document.querySelectorAll('select, input')].filter(each => !each.labels.length).length,
+            pictures: [...document.querySelectorAll('img')].filter(each => !each.alt).length,
+            charts: [...document.querySelectorAll('figure > svg')].filter(each => !each.ariaLabel).length,
+            regions: [...document.querySelectorAll('.scroll')].filter(
+                each => each.tabIndex !== 0 || !each.ariaLabel).length,
+            ids: [...document.querySelectorAll('[id]')].length - new Set(
+                [...document.querySelectorAll('[id]')].map(each => each.id)).size,
+        })"""
+    )
+    assert found == {"lang": "en"} | dict.fromkeys(("heads", "unnamed", "pictures", "charts", "regions", "ids"), 0)
+
+
+def light(page: Page) -> float:
+    """Brightness of the background, 0 to 255."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return float(np.mean([int(part) for part in colour.strip("rgb()").split(",")]))
+
+
+def test_dark_by_preference_and_by_button(run: Path, browser: Browser) -> None:
+    for scheme, dark in (("dark", True), ("light", False)):
+        with opened(browser, run / "tiny.html", color_scheme=scheme) as page:
+            assert (light(page) < 60) is dark
+            page.locator("#theme").click()
+            assert (light(page) < 60) is not dark
+            page.locator("#theme").click()
+            assert (light(page) < 60) is dark
+
+
+def test_a_phone_scrolls_tables_and_never_the_page(run: Path, browser: Browser) -> None:
+    with opened(browser, run / "tiny.html", viewport={"width": 360, "height": 740}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        board = page.locator("#leaderboard .scroll")
+        assert board.evaluate("each => each.scrollWidth > each.clientWidth")
+        page.locator("#board-method").select_option("ridge")
+        for part in page.locator("details").all():
+            part.evaluate("each => each.open = true")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_curves_matrices_and_reasons_are_there(page: Page) -> None:
+    assert page.locator("#costs figure").count() >= 6
+    assert page.locator("#costs polyline").count() > 6
+    between = page.locator("#between").inner_text()
+    assert "CKA (n=64)" in between
+    assert "Cross-application, ridge" in between
+    missing = page.locator("#missing").inner_text()
+    assert "not applicable: stage 'block03' of model 'vit' is not an affine map of the image" in missing
+    assert "vit/block03/exact" in missing
+    assert "SHA-256" in page.locator("#origin").inner_text()
+
+
+def renamed(records: list[Record]) -> list[Record]:
+    """Records whose names are attacks, one of them failed with such a reason."""
+    found: list[dict[str, Any]] = json.loads(json.dumps(records))
+    for record in found:
+        for part in ("model", "stage", "method"):
+            record["cell"][part] += NASTY
+    found[0] |= {"status": "failed", "reason": NASTY, "traceback": NASTY}
+    return found
+
+
+def test_names_are_text(records: list[Record], store: Store, browser: Browser, tmp_path: Path) -> None:
+    nasty = renamed(records)
+    path = tmp_path / "page.html"
+    path.write_text(html_page(NASTY, nasty, store))
+    with opened(browser, path) as page:
+        dialogs: list[str] = []
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        assert page.locator("h1").inner_text() == NASTY
+        assert page.locator("script").count() == 3
+        assert page.locator("#board tbody th").first.inner_text().endswith(NASTY)
+        page.locator("#board-method").select_option(f"ridge{NASTY}")
+        assert page.locator("#board-status").inner_text() == "4 of 17 rows."
+        page.locator("#image-method").select_option(f"ridge{NASTY}")
+        assert f"ridge{NASTY}" in page.locator("#images-status").inner_text()
+        assert page.locator("#missing .failed").inner_text() == f"failed: {NASTY}"
+        assert dialogs == []
+
+
+def test_records_without_pictures_or_numbers_make_a_page(
+    records: list[Record], browser: Browser, tmp_path: Path
+) -> None:
+    failed = [r | {"status": "failed", "reason": "a fault", "metrics": {}} for r in records[:2]]
+    for name, some in (("bare", records), ("failed", failed)):
+        path = tmp_path / f"{name}.html"
+        path.write_text(html_page("nothing kept", some, Store(tmp_path / "empty")))
+        with opened(browser, path) as page:
+            assert page.locator("#walls").count() == 0
+            assert page.locator("#images").count() == (1 if name == "bare" else 0)
+
+
+def test_extremes_are_the_best_and_worst_of_every_measure() -> None:
+    up = {"direction": "higher", "values": [3.0, None, 1.0, 2.0, 5.0, 4.0, 0.0, 9.0]}
+    one = {"direction": "one", "values": [None, 1.0, 0.1, None, 5.0, None, None, None]}
+    assert ranking(up) == [7, 4, 5, 0, 3, 2, 6]
+    assert ranking(one) == [1, 2, 4]
+    assert ranking({"status": "skipped"}) == []
+    rows = extreme_rows({"up": up, "one": one})
+    assert rows[:4] == [6, 7, 4, 1], "the very worst and best of each first"
+    assert set(rows) == {6, 2, 3, 7, 4, 5, 1}
+    many = {str(i): {"direction": "lower", "values": np.random.default_rng(i).random(500).tolist()} for i in range(40)}
+    assert len(extreme_rows(many)) == MOST
+
+
+def test_kept_extremes_come_back_as_they_were(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 4, 6, generator=generator).repeat_interleave(20, 2).repeat_interleave(20, 3)
+    made = 1 - images
+    store = Store(tmp_path)
+    record = {"cell": {"id": "a", "model": "m"}, "extremes": [5, 0, 9], "identity": {"image_size": [80, 120]}}
+    store.extremes_path("a").write_bytes(sheet(images, made))
+    kept = extremes(store, record)
+    assert list(kept) == [5, 0, 9]
+    for row, image, other in zip((5, 0, 9), images, made, strict=True):
+        for found, true in zip(kept[row], (image, other), strict=True):
+            assert found.shape == (80, 120, 3)
+            assert np.abs(found / 255 - true.permute(1, 2, 0).numpy()).mean() < 0.02
+    assert Image.open(store.extremes_path("a")).size == (360, 160)
+    large = sheet(torch.rand(2, 3, 64, 640), torch.rand(2, 3, 64, 640))
+    store.extremes_path("b").write_bytes(large)
+    assert Image.open(store.extremes_path("b")).size == (320, 32), "large pictures are made smaller"
+
+
+def test_many_pictures_are_made_smaller() -> None:
+    pictures = Pictures()
+    noise = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    assert [pictures.add(p) for p in (*noise, noise[0])] == [0, 1, 0]
+    large, small = pictures.encode(), pictures.encode(sides=(32,))
+    assert len(large) == len(small) == 2
+    assert sum(map(len, small)) < sum(map(len, large)) / 4
