@@ -16,13 +16,13 @@ from invsuite.files import write_atomically
 from invsuite.grid import Plan, Refused, Selection, make_plan
 from invsuite.interlayer import relate_models
 from invsuite.progress import ConsoleReporter
-from invsuite.regress import Finding, compare, load_baseline, pin, summary
+from invsuite.regress import Finding, compare, load_baseline, pin, summary, summary_markdown
 from invsuite.report import full_title, write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
 from invsuite.report.leaderboard import state_of, terminal
-from invsuite.runner import estimate, run
+from invsuite.runner import Redo, RunOptions, estimate, run
 from invsuite.store import Record, Store
 from invsuite.suite import Suite, load_suite
 
@@ -41,6 +41,8 @@ class BenchOptions:
     device: str = "auto"
     out: Path = Path("results")
     dry_run: bool = False
+    redo: Redo = "unfinished"
+    cell_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     """Run what is missing, render, and say what was done."""
     suite = load_suite(options.suite)
     device = pick_device(options.device)
+    how = RunOptions(options.redo, options.cell_seconds)
     store = store_of(suite, options.out)
     selection = Selection(
         options.models, options.stages, options.methods, options.metrics, options.seeds, options.random_weights
@@ -89,8 +92,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
-            return _describe(plan, store)
-        outcome = run(plan, store, device, reporter)
+            return _describe(plan, store, how)
+        outcome = run(plan, store, device, reporter, how)
         relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, store, options.out, relations)
@@ -133,12 +136,12 @@ def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
     return int(any(r["status"] == "failed" for r in records))
 
 
-def _describe(plan: Plan, store: Store) -> BenchResult:
+def _describe(plan: Plan, store: Store, how: RunOptions) -> BenchResult:
     """The matrix and its cost, for ``--dry-run``."""
     rows = [
         {
             "cell": cell.id,
-            "state": "finished" if store.finished(cell.id) else "to run",
+            "state": "to run" if how.wants(store, cell) else "finished" if store.finished(cell.id) else "left as it is",
             "image passes": round(estimate(plan, cell)),
         }
         for cell in plan.cells
@@ -164,7 +167,7 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
     for record in store_of(suite, out).records():
         cell = record["cell"]
         key = (cell["model"], cell["stage"], cell["method"], cell["seed"])
-        if key not in newest or newest[key]["provenance"]["written"] <= record["provenance"]["written"]:
+        if key not in newest or _age(newest[key]) <= _age(record):
             newest[key] = record
     if not newest:
         raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
@@ -178,6 +181,11 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
         return (_index(models, model), model, seed, place, _index(methods, method))
 
     return [newest[key] for key in sorted(newest, key=rank)]
+
+
+def _age(record: Record) -> tuple[bool, str]:
+    """What orders records of the same cell: a model that could not be had later does not hide what it gave before."""
+    return "refused" not in record["identity"], record["provenance"]["written"]
 
 
 def _index(names: Sequence[str], name: str) -> int:
@@ -229,19 +237,22 @@ def _baseline_path(suite: Suite, path: Path | None) -> Path:
     return path or Path("baselines") / f"{suite.name}.json"
 
 
-def check_records(suite_name: str, out: Path, path: Path | None) -> tuple[list[Finding], str]:
-    """Verdicts on a suite's records, and their summary."""
+def check_records(suite_name: str, out: Path, path: Path | None, page: Path | None = None) -> tuple[list[Finding], str]:
+    """Verdicts on a suite's records, and their summary; ``page`` gets it as markdown."""
     suite = load_suite(suite_name)
     baseline = load_baseline(_baseline_path(suite, path))
     findings = compare(load_records(suite, out), baseline)
+    if page is not None:
+        write_atomically(page, summary_markdown(findings, suite.name).encode())
     return findings, summary(findings)
 
 
 def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
-    """Pin a suite's records as its baseline; returns the file."""
+    """Pin a suite's records as its baseline; returns the file. Records of seeds that the suite does not name are not
+    pinned: they tell how far reseeding moves the others."""
     suite = load_suite(suite_name)
     target = _baseline_path(suite, path)
-    pin(load_records(suite, out), target)
+    pin(load_records(suite, out), target, suite.seeds)
     return target
 
 
