@@ -83,7 +83,8 @@ class Store:
         text = json.dumps({SEAL: ""} | record | {SEAL: "", "schema": SCHEMA}, indent=1, allow_nan=False)
         data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
         with self._lock("writing", wait=True):
-            if record["status"] == "ok" or not self.finished(cell_id):
+            finished = self.finished(cell_id)  # asked of a success too: it refuses what a newer schema wrote
+            if record["status"] == "ok" or not finished:
                 write_atomically(self.path(cell_id), data)
 
     def stamp(self, cell_id: str) -> int | None:
