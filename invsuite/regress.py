@@ -6,7 +6,8 @@ has and the results lack are *missing*, which is as bad as worse; cells whose da
 the baseline's are *not comparable*, which asks for a new baseline and fails the check as well.
 
 The tolerance of a cell is the measure's (`TOLERANCES`), or twice what other seeds moved that very cell, where that is
-more (`SEED_RANGES`): some cells stand still under reseeding to a thousandth of a decibel, others do not.
+more (`SEED_RANGES`): some cells stand still under reseeding to a hundredth of a decibel, others do not. The same goes
+for the number of images on which a measure is defined.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TOLERANCES = {
     "psnr": 0.3,
     "ssim": 0.02,
     "lpips": 0.02,
-    "correspondence": 0.4,
+    "correspondence": 0.5,
     "centroid_shift": 1.5,
     "change_auc": 0.03,
     "leak": 0.04,
@@ -74,6 +75,10 @@ TOLERANCES = {
 }
 #: A mean may also lose as much as this many times the range of its means over the seeds that were pinned along. Six
 #: seeds range over about 2.5 standard deviations, so two ranges are 3.6 of those of a difference between two seeds.
+#: Measured on the suite "ci" with seeds 0 to 5, on one core: the PSNR of trained cells ranges over 0.02 dB at the ViT's
+#: embedding, 0.07 to 0.17 dB at its blocks, 0.12 to 0.27 dB at DETR's backbone and encoder, and 0.19 to 0.72 dB at its
+#: decoder, where SSIM ranges over 0.07 and correspondence is not defined for every seed. No tolerance for all cells
+#: would let those pass and stop half a decibel in the others.
 SEED_RANGES = 2.0
 BASELINE_SCHEMA = 1
 
@@ -142,18 +147,28 @@ def _row(record: Record) -> str:
 
 
 def _seed_ranges(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, float]]:
-    """How far the means of a row and measure, as distances from the best, lie apart over its seeds."""
+    """How far the means of a row and measure, as distances from the best, lie apart over its seeds, and on how many
+    images it is defined in the seed that has fewest and in that that has most."""
     means: dict[tuple[str, str], list[float]] = {}
+    counts: dict[tuple[str, str], list[int]] = {}
     for record in records:
         for name, found in record.get("metrics", {}).items():
-            if found["status"] == "ok":
+            if found["status"] == "skipped":
+                continue
+            counts.setdefault((_row(record), name), []).append(found["n"])
+            if found["n"]:
                 values = np.array(found["values"], dtype=np.float64)
                 loss = float(np.nanmean(distance_from_best(found["direction"], values)))
                 means.setdefault((_row(record), name), []).append(loss)
     return {
-        key: {"seeds": len(found), "seed_range": max(found) - min(found)}
-        for key, found in means.items()
-        if len(found) > 1
+        key: {
+            "seeds": len(n),
+            "seed_range": max(means[key]) - min(means[key]),
+            "fewest": min(n),
+            "most": max(n),
+        }
+        for key, n in counts.items()
+        if len(n) > 1 and max(n)
     }
 
 
@@ -216,6 +231,8 @@ def _compare_cell(
         if before["status"] != "ok":
             if after is not None and after["status"] == "ok":
                 findings.append(Finding(key, name, "fixed", f"was {before['status']}"))
+        elif after is not None and after["status"] == "undefined" and _fewest(before) == 0:
+            findings.append(Finding(key, name, "same", f"{_why(after)}; so it may be after reseeding"))
         elif after is None or after["status"] != "ok":
             findings.append(Finding(key, name, "newly failing", "absent" if after is None else _why(after)))
         elif after["version"] != before["version"]:
@@ -230,6 +247,13 @@ def _compare_cell(
     return findings
 
 
+def _fewest(before: dict[str, Any]) -> int:
+    """On how many images a measure must be defined: as many as were pinned, or as few as reseeding may leave."""
+    if "fewest" not in before:
+        return int(before["n"])
+    return max(0, round(before["n"] - 1 - SEED_RANGES * (before["most"] - before["fewest"])))  # one may always tip over
+
+
 def _compare_values(key: str, name: str, before: dict[str, Any], after: dict[str, Any], declared: float) -> Finding:
     tolerance = max(declared, SEED_RANGES * before.get("seed_range", 0.0))
     losses = [
@@ -239,8 +263,9 @@ def _compare_values(key: str, name: str, before: dict[str, Any], after: dict[str
     [loss] = differences(losses, [(0, 1)])  # positive: the new value is worse
     interval = "" if loss.low is None else f", worse by {loss.mean:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
     detail = f"{before['mean']:.3f} -> {after['mean']:.3f} (n={loss.n}, tolerance {tolerance:.3g}{interval})"
-    if loss.n < before["n"]:
-        return Finding(key, name, "newly failing", f"defined for {loss.n} of {before['n']} images; {detail}")
+    defined = sum(value is not None for value in after["values"])
+    if defined < _fewest(before):
+        return Finding(key, name, "newly failing", f"defined for {defined} of {before['n']} images; {detail}")
     if loss.mean is None or abs(loss.mean) <= tolerance:
         return Finding(key, name, "same", detail)
     low, high = (loss.mean if v is None else v for v in (loss.low, loss.high))
