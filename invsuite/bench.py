@@ -21,7 +21,8 @@ from invsuite.report import full_title, write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
-from invsuite.report.leaderboard import state_of, terminal
+from invsuite.report.leaderboard import markdown, state_of, terminal, to_csv
+from invsuite.report.merge import merge_runs
 from invsuite.runner import Redo, RunOptions, estimate, run
 from invsuite.store import Record, Store
 from invsuite.suite import Suite, load_suite
@@ -200,6 +201,18 @@ def rerender(suite_name: str, out: Path) -> list[Path]:
     for record in sorted(store.interlayer().records(), key=lambda r: r["provenance"]["written"]):
         newest[record["cell"]["model"]] = record
     return write_report(suite.name, suite.title, load_records(suite, out), store, out, list(newest.values()))
+
+
+def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
+    """Render one leaderboard from the records of a suite in several folders; returns the files and what the reader
+    must know of the merged runs."""
+    suite = load_suite(suite_name)
+    merged = merge_runs({str(folder): load_records(suite, folder) for folder in folders})
+    table, values = out / f"{suite.name}-merged.md", out / f"{suite.name}-merged.csv"
+    title = f"{full_title(suite.title, merged.records)} - {len(folders)} runs merged"
+    write_atomically(table, markdown(title, merged.records, notes=merged.notes).encode())
+    write_atomically(values, to_csv(merged.records).encode())
+    return [table, values], merged.notes
 
 
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:

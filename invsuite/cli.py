@@ -147,13 +147,23 @@ def bench(
 
 @app.command()
 @_one_line_errors
-def report(suite: SuiteOption = "quick", out: OutOption = Path("results"), plugin: PluginOption = None) -> None:
-    """Render the leaderboard and the strips of pictures again from the records."""
-    from invsuite.bench import rerender
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to merge into one leaderboard.")
+    ] = None,
+    suite: SuiteOption = "quick",
+    out: OutOption = Path("results"),
+    plugin: PluginOption = None,
+) -> None:
+    """Render the leaderboard and the strips of pictures again from the records, or one leaderboard of several runs."""
+    from invsuite.bench import merge_folders, rerender
 
     _load_plugins(plugin)
-    for path in rerender(suite, out):
+    paths, notes = merge_folders(suite, runs, out) if runs else (rerender(suite, out), [])
+    for path in paths:
         print(path)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
