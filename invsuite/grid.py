@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,14 @@ class Cell:
     seed: int
     identity: dict[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable name and 12 digits of the identity's SHA-256."""
         text = json.dumps(self.identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{digest}"
 
-    @property
+    @cached_property
     def fit_id(self) -> str:
         """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
         shared = {k: v for k, v in self.identity.items() if k not in ("stage", "cut", "metrics", "edits")}
@@ -210,6 +211,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     metric_names = choose("metric", suite.metrics, selection.metrics)
     seeds = selection.seeds or suite.seeds
     methods = [m for m in suite.methods if m.name in method_names]
+    params = {m.name: m.method.params() for m in methods}
     metrics = tuple(make_metric(name) for name in metric_names)
     shared = {
         "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
@@ -225,13 +227,19 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     )
     entries: list[Opened | Refused] = []
     for spec, found in loaded:
+        stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
 
-        def cells(facts: dict[str, Any], spec: ModelSpec = spec) -> tuple[Cell, ...]:
+        def cells(facts: dict[str, Any], spec: ModelSpec = spec, stages: Sequence[str] = stages) -> tuple[Cell, ...]:
             return tuple(
-                Cell(spec, stage, method, seed, _identity(suite, method, stage, spec.stages, seed, shared | facts))
+                Cell(
+                    spec,
+                    stage,
+                    method,
+                    seed,
+                    _identity(suite, method, params[method.name], stage, spec.stages, seed, shared | facts),
+                )
                 for seed in seeds
-                for stage in spec.stages
-                if words is None or any(means_stage(word, stage) for word in words)
+                for stage in stages
                 for method in methods
                 if method.method.seeded or seed == seeds[0]
             )
@@ -239,7 +247,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
         try:
             if isinstance(found, InvsuiteError):
                 raise found
-            if not cells({}):
+            if not stages:
                 continue
             witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
             splits = _open_data(suite, spec, found, note)
@@ -320,12 +328,18 @@ def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str]
 
 
 def _identity(
-    suite: Suite, spec: MethodSpec, stage: str, cut: tuple[str, ...], seed: int, shared: dict[str, Any]
+    suite: Suite,
+    spec: MethodSpec,
+    params: dict[str, Any],
+    stage: str,
+    cut: tuple[str, ...],
+    seed: int,
+    shared: dict[str, Any],
 ) -> dict[str, Any]:
     method = spec.method
     identity = {
         "stage": stage,
-        "method": {"name": method.name, "version": method.version} | method.params(),
+        "method": {"name": method.name, "version": method.version} | params,
         **shared,
     }
     if method.uses_cut or method.uses_whole_cut:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers import invoke
-from kill_resume import after, finish, kill, quality, when
+from kill_resume import after, kill, quality, when
 
 from invsuite.store import Store
 
@@ -43,7 +44,9 @@ def test_three_kills_lose_nothing_and_change_no_digit(tmp_path: Path) -> None:
     kill(suite, broken, when(between_the_cells_of_a_fit))
     assert 3 <= len(list(store.folder.glob("*.json"))) <= 4
     kill(suite, broken, after(0.3, broken))
-    counts = finish(suite, broken)
+    last = invoke("bench", "--suite", suite, "--out", broken, "--device", "cpu", "--json")
+    assert last.exit_code == 0, last.output
+    counts = json.loads(last.stdout)
     assert counts["reused"] >= 3
     assert counts["computed"] + counts["reused"] == 4
     assert quality(suite, broken) == quality(suite, whole)
