@@ -1,5 +1,6 @@
-"""The harness at scale: ``pytest benchmarks/test_speed_scale.py`` prints seconds and ratios. Seconds are the process's own,
-so that a busy machine gives the same.
+"""The harness at scale: ``pytest benchmarks/test_speed_scale.py`` prints seconds and ratios.
+
+Seconds are the process's own, which a busy machine stretches less than those of the wall.
 
 10,000 records are read, ranked and rendered in under 5 s, and a matrix of 100,000 cells is planned, and looked up in
 the store, in under 5 s; both in time that grows no faster than the number of cells.
