@@ -19,14 +19,15 @@ from invsuite.files import write_atomically
 from invsuite.grid import Plan, Refused, Selection, choose, make_plan
 from invsuite.interlayer import relate_models
 from invsuite.progress import ConsoleReporter
-from invsuite.regress import Finding, compare, load_baseline, pin, summary
+from invsuite.regress import Finding, compare, load_baseline, pin, summary, summary_markdown
 from invsuite.report import full_title, write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
-from invsuite.report.leaderboard import state_of, terminal
+from invsuite.report.leaderboard import markdown, state_of, terminal, to_csv
+from invsuite.report.merge import merge_runs
 from invsuite.report.study import study_page
-from invsuite.runner import STRIP_IMAGES, estimate, run
+from invsuite.runner import STRIP_IMAGES, Redo, RunOptions, estimate, run
 from invsuite.store import Record, Store
 from invsuite.study import analyse, key_of, plan_pairs, read_answers, read_key, study_table
 from invsuite.suite import Suite, load_suite
@@ -46,6 +47,8 @@ class BenchOptions:
     device: str = "auto"
     out: Path = Path("results")
     dry_run: bool = False
+    redo: Redo = "unfinished"
+    cell_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     """Run what is missing, render, and say what was done."""
     suite = load_suite(options.suite)
     device = pick_device(options.device)
+    how = RunOptions(options.redo, options.cell_seconds)
     store = store_of(suite, options.out)
     selection = Selection(
         options.models, options.stages, options.methods, options.metrics, options.seeds, options.random_weights
@@ -94,8 +98,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
-            return _describe(plan, store, device)
-        outcome = run(plan, store, device, reporter)
+            return _describe(plan, store, device, how)
+        outcome = run(plan, store, device, reporter, how)
         relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, store, options.out, relations)
@@ -138,12 +142,12 @@ def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
     return int(any(r["status"] == "failed" for r in records))
 
 
-def _describe(plan: Plan, store: Store, device: torch.device) -> BenchResult:
+def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -> BenchResult:
     """The matrix and its cost, for ``--dry-run``."""
     rows = [
         {
             "cell": cell.id,
-            "state": "finished" if store.finished(cell.id) else "to run",
+            "state": "to run" if how.wants(store, cell) else "finished" if store.finished(cell.id) else "left as it is",
             "image passes": round(estimate(plan, cell)),
         }
         for cell in plan.cells
@@ -204,7 +208,7 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
     for record in store_of(suite, out).records():
         cell = record["cell"]
         key = (cell["model"], cell["stage"], cell["method"], cell["seed"])
-        if key not in newest or newest[key]["provenance"]["written"] <= record["provenance"]["written"]:
+        if key not in newest or _age(newest[key]) <= _age(record):
             newest[key] = record
     if not newest:
         raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
@@ -220,6 +224,11 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
     return [newest[key] for key in sorted(newest, key=rank)]
 
 
+def _age(record: Record) -> tuple[bool, str]:
+    """What orders records of the same cell: a model that could not be had later does not hide what it gave before."""
+    return "refused" not in record["identity"], record["provenance"]["written"]
+
+
 def _index(names: Sequence[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
 
@@ -232,6 +241,18 @@ def rerender(suite_name: str, out: Path) -> list[Path]:
     for record in sorted(store.interlayer().records(), key=lambda r: r["provenance"]["written"]):
         newest[record["cell"]["model"]] = record
     return write_report(suite.name, suite.title, load_records(suite, out), store, out, list(newest.values()))
+
+
+def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
+    """Render one leaderboard from the records of a suite in several folders; returns the files and what the reader
+    must know of the merged runs."""
+    suite = load_suite(suite_name)
+    merged = merge_runs({str(folder): load_records(suite, folder) for folder in folders})
+    table, values = out / f"{suite.name}-merged.md", out / f"{suite.name}-merged.csv"
+    title = f"{full_title(suite.title, merged.records)} - {len(folders)} runs merged"
+    write_atomically(table, markdown(title, merged.records, notes=merged.notes).encode())
+    write_atomically(values, to_csv(merged.records).encode())
+    return [table, values], merged.notes
 
 
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
@@ -298,19 +319,22 @@ def _baseline_path(suite: Suite, path: Path | None) -> Path:
     return path or Path("baselines") / f"{suite.name}.json"
 
 
-def check_records(suite_name: str, out: Path, path: Path | None) -> tuple[list[Finding], str]:
-    """Verdicts on a suite's records, and their summary."""
+def check_records(suite_name: str, out: Path, path: Path | None, page: Path | None = None) -> tuple[list[Finding], str]:
+    """Verdicts on a suite's records, and their summary; ``page`` gets it as markdown."""
     suite = load_suite(suite_name)
     baseline = load_baseline(_baseline_path(suite, path))
     findings = compare(load_records(suite, out), baseline)
+    if page is not None:
+        write_atomically(page, summary_markdown(findings, suite.name).encode())
     return findings, summary(findings)
 
 
 def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
-    """Pin a suite's records as its baseline; returns the file."""
+    """Pin a suite's records as its baseline; returns the file. Records of seeds that the suite does not name are not
+    pinned: they tell how far reseeding moves the others."""
     suite = load_suite(suite_name)
     target = _baseline_path(suite, path)
-    pin(load_records(suite, out), target)
+    pin(load_records(suite, out), target, suite.seeds)
     return target
 
 

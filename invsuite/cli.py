@@ -10,12 +10,16 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 from invsuite.offline import go_offline
+from invsuite.signals import interruptible
+
+if TYPE_CHECKING:
+    from invsuite.runner import Redo
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +59,8 @@ def _one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with interruptible():
+                command(*args, **kwargs)
         except InvsuiteError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
@@ -75,6 +80,15 @@ def _seeds(text: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in _names(text) or ()) or None
     except ValueError as error:
         raise UsageError(f"--seeds '{text}' is not a comma-separated list of whole numbers") from error
+
+
+def _redo(retry_failed: bool, only_missing: bool, refresh: bool) -> Redo:
+    chosen: list[Redo] = []
+    for asked, redo in ((retry_failed, "failed"), (only_missing, "missing"), (refresh, "all")):
+        chosen += [redo] if asked else []  # type: ignore[list-item]
+    if len(chosen) > 1:
+        raise UsageError("--retry-failed, --only-missing and --refresh exclude each other: give one")
+    return chosen[0] if chosen else "unfinished"
 
 
 def _load_plugins(paths: list[Path] | None) -> None:
@@ -97,6 +111,16 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: OutOption = Path("results"),
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only cells that failed or were skipped.")
+    ] = False,
+    only_missing: Annotated[
+        bool, typer.Option("--only-missing", help="Only cells that have no record at all.")
+    ] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="All cells again, finished ones too.")] = False,
+    cell_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Longest a cell may take; one that takes longer is recorded as failed.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Print the matrix and what it would cost, from a short calibration; run nothing.")
     ] = False,
@@ -121,6 +145,8 @@ def bench(
         device=device,
         out=out,
         dry_run=dry_run,
+        redo=_redo(retry_failed, only_missing, refresh),
+        cell_seconds=cell_seconds,
     )
     result = run_bench(options)
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
@@ -149,13 +175,23 @@ def fetch(
 
 @app.command()
 @_one_line_errors
-def report(suite: SuiteOption = "quick", out: OutOption = Path("results"), plugin: PluginOption = None) -> None:
-    """Render the leaderboard, the HTML page and the strips of pictures again from the records."""
-    from invsuite.bench import rerender
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to merge into one leaderboard.")
+    ] = None,
+    suite: SuiteOption = "quick",
+    out: OutOption = Path("results"),
+    plugin: PluginOption = None,
+) -> None:
+    """Render leaderboard, HTML page and pictures again from the records, or one leaderboard of several runs."""
+    from invsuite.bench import merge_folders, rerender
 
     _load_plugins(plugin)
-    for path in rerender(suite, out):
+    paths, notes = merge_folders(suite, runs, out) if runs else (rerender(suite, out), [])
+    for path in paths:
         print(path)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @app.command()
@@ -243,6 +279,7 @@ def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the summary here, for a pull request.")] = None,
     plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -250,7 +287,7 @@ def check(
     from invsuite.bench import check_records
 
     _load_plugins(plugin)
-    findings, text = check_records(suite, out, baseline)
+    findings, text = check_records(suite, out, baseline, markdown)
     print(json.dumps([f.__dict__ for f in findings], indent=1) if as_json else text)
     if any(f.bad for f in findings):
         raise typer.Exit(1)
@@ -264,7 +301,8 @@ def pin_baseline(
     baseline: BaselineOption = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Pin the records' quality values as the baseline that `check` compares with."""
+    """Pin the records' quality values as the baseline that `check` compares with; records of other seeds than the
+    suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance to twice that."""
     from invsuite.bench import pin_records
 
     _load_plugins(plugin)

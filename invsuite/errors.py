@@ -10,9 +10,11 @@ from collections.abc import Iterable
 
 
 class InvsuiteError(Exception):
-    """Base of every error the suite raises on purpose; ``exit_code`` is what the command line returns."""
+    """Base of every error the suite raises on purpose; ``exit_code`` is what the command line returns, ``fault`` how a
+    record calls what happened."""
 
     exit_code = 1
+    fault = "error"
 
 
 class UsageError(InvsuiteError):
@@ -30,22 +32,48 @@ class SetupError(InvsuiteError):
 class WeightsError(SetupError):
     """Weights that are damaged or do not fit the model."""
 
+    fault = "weights"
+
+
+class DiskError(SetupError):
+    """A file that cannot be written. No record of it: it could not be written either, and the run ends."""
+
 
 class Unavailable(SetupError):
     """Weights or data that cannot be had here; a cell that needs them is recorded as ``skipped``."""
+
+    fault = "unavailable"
 
 
 class NotApplicable(InvsuiteError):
     """A method that by its nature cannot answer at a stage (an exact inverse of a map that has none). The cell is
     recorded as ``skipped`` with the reason: nothing broke, and no other method is put in its place."""
 
+    fault = "not applicable"
+
 
 class DataError(InvsuiteError):
     """An image, mask or representation with wrong values."""
 
+    fault = "data"
+
 
 class ConvergenceError(InvsuiteError):
     """A fit that produced NaN or infinity."""
+
+    fault = "no convergence"
+
+
+class OutOfMemoryError(InvsuiteError):
+    """Memory that does not suffice even for the smallest batch."""
+
+    fault = "out of memory"
+
+
+class TimeLimitError(InvsuiteError):
+    """A cell that took longer than it may."""
+
+    fault = "time limit"
 
 
 SHOWN_NAMES = 60  # of a longer list only so many are shown

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
-from invsuite.errors import SetupError
+from invsuite.errors import DiskError
+from invsuite.signals import uninterrupted
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part: temp file, fsync, rename.
 
+    SIGINT and SIGTERM wait until it is done.
+
     Raises:
-        SetupError: if the disk refuses, naming the file; the temp file is removed.
+        DiskError: if the disk refuses, naming the file; the temp file is removed.
     """
     temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise SetupError(f"cannot write '{path}': {error.strerror}") from error
+    with uninterrupted():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except OSError as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> DiskError:
+    """The error for a disk that does not take ``path``."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "; finished cells are kept: free some space and run the same command to go on" if full else ""
+    return DiskError(f"cannot write '{path}': {error.strerror}{advice}")

@@ -8,18 +8,53 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from invsuite.data.sources import open_splits
+from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, ScenesSource, open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
+from invsuite.methods.base import Budget, Engine
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models import ALIASES, load_model, split_source
 from invsuite.models.base import Model, means_stage
 from invsuite.suite import MethodSpec, ModelSpec, Suite
 from invsuite.training import RECIPE_VERSION
+
+#: Every field of a suite file: whether changing it makes other cells, because it changes what they measure. Methods
+#: and measures are part of the identity with all their parameters; so are images by their content, wherever they lie.
+DECLARED: dict[type, dict[str, bool]] = {
+    Suite: {
+        "name": False,  # the folder of the records
+        "title": False,
+        "seeds": True,
+        "metrics": True,
+        "edits": True,
+        "budget": True,
+        "data": True,
+        "models": True,
+        "methods": False,  # each is a row of its own
+        "engine": True,
+        "interlayer": False,  # has records of its own
+    },
+    Budget: {"image_passes": True, "batch": True, "seconds": True, "flops": True},
+    Engine: {"precision": True, "cache": False, "compile": False},  # the others change rounding at most
+    ModelSpec: {
+        "name": False,
+        "source": True,  # by the weights that it gives
+        "stages": True,  # of the methods that go through the cuts
+        "witness": True,
+        "random_weights": True,
+    },
+    MethodSpec: {"name": False, "method": True},
+    DataSpec: {"fit": True, "select": True, "score": True},
+    ScenesSource: {"seed": True, "count": True, "max_objects": True},
+    FolderSource: {"path": False, "count": True, "geometry": True},
+    CocoSource: {"path": False, "split": True, "count": True, "geometry": True},
+    HeldBackSource: {"count": True},
+}
 
 
 @dataclass(frozen=True)
@@ -49,14 +84,14 @@ class Cell:
     seed: int
     identity: dict[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable name and 12 digits of the identity's SHA-256."""
         text = json.dumps(self.identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{digest}"
 
-    @property
+    @cached_property
     def fit_id(self) -> str:
         """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
         shared = {k: v for k, v in self.identity.items() if k not in ("stage", "cut", "metrics", "edits")}
@@ -176,6 +211,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     metric_names = choose("metric", suite.metrics, selection.metrics)
     seeds = selection.seeds or suite.seeds
     methods = [m for m in suite.methods if m.name in method_names]
+    params = {m.name: m.method.params() for m in methods}
     metrics = tuple(make_metric(name) for name in metric_names)
     shared = {
         "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
@@ -191,13 +227,19 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     )
     entries: list[Opened | Refused] = []
     for spec, found in loaded:
+        stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
 
-        def cells(facts: dict[str, Any], spec: ModelSpec = spec) -> tuple[Cell, ...]:
+        def cells(facts: dict[str, Any], spec: ModelSpec = spec, stages: Sequence[str] = stages) -> tuple[Cell, ...]:
             return tuple(
-                Cell(spec, stage, method, seed, _identity(suite, method, stage, spec.stages, seed, shared | facts))
+                Cell(
+                    spec,
+                    stage,
+                    method,
+                    seed,
+                    _identity(suite, method, params[method.name], stage, spec.stages, seed, shared | facts),
+                )
                 for seed in seeds
-                for stage in spec.stages
-                if words is None or any(means_stage(word, stage) for word in words)
+                for stage in stages
                 for method in methods
                 if method.method.seeded or seed == seeds[0]
             )
@@ -205,7 +247,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
         try:
             if isinstance(found, InvsuiteError):
                 raise found
-            if not cells({}):
+            if not stages:
                 continue
             witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
             splits = _open_data(suite, spec, found, note)
@@ -286,12 +328,18 @@ def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str]
 
 
 def _identity(
-    suite: Suite, spec: MethodSpec, stage: str, cut: tuple[str, ...], seed: int, shared: dict[str, Any]
+    suite: Suite,
+    spec: MethodSpec,
+    params: dict[str, Any],
+    stage: str,
+    cut: tuple[str, ...],
+    seed: int,
+    shared: dict[str, Any],
 ) -> dict[str, Any]:
     method = spec.method
     identity = {
         "stage": stage,
-        "method": {"name": method.name, "version": method.version} | method.params(),
+        "method": {"name": method.name, "version": method.version} | params,
         **shared,
     }
     if method.uses_cut or method.uses_whole_cut:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import io
 import shutil
 import traceback
-from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
 
 from invsuite.data.base import Sample, check_images, from_unit_range
 from invsuite.data.canary import check_masks
-from invsuite.errors import DataError, InvsuiteError, NotApplicable, Unavailable
+from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
 from invsuite.extremes import extreme_rows, sheet
 from invsuite.features import FeatureCache
 from invsuite.files import write_atomically
 from invsuite.flops import count_flops
 from invsuite.grid import Cell, Opened, Plan, Refused
+from invsuite.memory import free_memory, halving, is_out_of_memory
 from invsuite.methods.base import Fitted, Problem, ReportingInverter, SeeingInverter, Snapshot, WatchedInverter
 from invsuite.methods.canary import check_inverter, check_reconstructions
 from invsuite.metrics.base import Metric, Scoring
@@ -31,6 +32,7 @@ from invsuite.metrics.golden import check_measures
 from invsuite.models.base import Layout, Model, Representation
 from invsuite.models.canary import check_chain, check_normalisation
 from invsuite.provenance import collect, set_determinism
+from invsuite.signals import time_limit
 from invsuite.statistics import summarise
 from invsuite.store import Record, Store
 from invsuite.timing import Meter, clock_name
@@ -57,6 +59,32 @@ class Reporter(Protocol):
         """A cell has its record."""
 
 
+Redo = Literal["unfinished", "missing", "failed", "all"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a plan.
+
+    Attributes:
+        redo: the cells to compute: those that are not ``unfinished`` have a success, or a stage their method does not
+            apply to; ``missing`` have no record at all; ``failed`` have one without numbers; or ``all``.
+        cell_seconds: wall time that inverting and scoring a cell may take, and fitting as often as there are cells to
+            fit together; None is no limit.
+    """
+
+    redo: Redo = "unfinished"
+    cell_seconds: float | None = None
+
+    def wants(self, store: Store, cell: Cell) -> bool:
+        """Whether the cell is to be computed."""
+        if self.redo == "all":
+            return True
+        if self.redo == "missing":
+            return store.read(cell.id) is None
+        return not store.finished(cell.id) and (self.redo == "unfinished" or store.read(cell.id) is not None)
+
+
 @dataclass
 class Outcome:
     """Counts of one run."""
@@ -67,32 +95,83 @@ class Outcome:
     skipped: int = 0
 
 
-def run(plan: Plan, store: Store, device: torch.device, report: Reporter) -> Outcome:
-    """Compute every cell that has no successful record yet.
+@dataclass(frozen=True)
+class _Run:
+    """What every step of one run needs; ``stamps`` tell whether another process wrote a cell's record meanwhile."""
+
+    plan: Plan
+    store: Store
+    device: torch.device
+    report: Reporter
+    options: RunOptions
+    outcome: Outcome
+    stamps: dict[str, int | None]
+
+    def finish(self, cell: Cell, body: dict[str, Any]) -> None:
+        """Write the cell's record."""
+        record: Record = {
+            "cell": {
+                "id": cell.id,
+                "suite": self.plan.suite.name,
+                "model": cell.model.name,
+                "stage": cell.stage,
+                "position": cell.model.stages.index(cell.stage),
+                "method": cell.method.name,
+                "family": cell.method.method.family,
+                "seed": cell.seed,
+            },
+            "identity": cell.identity,
+            **body,
+            "provenance": collect(self.device, cell.seed)
+            | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
+        }
+        self.store.write(record)
+        self.outcome.computed += 1
+        self.outcome.failed += body["status"] == "failed"
+        self.outcome.skipped += body["status"] == "skipped"
+        self.report.cell_done(cell, body["status"])
+
+    def still_to_do(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells that no other process has written since this run began."""
+        left = [cell for cell in cells if self.store.stamp(cell.id) == self.stamps[cell.id]]
+        for cell in cells:
+            if cell not in left:
+                self.outcome.reused += 1
+                self.report.cell_done(cell, "ok" if self.store.finished(cell.id) else "failed elsewhere")
+        return left
+
+
+def run(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None) -> Outcome:
+    """Compute every cell that has no successful record yet, or those that ``options`` name.
+
+    Other processes may run the same plan on the same store: each fit is computed by one of them.
 
     Args:
         plan: the matrix.
         store: where records are looked up and written.
         device: where models and inverse networks run.
         report: told what happens.
+        options: which cells, and how long they may take.
 
     Raises:
         DataError: if a measure gives wrong values for pictures whose values are known.
+        DiskError: if a record cannot be written; those that were are kept.
     """
-    outcome = Outcome()
-    pending = [cell for cell in plan.cells if not store.finished(cell.id)]
-    outcome.reused = len(plan.cells) - len(pending)
+    options = options or RunOptions()
+    pending = [cell for cell in plan.cells if options.wants(store, cell)]
+    outcome = Outcome(reused=len(plan.cells) - len(pending))
+    stamps = {cell.id: store.stamp(cell.id) for cell in pending}
+    this = _Run(plan, store, device, report, options, outcome, stamps)
     if pending:
         check_measures(plan.metrics)
     report.begin(len(pending), sum(estimate(plan, cell) for cell in pending))
-    waiting = {cell.id for cell in pending}
     for entry in plan.models:
-        cells = [cell for cell in entry.cells if cell.id in waiting]
+        cells = [cell for cell in entry.cells if cell.id in stamps]
         if isinstance(entry, Refused):
-            for cell in cells:
-                _finish(plan, store, cell, problem_record(entry.error), device, report, outcome)
+            for cell in this.still_to_do(cells):
+                this.finish(cell, problem_record(entry.error))
         elif cells:
-            _run_model(plan, entry, cells, store, device, report, outcome)
+            _run_model(this, entry, cells)
     return outcome
 
 
@@ -111,125 +190,150 @@ def estimate(plan: Plan, cell: Cell) -> float:
     return passes + float(steps) * images
 
 
-def _run_model(
-    plan: Plan,
-    entry: Opened,
-    cells: list[Cell],
-    store: Store,
-    device: torch.device,
-    report: Reporter,
-    outcome: Outcome,
-) -> None:
-    model = entry.model.to(device)
-    if isinstance(entry.witness, Model):
-        entry.witness.to(device)
+def _run_model(this: _Run, entry: Opened, cells: list[Cell]) -> None:
+    """Every fit of one model: those that no other process has first, then, waiting for them, the others."""
+    model, device = entry.model, this.device
     weights = {"weights": asdict(model.origin)}
-    of_model: dict[Hashable, Any] = {}
     try:
+        model.to(device)
+        if isinstance(entry.witness, Model):
+            entry.witness.to(device)
         before = model.fingerprint()
         samples = entry.splits.score.samples()
         images = torch.stack([sample.image for sample in samples]).to(device)
         check_masks(samples)
         check_normalisation(model)
         check_chain(model, images[:CANARY_IMAGES])
-    except InvsuiteError as error:  # nothing of this model or its data can be trusted; the other models go on
-        for cell in cells:
-            _finish(plan, store, cell, problem_record(error) | weights, device, report, outcome)
+    except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
+        for cell in this.still_to_do(cells):
+            this.finish(cell, problem_record(error) | weights)
         model.to("cpu")
         return
-    write_atomically(store.strip_path(f"{entry.spec.name}-original"), _strip(images))
-    groups: dict[tuple[str, int], list[Cell]] = {}
+    write_atomically(this.store.strip_path(f"{entry.spec.name}-original"), _strip(images))
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.method.name, cell.seed), []).append(cell)
+        groups.setdefault(cell.fit_id, []).append(cell)
     trained = sum(group[0].method.method.uses_budget for group in groups.values())
-    features = FeatureCache(plan.suite.engine.cache, max(1, trained), log=report.note)
-    for group in groups.values():
-        method, seed = group[0].method.method, group[0].seed
-        set_determinism(seed)
-        label = f"{entry.spec.name} {group[0].method.name}"
-        progress = report.work(label, sum(estimate(plan, cell) for cell in group))
-        problem = Problem(
-            model=model,
-            stages=tuple(cell.stage for cell in group),
-            cut=model.order(entry.spec.stages),
-            fit=entry.splits.fit,
-            select=entry.splits.select,
-            budget=plan.suite.budget,
-            seed=seed,
-            progress=progress,
-            engine=plan.suite.engine,
-            features=features,
-            checkpoints=store.fit_path(group[0].fit_id),
-        )
-        try:
-            with Meter(device) as fit_meter:
-                fitted = method.fit(problem)
-            if model.fingerprint() != before:
-                raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
-        except Exception as error:
-            for cell in group:
-                _finish(plan, store, cell, problem_record(error) | weights, device, report, outcome)
-            continue
-        for cell in group:
-            try:
-                body = _score(plan, entry, cell, fitted, samples, images, store, of_model)
-                body["cost"]["fit_total_seconds"] = fit_meter.seconds
-                body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
-                body["data"] = {
-                    "fit": len(entry.splits.fit),
-                    "select": len(entry.splits.select),
-                    "score": len(entry.splits.score),
-                    "unreadable": entry.splits.unreadable,
-                    "converted": entry.splits.converted,
-                    "resampling": asdict(entry.model.resampling),
-                }
-            except Exception as error:
-                body = problem_record(error)
-            _finish(plan, store, cell, body | weights, device, report, outcome)
-        shutil.rmtree(store.fit_path(group[0].fit_id), ignore_errors=True)
+    features = FeatureCache(this.plan.suite.engine.cache, max(1, trained), log=this.report.note)
+    scored = Scored(before, samples, images, features)
+    waiting = list(groups.items())
+    for wait in (False, True):
+        busy = []
+        for fit_id, group in waiting:
+            with this.store.claim(fit_id, wait) as mine:
+                if not mine:
+                    busy.append((fit_id, group))
+                elif left := this.still_to_do(group):
+                    _run_fit(this, entry, fit_id, left, scored)
+        if busy:
+            this.report.note(f"{len(busy)} fits of '{entry.spec.name}' are being computed by another process; waiting")
+        waiting = busy
     features.close()
     model.to("cpu")
     if isinstance(entry.witness, Model):
         entry.witness.to("cpu")
 
 
-def _score(
-    plan: Plan,
-    entry: Opened,
-    cell: Cell,
-    fitted: Fitted,
-    samples: list[Sample],
-    images: torch.Tensor,
-    store: Store,
-    of_model: dict[Hashable, Any],
-) -> dict[str, Any]:
-    """Invert and measure one cell; returns the record's body.
+@dataclass(frozen=True)
+class Scored:
+    """What all fits of a model share: its fingerprint, the scored samples and their images (B, 3, H, W) on the device,
+    kept representations, and what measures found for the model's other cells (``of_model``)."""
 
-    Args:
-        of_model: what measures found for the model's other cells.
+    fingerprint: str
+    samples: list[Sample]
+    images: torch.Tensor
+    features: FeatureCache
+    of_model: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def _run_fit(this: _Run, entry: Opened, fit_id: str, group: list[Cell], scored: Scored) -> None:
+    """Fit once, then invert, score and write each cell of the group."""
+    model, suite, limit = entry.model, this.plan.suite, this.options.cell_seconds
+    method, seed = group[0].method.method, group[0].seed
+    weights = {"weights": asdict(model.origin)}
+    set_determinism(seed)
+    checkpoints = this.store.fit_path(fit_id)
+    # a fit that was killed while its cells were scored is whole on disk, for all its stages
+    together = [cell for cell in entry.cells if cell.fit_id == fit_id] if checkpoints.is_dir() else group
+    problem = Problem(
+        model=model,
+        stages=tuple(cell.stage for cell in together),
+        cut=model.order(entry.spec.stages),
+        fit=entry.splits.fit,
+        select=entry.splits.select,
+        budget=suite.budget,
+        seed=seed,
+        progress=this.report.work(
+            f"{entry.spec.name} {group[0].method.name}", sum(estimate(this.plan, cell) for cell in group)
+        ),
+        engine=suite.engine,
+        features=scored.features,
+        checkpoints=checkpoints,
+    )
+    try:
+        with Meter(this.device) as fit_meter, time_limit(limit and limit * len(group), f"fitting '{method.name}'"):
+            fitted = method.fit(problem)
+        if model.fingerprint() != scored.fingerprint:
+            raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
+    except DiskError:
+        raise
+    except Exception as error:
+        for cell in group:
+            this.finish(cell, problem_record(error, "fitting") | weights)
+        return
+    for cell in group:
+        try:
+            with time_limit(limit, f"inverting and scoring '{cell.key}'"):
+                body = _score(this.plan, entry, cell, fitted, scored, this.store)
+            body["cost"]["fit_total_seconds"] = fit_meter.seconds
+            body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
+            body["data"] = {
+                "fit": len(entry.splits.fit),
+                "select": len(entry.splits.select),
+                "score": len(entry.splits.score),
+                "unreadable": entry.splits.unreadable,
+                "converted": entry.splits.converted,
+                "resampling": asdict(entry.model.resampling),
+            }
+        except DiskError:
+            raise
+        except Exception as error:
+            body = problem_record(error, "inverting and scoring")
+        this.finish(cell, body | weights)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored, store: Store) -> dict[str, Any]:
+    """Invert and measure one cell; returns the record's body.
 
     Raises:
         NotApplicable: if the method refused the stage.
+        OutOfMemoryError: if not even one image at a time can be inverted.
     """
     if cell.stage in fitted.refused:
         raise fitted.refused[cell.stage]
 
     model, inverter, curve = entry.model, fitted.inverter, Curve()
+    samples, images = scored.samples, scored.images
     made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
 
     def reconstruct(shown: torch.Tensor, curve: Curve | None = None) -> torch.Tensor:
+        made = halving(lambda batch: in_batches(shown, batch, curve), INVERT_BATCH, f"inverting '{cell.key}'")
+        if made.shape != shown.shape:
+            raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(shown.shape)}")
+        return check_images(made, made_by)
+
+    def in_batches(shown: torch.Tensor, batch: int, curve: Curve | None) -> torch.Tensor:
         parts = []
-        for start in range(0, len(shown), INVERT_BATCH):
-            true = shown[start : start + INVERT_BATCH]
+        if curve is not None:
+            curve.points.clear()  # of an attempt that memory did not suffice for
+        for true in shown.split(batch):
             found = model.represent(true, [cell.stage])[cell.stage]
             if curve is not None and isinstance(inverter, WatchedInverter):
                 parts.append(inverter.invert_watched(cell.stage, found, curve.beside(true)))
             else:
                 parts.append(fitted.invert(cell.stage, found, true))
-        made = torch.cat(parts).detach()
-        if made.shape != shown.shape:
-            raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(shown.shape)}")
-        return check_images(made, made_by)
+        return torch.cat(parts).detach()
 
     check_inverter(inverter, f"'{cell.method.name}' at '{cell.stage}'")
     with Meter(model.device) as meter:
@@ -255,7 +359,7 @@ def _score(
         invert=lambda tensor: _invert(fitted, cell, model.layout(cell.stage), tensor),
         classes=entry.splits.score.dataset.classes,
         witness=entry.witness,
-        of_model=of_model,
+        of_model=scored.of_model,
     )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made))
@@ -295,8 +399,13 @@ def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) ->
     """
     if isinstance(fitted.inverter, SeeingInverter):
         raise NotApplicable(f"'{cell.method.name}' is shown the image: it inverts no representation")
-    parts = [fitted.inverter.invert(cell.stage, Representation(part, layout)) for part in tensor.split(INVERT_BATCH)]
-    return check_images(torch.cat(parts), f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
+    inverter = fitted.inverter
+
+    def in_batches(batch: int) -> torch.Tensor:
+        return torch.cat([inverter.invert(cell.stage, Representation(part, layout)) for part in tensor.split(batch)])
+
+    made = halving(in_batches, INVERT_BATCH, f"inverting '{cell.key}'")
+    return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
 
 
 def _flops_an_image(model: Model, stage: str, fitted: Fitted, images: torch.Tensor) -> int:
@@ -379,42 +488,28 @@ def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str
     }
 
 
-def problem_record(error: Exception) -> dict[str, Any]:
+def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
     """The body of a cell without numbers: ``skipped`` where nothing broke (weights that cannot be had, a stage a
-    method does not apply to), else ``failed`` with the traceback."""
+    method does not apply to), else ``failed`` with the traceback; ``fault`` names the kind.
+
+    Args:
+        error: what kept the cell from its numbers.
+        doing: what needed too much memory, if that was it.
+    """
     status = "skipped" if isinstance(error, (Unavailable, NotApplicable)) else "failed"
-    text = str(error) if isinstance(error, InvsuiteError) else f"{type(error).__name__}: {error}"
-    body: dict[str, Any] = {"status": status, "reason": text}
+    fault, text = "error", f"{type(error).__name__}: {error}"
+    if isinstance(error, InvsuiteError):
+        fault, text = error.fault, str(error)
+    elif is_out_of_memory(error):
+        first = str(error).partition("\n")[0]
+        fault, text = OutOfMemoryError.fault, f"{doing} ran out of memory; a smaller batch or width needs less: {first}"
+        free_memory()
+    body: dict[str, Any] = {"status": status, "fault": fault, "reason": text}
     if isinstance(error, NotApplicable):
         body["settled"] = True  # the cell's identity decides it: nothing to fetch or to try again
     if status == "failed":
         body["traceback"] = "".join(traceback.format_exception(error))
     return body
-
-
-def _finish(
-    plan: Plan, store: Store, cell: Cell, body: dict[str, Any], device: torch.device, report: Reporter, outcome: Outcome
-) -> None:
-    record: Record = {
-        "cell": {
-            "id": cell.id,
-            "suite": plan.suite.name,
-            "model": cell.model.name,
-            "stage": cell.stage,
-            "position": cell.model.stages.index(cell.stage),
-            "method": cell.method.name,
-            "family": cell.method.method.family,
-            "seed": cell.seed,
-        },
-        "identity": cell.identity,
-        **body,
-        "provenance": collect(device, cell.seed) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
-    }
-    store.write(record)
-    outcome.computed += 1
-    outcome.failed += body["status"] == "failed"
-    outcome.skipped += body["status"] == "skipped"
-    report.cell_done(cell, body["status"])
 
 
 def _strip(images: torch.Tensor) -> bytes:

@@ -189,9 +189,14 @@ class _Resample:
         self.rows = rows
         self._weights: dict[bytes, Array] = {}
         self._draws: dict[tuple[int, bytes], Array] = {}
+        self._means: dict[tuple[int, bytes], float] = {}
 
     def mean(self, index: int, common: NDArray[np.bool_]) -> float:
-        return float(self.rows[index][:, common].mean()) if common.any() else float("nan")
+        key = common.tobytes()
+        if (index, key) not in self._means:
+            chosen = self.rows[index][:, common]
+            self._means[index, key] = float(chosen.mean()) if chosen.size else float("nan")
+        return self._means[index, key]
 
     def draws(self, index: int, common: NDArray[np.bool_]) -> Array:
         key = common.tobytes()

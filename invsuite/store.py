@@ -1,18 +1,26 @@
-"""One JSON record a cell, written atomically. A failure never replaces a success."""
+"""One JSON record a cell, written atomically. A failure never replaces a success.
+
+Several processes may share a folder, also on a network disk whose file locks work: a lock orders their writes, and a
+claim on each fit keeps two of them from computing the same. The operating system takes locks back from a process that
+died, however it did.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invsuite.errors import DataError
-from invsuite.files import write_atomically
+from filelock import FileLock, Timeout
 
-SCHEMA = 1
+from invsuite.errors import DataError
+from invsuite.files import refused, write_atomically
+from invsuite.migrate import SCHEMA, migrate
+
 SEAL = "record_sha256"  # first key of a record: what tells that a number was not edited later
 Record = dict[str, Any]
 
@@ -46,17 +54,22 @@ class Store:
         return found[0] if found and found[1] else None
 
     def _parse(self, cell_id: str) -> tuple[Record, bool] | None:
-        """A record and whether it is as it was written; None for a file that is no record of this schema."""
+        """A record in the present schema and whether it is as it was written; None for a file that is no record.
+
+        Raises:
+            UsageError: for a record of a newer schema.
+        """
         try:
             text = self.path(cell_id).read_text(encoding="utf-8")
             record: Record = json.loads(text)
         except (OSError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        if record.get("schema") != SCHEMA:
+        current = migrate(record, str(self.path(cell_id))) if isinstance(record, dict) else None
+        if current is None:
             return None
         if SEAL not in record:  # written before records were sealed
-            return record, True
-        return record, _digest(text.replace(_seal(record[SEAL]), _seal(""), 1)) == record[SEAL]
+            return current, True
+        return current, _digest(text.replace(_seal(record[SEAL]), _seal(""), 1)) == record[SEAL]
 
     def finished(self, cell_id: str) -> bool:
         """True if the cell has a record that running it again would not change: a success, or a stage that its
@@ -65,12 +78,50 @@ class Store:
         return record is not None and (record["status"] == "ok" or record.get("settled", False))
 
     def write(self, record: Record) -> None:
-        """Write a record, unless it is not a success and a success is already there."""
+        """Write a record, unless it is not a success and a success is already there.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
         cell_id = record["cell"]["id"]
-        if record["status"] != "ok" and self.finished(cell_id):
-            return
         text = json.dumps({SEAL: ""} | record | {SEAL: "", "schema": SCHEMA}, indent=1, allow_nan=False)
-        write_atomically(self.path(cell_id), text.replace(_seal(""), _seal(_digest(text)), 1).encode())
+        data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
+        with self._lock("writing", wait=True):
+            finished = self.finished(cell_id)  # asked of a success too: it refuses what a newer schema wrote
+            if record["status"] == "ok" or not finished:
+                write_atomically(self.path(cell_id), data)
+
+    def stamp(self, cell_id: str) -> int | None:
+        """Changes whenever the cell's record is written; None while there is none."""
+        try:
+            return self.path(cell_id).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def claim(self, fit_id: str, wait: bool) -> AbstractContextManager[bool]:
+        """Enter to keep other processes from the fit; gives False if one of them has it and ``wait`` is not asked.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        return self._lock(fit_id, wait)
+
+    @contextmanager
+    def _lock(self, name: str, wait: bool) -> Iterator[bool]:
+        path = self.folder / "locks" / f"{name}.lock"
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=wait)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise refused(path, error) from error
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def interlayer(self) -> Store:
         """Records of how the stages of a model relate, which belong to no cell."""

@@ -227,7 +227,7 @@ def test_the_summary_names_what_is_wrong(tmp_path: Path) -> None:
     text = summary(compare([record(shift=-1)], baseline))
     assert "1 worse" in text
     assert "worse: vit/embed/ridge/s0 psnr" in text
-    assert "(n=16, tolerance 0.3)" in text
+    assert "(n=16, tolerance 0.3, worse by 1.000 [1.000, 1.000])" in text
 
 
 def test_a_baseline_that_is_not_there_or_not_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from invsuite.metrics.base import Metric
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.report.interlayer import interlayer_section
+from invsuite.report.merge import devices_of
 from invsuite.report.rows import Row, measures_of, places_of, rows_of
 from invsuite.store import Record
 
@@ -56,6 +57,7 @@ def markdown(
     strips: Sequence[str] = (),
     relations: Sequence[Record] = (),
     maps: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The leaderboard: for every model a table a group of measures, a row a stage and method over all seeds, stages in
     chain order; in bold every value of a stage that cannot be told apart from the best.
@@ -66,9 +68,11 @@ def markdown(
         strips: file names of the strips of pictures to show.
         relations: records of how the stages of models relate.
         maps: file names of their heat maps.
+        notes: what to say of the records before all else.
     """
     done = [r for r in records if r["status"] == "ok"]
     lines = [f"# {title}", ""]
+    lines += [*(f"- {note}" for note in notes), ""] if notes else []
     lines += _facts(records, done)
     for model in dict.fromkeys(r["cell"]["model"] for r in records):
         rows = rows_of([r for r in records if r["cell"]["model"] == model and not r.get("settled")])
@@ -199,6 +203,7 @@ def _table(rows: Sequence[Row], names: Sequence[str], placed: Places, costs: boo
     done = [r for row in rows for r in row.done]
     common = {name: _common_n(rows, name) for name in names}
     clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
+    one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method"]
     head += [heading(name, common[name]) for name in names]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
@@ -210,7 +215,8 @@ def _table(rows: Sequence[Row], names: Sequence[str], placed: Places, costs: boo
             continue
         for name in names:
             line.append(_value(name, row.found(name), placed[name].get(row.name), common[name], compact))
-        body.append([*line, *(row.cost().texts() if costs else [])])
+        texts = row.cost().texts()
+        body.append([*line, *((texts if one_device else ["-", "-", "-", texts[-1]]) if costs else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 

@@ -1,0 +1,389 @@
+"""The store under several processes, old and new schemas, and what of a suite is part of a cell's identity."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import invoke, scene_split
+
+from invsuite.data.base import from_unit_range
+from invsuite.data.sources import (
+    SOURCES,
+    CocoSource,
+    DataSpec,
+    FolderSource,
+    HeldBackSource,
+    ScenesSource,
+    open_splits,
+)
+from invsuite.errors import DiskError, UsageError
+from invsuite.grid import DECLARED, Cell, Selection, make_plan
+from invsuite.methods import METHODS
+from invsuite.methods.base import Budget, Engine
+from invsuite.metrics import METRICS
+from invsuite.migrate import MIGRATIONS, SCHEMA, migrate
+from invsuite.store import Store
+from invsuite.suite import MethodSpec, ModelSpec, Suite, load_suite
+
+SUITE = """
+name = "two"
+title = "two processes on one folder"
+seeds = [0]
+metrics = ["psnr"]
+edits = 2
+budget = { image_passes = 32, batch = 16 }
+data.fit = { kind = "scenes", seed = 61, count = 24 }
+data.select = { kind = "scenes", seed = 62, count = 4 }
+data.score = { kind = "scenes", seed = 63, count = 4 }
+models.vit = { source = "bundled:vit", stages = ["embed", "block03"] }
+methods.mean = {}
+methods.nearest = {}
+methods.modular = { width = 8, depth = 1 }
+methods.layerwise = { width = 8, depth = 1 }
+"""
+
+
+def success(cell_id: str = "vit-embed-mean-s0-0123456789ab", **more: Any) -> dict[str, Any]:
+    cell = {"id": cell_id, "suite": "two", "model": "vit", "stage": "embed", "method": "mean", "seed": 0}
+    return {"cell": cell, "identity": {}, "status": "ok", "reason": "", "metrics": {}, **more}
+
+
+def failure(**more: Any) -> dict[str, Any]:
+    return success() | {"status": "failed", "fault": "error", "reason": "it broke"} | more
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "two.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def python(code: str, *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from invsuite.store import Store
+store, status = Store(Path(sys.argv[1])), sys.argv[2]
+cell = {"id": "vit-embed-mean-s0-0123456789ab"}
+for number in range(60):
+    store.write({"cell": cell, "status": status, "fault": "", "reason": "", "identity": {}, "number": number})
+"""
+
+
+def test_a_failure_of_one_process_never_hides_a_success_of_another(tmp_path: Path) -> None:
+    """The look and the write are one: a failure that saw no success cannot land after it."""
+    writers = [python(WRITER, tmp_path, status) for status in ("failed", "ok", "failed")]
+    for writer in writers:
+        _, said = writer.communicate(timeout=60)
+        assert writer.returncode == 0, said
+    [record] = Store(tmp_path).records()
+    assert record["status"] == "ok"
+    assert record["number"] == 59
+
+
+def test_a_failure_waits_for_a_success_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a failure's look at the store and its write there is no room for a success."""
+    store, other, states = Store(tmp_path), Store(tmp_path), []
+
+    def finished(self: Store, cell_id: str) -> bool:
+        with other._lock("writing", wait=False) as free:
+            states.append(free)
+        return False
+
+    monkeypatch.setattr(Store, "finished", finished)
+    store.write(failure())
+    assert states == [False], "the lock is held while the store is looked at"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from invsuite.store import Store
+with Store(Path(sys.argv[1])).claim("fit", wait=True) as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_claim_survives_no_crash_of_its_process(tmp_path: Path) -> None:
+    holder = python(HOLDER, tmp_path)
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "True"
+    store = Store(tmp_path)
+    with store.claim("fit", wait=False) as mine:
+        assert not mine
+    with store.claim("another fit", wait=False) as mine:
+        assert mine
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.communicate()
+    start = time.perf_counter()
+    with store.claim("fit", wait=True) as mine:
+        assert mine
+    assert time.perf_counter() - start < 5
+
+
+COUNTED = """
+import sys
+from invsuite.methods import METHODS
+for method in METHODS.values():
+    def counted(self, problem, fit=method.fit, name=method.name):
+        with open(sys.argv[1], "a") as log:
+            log.write(f"{name} {','.join(problem.stages)}\\n")
+        return fit(self, problem)
+    method.fit = counted
+from invsuite.cli import app
+app(sys.argv[2:])
+"""
+
+
+def test_two_processes_share_the_fits_and_lose_nothing(suite: Path, tmp_path: Path) -> None:
+    words = ("bench", "--suite", suite, "--out", tmp_path / "r", "--device", "cpu", "--json")
+    both = [python(COUNTED, tmp_path / "fits.log", *words) for _ in range(2)]
+    said = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    trees = [json.loads(out) for out, _ in said]
+    assert sum(tree["computed"] for tree in trees) == 8, "every cell was computed by one of the two"
+    assert all(tree["computed"] + tree["reused"] == 8 for tree in trees)
+    fits = (tmp_path / "fits.log").read_text().splitlines()
+    assert sorted(fits) == sorted(f"{m} embed,block03" for m in ("mean", "nearest", "modular", "layerwise"))
+    records = list(Store(tmp_path / "r" / "records" / "two").records())
+    assert len(records) == 8
+    for tree in trees:
+        assert [c["metrics"] for c in tree["cells"]] == [c["metrics"] for c in trees[0]["cells"]]
+        assert len(tree["cells"]) == 8
+
+
+def test_a_folder_that_takes_no_lock_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "locks").write_text("a file where a folder should be")
+    with pytest.raises(DiskError, match="cannot write"):
+        Store(tmp_path).write(success())
+
+
+def test_every_older_schema_becomes_the_present_one() -> None:
+    assert set(MIGRATIONS) == set(range(1, SCHEMA))
+    old = success(schema=1, metrics={"psnr": {"status": "ok", "mean": 20.0}})
+    assert migrate(old, "x") == old | {"schema": SCHEMA, "flags": []}
+    assert migrate(failure(schema=1), "x")["fault"] == "error"  # type: ignore[index]
+    for settled, fault in ((True, "not applicable"), (False, "unavailable")):
+        found = migrate(success(schema=1) | {"status": "skipped", "settled": settled}, "x")
+        assert found is not None
+        assert found["fault"] == fault
+    assert migrate({"schema": 0}, "x") is None
+    assert migrate({}, "x") is None
+
+
+def test_records_of_schema_1_are_read_where_they_lie(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path(success()["cell"]["id"])
+    path.write_text(json.dumps(success() | {"schema": 1}))
+    before = path.read_bytes()
+    assert store.finished(path.stem), "what it cost to compute is not lost"
+    [record] = store.records()
+    assert record["schema"] == SCHEMA
+    assert path.read_bytes() == before
+
+
+def test_a_record_of_a_newer_schema_is_not_written_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path(success()["cell"]["id"])
+    path.write_text(json.dumps(success() | {"schema": SCHEMA + 1}))
+    with pytest.raises(UsageError, match=f"has schema {SCHEMA + 1}, this invsuite reads up to {SCHEMA}: update it"):
+        store.read(path.stem)
+    with pytest.raises(UsageError, match="use another --out"):
+        store.write(failure())
+    with pytest.raises(UsageError, match="use another --out"):
+        store.write(success())
+
+
+# What to redo
+
+
+def statuses(store: Store) -> dict[str, tuple[str, int | None]]:
+    return {r["cell"]["id"]: (r["status"], store.stamp(r["cell"]["id"])) for r in store.records()}
+
+
+def test_what_is_computed_again_and_what_is_left(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    words = ("bench", "--suite", suite, "--out", out, "--device", "cpu", "--methods", "mean,nearest")
+    assert "4 cells computed, 0 reused" in invoke(*words).stdout
+    store = Store(out / "records" / "two")
+    first = statuses(store)
+    gone, failed, *kept = first
+    store.path(gone).unlink()
+    store.path(failed).write_text(json.dumps(store.read(failed) | {"status": "failed", "record_sha256": ""}))  # type: ignore[operator]
+    broken = json.loads(store.path(failed).read_text())
+    del broken["record_sha256"]
+    store.path(failed).write_text(json.dumps(broken))
+
+    missing = invoke(*words, "--only-missing")
+    assert "1 cells computed, 3 reused" in missing.stdout
+    assert missing.exit_code == 1, "one cell is still a failure"
+    after = statuses(store)
+    assert after[gone][0] == "ok"
+    assert after[failed][0] == "failed"
+    store.path(gone).unlink()
+
+    assert "1 to run" in invoke(*words, "--retry-failed", "--dry-run").stdout
+    assert "1 cells computed, 3 reused" in invoke(*words, "--retry-failed").stdout
+    after = statuses(store)
+    assert gone not in after, "what has no record was not asked for"
+    assert after[failed][0] == "ok"
+
+    assert "1 cells computed, 3 reused" in invoke(*words).stdout
+    assert all(statuses(store)[cell] == first[cell] for cell in kept), "finished cells were not touched"
+    assert "4 cells computed, 0 reused" in invoke(*words, "--refresh").stdout
+    assert all(statuses(store)[cell][1] != first[cell][1] for cell in kept)
+    clash = invoke(*words, "--refresh", "--only-missing")
+    assert clash.exit_code == 2
+    assert "exclude each other" in clash.stderr
+
+
+def test_a_model_that_cannot_be_had_later_does_not_hide_its_results(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    words = ("--suite", suite, "--out", out)
+    assert invoke("bench", *words, "--device", "cpu", "--methods", "mean").exit_code == 0
+    suite.write_text(SUITE.replace("bundled:vit", "detr:/no/such/checkpoint"))
+    assert "2 skipped" in invoke("bench", *words, "--device", "cpu", "--methods", "mean").stdout
+    suite.write_text(SUITE)
+    assert invoke("report", *words).exit_code == 0
+    assert "2 cells: 2 ok." in (out / "two.md").read_text()
+
+
+# Identity
+
+
+def plan_cells(suite: Suite, selection: Selection | None = None) -> tuple[Cell, ...]:
+    return make_plan(suite, selection or Selection(), lambda note: None).cells
+
+
+def digests(suite: Suite) -> set[str]:
+    """What the ids hash, without the readable names."""
+    return {cell.id.rpartition("-")[2] for cell in plan_cells(suite)}
+
+
+#: One field of a suite changed; the declaration says whether cells must become others.
+CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
+    (Suite, "name"): lambda s: replace(s, name="other"),
+    (Suite, "title"): lambda s: replace(s, title="other"),
+    (Suite, "seeds"): lambda s: replace(s, seeds=(1,)),
+    (Suite, "metrics"): lambda s: replace(s, metrics=("psnr", "ssim")),
+    (Suite, "edits"): lambda s: replace(s, edits=3),
+    (Suite, "budget"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
+    (Suite, "data"): lambda s: replace(s, data=replace(s.data, fit=ScenesSource(99, 24))),
+    (Suite, "models"): lambda s: replace(s, models=(ModelSpec("detr", "bundled:detr", ("backbone",)),)),
+    (Suite, "methods"): lambda s: replace(s, methods=s.methods[:1]),
+    (Suite, "engine"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
+    (Suite, "interlayer"): lambda s: replace(s, interlayer=True),
+    (Budget, "image_passes"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
+    (Budget, "batch"): lambda s: replace(s, budget=Budget(image_passes=32, batch=8)),
+    (Budget, "seconds"): lambda s: replace(s, budget=Budget(seconds=5, batch=16)),
+    (Budget, "flops"): lambda s: replace(s, budget=Budget(flops=1e9, batch=16)),
+    (Engine, "precision"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
+    (Engine, "cache"): lambda s: replace(s, engine=Engine(cache="off")),
+    (Engine, "compile"): lambda s: replace(s, engine=Engine(compile="on")),
+    (ModelSpec, "name"): lambda s: replace(s, models=(replace(s.models[0], name="other"),)),
+    (ModelSpec, "source"): lambda s: replace(s, models=(ModelSpec("vit", "bundled:detr", ("backbone",)),)),
+    (ModelSpec, "stages"): lambda s: replace(s, models=(replace(s.models[0], stages=("embed", "block02", "block03")),)),
+    (ModelSpec, "witness"): lambda s: replace(s, models=(replace(s.models[0], witness="bundled:detr"),)),
+    (ModelSpec, "random_weights"): lambda s: replace(s, models=(replace(s.models[0], random_weights=True),)),
+    (MethodSpec, "name"): lambda s: replace(s, methods=tuple(replace(m, name=f"my-{m.name}") for m in s.methods)),
+    (MethodSpec, "method"): lambda s: replace(
+        s, methods=tuple(replace(m, method=replace(m.method, width=12)) for m in s.methods if m.name == "modular")
+    ),
+    (DataSpec, "fit"): lambda s: replace(s, data=replace(s.data, fit=ScenesSource(99, 24))),
+    (DataSpec, "select"): lambda s: replace(s, data=replace(s.data, select=ScenesSource(99, 4))),
+    (DataSpec, "score"): lambda s: replace(s, data=replace(s.data, score=ScenesSource(99, 4))),
+}
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, name) for kind, names in DECLARED.items() for name in names])
+def test_identity_is_what_was_declared(kind: type, field: str, suite: Path, photos: Path) -> None:
+    if kind in SOURCES.values():
+        before, after = source_digests(kind, field, photos)
+    else:
+        whole = load_suite(str(suite))
+        if (kind, field) == (ModelSpec, "witness"):
+            whole = replace(whole, metrics=("psnr", "witness_error"))
+        before, after = digests(whole), digests(CHANGES[kind, field](whole))
+    changed = bool(after - before)
+    assert changed == DECLARED[kind][field], f"{kind.__name__}.{field}"
+
+
+def test_every_field_of_a_suite_declares_itself() -> None:
+    bundled = {k for k in SOURCES.values() if k.__module__.startswith("invsuite.")}
+    assert set(DECLARED) == {Suite, Budget, Engine, ModelSpec, MethodSpec, DataSpec, *bundled}
+    for kind, names in DECLARED.items():
+        assert list(names) == [f.name for f in fields(kind)], kind.__name__
+
+
+@pytest.mark.parametrize("kind", [*METHODS.values(), *METRICS.values()], ids=lambda kind: kind.name)
+def test_every_parameter_of_a_method_or_measure_is_part_of_the_identity(kind: Any) -> None:
+    assert set(kind().params()) >= {f.name for f in fields(kind)}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of the same eight photos, and the same again as two COCO roots with two splits each."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("photos")
+    images = from_unit_range(scene_split(908, 8).images(slice(0, 8))).permute(0, 2, 3, 1).numpy()
+    for name in ("one", "two"):
+        folders = [root / name, *(root / f"coco-{name}" / f"{split}2017" for split in ("train", "val"))]
+        for folder in folders:
+            folder.mkdir(parents=True)
+            for number, image in enumerate(images[: 8 if "val" not in folder.name else 4]):
+                Image.fromarray(image[:, :80]).save(folder / f"{number:012d}.png")
+            if folder.parent == root:
+                continue
+            entries = [
+                {"id": n, "file_name": f"{n:012d}.png", "height": 96, "width": 80}
+                for n in range(len(list(folder.iterdir())))
+            ]
+            tree = {"images": entries, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+            path = folder.parent / "annotations" / f"instances_{folder.name}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(tree))
+    return root
+
+
+def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[str]]:
+    """Digests of the fit images of a source and of the same source with one field changed."""
+    sources: dict[type, tuple[Any, dict[str, Any]]] = {
+        ScenesSource: (ScenesSource(1, 6), {"seed": 2, "count": 5, "max_objects": 2}),
+        FolderSource: (
+            FolderSource(str(photos / "one"), 6),
+            {"path": str(photos / "two"), "count": 5, "geometry": "pad"},
+        ),
+        CocoSource: (
+            CocoSource(str(photos / "coco-one"), "train2017", 4),
+            {"path": str(photos / "coco-two"), "split": "val2017", "count": 3, "geometry": "pad"},
+        ),
+        HeldBackSource: (HeldBackSource(2), {"count": 3}),
+    }
+    source, changes = sources[kind]
+
+    def digest(source: Any) -> set[str]:
+        score = ScenesSource(77, 2)
+        held = kind is HeldBackSource
+        fit, select = (FolderSource(str(photos / "one")), source) if held else (source, ScenesSource(78, 2))
+        splits = open_splits(DataSpec(fit, select, score), (96, 96))
+        return {splits.fit.digest()}
+
+    return digest(source), digest(replace(source, **{field: changes[field]}))
