@@ -12,7 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, ScenesSource, open_splits
+from invsuite.data.sources import (
+    CocoSource,
+    DataSpec,
+    FolderSource,
+    HeldBackSource,
+    HubSource,
+    ImageNetSource,
+    ScenesSource,
+    open_splits,
+)
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
 from invsuite.methods.base import Budget, Engine
@@ -47,12 +56,15 @@ DECLARED: dict[type, dict[str, bool]] = {
         "stages": True,  # of the methods that go through the cuts
         "witness": True,
         "random_weights": True,
+        "data": True,  # by the images that it gives
     },
     MethodSpec: {"name": False, "method": True},
-    DataSpec: {"fit": True, "select": True, "score": True},
+    DataSpec: {"fit": True, "select": True, "score": True, "others": False},  # those a model names: ModelSpec.data
     ScenesSource: {"seed": True, "count": True, "max_objects": True},
     FolderSource: {"path": False, "count": True, "geometry": True},
     CocoSource: {"path": False, "split": True, "count": True, "geometry": True},
+    ImageNetSource: {"path": False, "split": True, "count": True, "geometry": True},
+    HubSource: {"name": True, "count": True, "split": True, "column": True, "geometry": True},
     HeldBackSource: {"count": True},
 }
 

@@ -39,7 +39,7 @@ def test_runs_on_the_same_images_are_one_ranked_table(runs: Path, tmp_path: Path
     assert "1 cells are in several runs; of each the newest success counts." in result.stderr
     assert f"Run {runs / 'a'}: 1 cells, code " in page
     assert page.count("\n## vit") == 1
-    assert "Place: stage" in page, "mean and ridge compete"
+    assert "** #1" in page, "mean and ridge compete"
     assert "not ranked" not in page
     lines = (tmp_path / "tiny-merged.csv").read_text().splitlines()
     assert sum(",psnr," in line for line in lines) == 2
@@ -51,7 +51,7 @@ def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_pa
     page = (tmp_path / "tiny-merged.md").read_text()
     assert "quality is not ranked across them, each has a table of its own." in page
     assert page.count("\n## vit (data ") == 2
-    assert "Place: stage" not in page, "no two rows compete"
+    assert " #1" not in page, "no two rows compete"
 
 
 def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) -> None:
