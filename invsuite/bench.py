@@ -236,11 +236,16 @@ def _index(names: Sequence[str], name: str) -> int:
 def rerender(suite_name: str, out: Path) -> list[Path]:
     """Render the report of a suite from its records; returns the files."""
     suite = load_suite(suite_name)
-    store = store_of(suite, out)
+    records, relations = load_records(suite, out), load_relations(suite, out)
+    return write_report(suite.name, suite.title, records, store_of(suite, out), out, relations)
+
+
+def load_relations(suite: Suite, out: Path) -> list[Record]:
+    """The newest record of how the stages of each model relate."""
     newest: dict[str, Record] = {}
-    for record in sorted(store.interlayer().records(), key=lambda r: r["provenance"]["written"]):
+    for record in sorted(store_of(suite, out).interlayer().records(), key=lambda r: r["provenance"]["written"]):
         newest[record["cell"]["model"]] = record
-    return write_report(suite.name, suite.title, load_records(suite, out), store, out, list(newest.values()))
+    return list(newest.values())
 
 
 def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
@@ -273,7 +278,8 @@ def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
         if method not in known:
             raise unknown_name(f"method of suite '{suite.name}'", method, known)
     path = out / "findings.md"
-    page = findings_markdown([(suite.title, load_records(suite, out), ()) for suite in suites], method)
+    found = [(suite.title, load_records(suite, out), load_relations(suite, out)) for suite in suites]
+    page = findings_markdown(found, method)
     write_atomically(path, page.encode())
     return path
 
