@@ -28,9 +28,7 @@ from invsuite.timing import Stopwatch
 from invsuite.training import Spent, draws
 
 START_IMAGES = 512  # 100,000 rows on a 14 x 14 grid
-START_BYTES = (
-    2 * 2**30
-)  # of their representations, which are held together; there are fewer images where they are large
+START_BYTES = 2 * 2**30  # of their representations, held together; where they are large there are fewer images
 
 
 @dataclass
