@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 LAMBDAS = tuple(10.0**e for e in range(-8, 3))  # relative to the mean eigenvalue of the standardised features
+GRAM_BLOCK = 256  # columns: small enough to skip most of the half that is symmetric, large enough for a fast product
 
 
 @dataclass
@@ -31,7 +32,7 @@ class NormalEquations:
         """
         self.images += len(features)
         rows, wanted = features.flatten(0, 1), targets.flatten(0, 1)
-        self.xx = self.xx + (rows.T @ rows).double()
+        self.xx = self.xx + gram(rows).double()
         self.xy = self.xy + (rows.T @ wanted).double()
         self.yy += sum_of_squares(targets) if square is None else square
         self.x = self.x + features.sum(0).double()  # over the few images of a batch float32 is exact enough
@@ -57,6 +58,19 @@ class NormalEquations:
         xy = self.xy - self.x.T @ mean_y - mean_x.T @ self.y + self.images * mean_x.T @ mean_y
         yy = self.yy - 2 * float((self.y * mean_y).sum()) + self.images * float(mean_y.square().sum())
         return xx / self.rows, xy / self.rows, yy / self.rows
+
+
+def gram(rows: torch.Tensor) -> torch.Tensor:
+    """``rows.T @ rows`` of (n, d), where d is large by its blocks on and above the diagonal alone."""
+    if rows.shape[1] <= GRAM_BLOCK:
+        return rows.T @ rows
+    found = rows.new_empty(rows.shape[1], rows.shape[1])
+    for start in range(0, rows.shape[1], GRAM_BLOCK):
+        own = slice(start, start + GRAM_BLOCK)
+        product = rows[:, own].T @ rows[:, start:]
+        found[own, start:] = product
+        found[start:, own] = product.T
+    return found
 
 
 def sum_of_squares(targets: torch.Tensor) -> float:

@@ -35,7 +35,7 @@ from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.methods.base import Budget, Problem
 from invsuite.timing import Stopwatch
 
-RECIPE_VERSION = 3  # raise when the loop changes what it computes: it is part of every cell's identity
+RECIPE_VERSION = 4  # raise when the loop changes what it computes: it is part of every cell's identity
 CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, where seconds are the budget
 CHECKPOINT_SECONDS = 5.0  # a checkpoint younger than this is not written anew
 EVALUATED = 1 / 8  # of the images training sees, at most, are looked at in evaluations
@@ -64,8 +64,8 @@ class Recipe:
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its start on an
             equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: see ``sweep``; 0 to 1.
-        linear_rate: share of the learning rate that the linear part of a `ClosedFormPath` gets where it starts at ridge
-            regression, which full steps would only shake.
+        linear_rate: share of the learning rate that what ridge regression solved of a `ClosedFormPath` gets: full steps
+            would only shake it.
         patience: evaluations without a better selection loss after which, past the middle of the budget, training
             stops; 0 never stops early.
 
@@ -81,7 +81,7 @@ class Recipe:
     flip: bool = True
     sweep: list[float] = field(default_factory=list)
     sweep_share: float = 0.2
-    linear_rate: float = 0.1
+    linear_rate: float = 0.02
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -364,9 +364,9 @@ class Training:
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: what is linear in solved paths, with its share of the rate, and all others."""
+    """Parameters for the optimiser: what ridge regression solved, with its share of the rate, and all others."""
     paths = [part for part in module.modules() if isinstance(part, ClosedFormPath) and part.solved]
-    solved = [parameter for path in paths for parameter in (path.linear.weight, path.offset)]
+    solved = [parameter for path in paths for parameter in path.solution]
     known = {id(parameter) for parameter in solved}
     others = [parameter for parameter in module.parameters() if id(parameter) not in known]
     groups = [{"params": others, "share": 1.0}, {"params": solved, "share": recipe.linear_rate}]

@@ -16,11 +16,12 @@ from torch import nn
 from invsuite import training
 from invsuite.errors import UsageError
 from invsuite.features import FeatureCache, FeatureStream, expected_distinct
+from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours, with_neighbours
 from invsuite.methods import make_method
 from invsuite.methods.base import Engine, Problem
 from invsuite.methods.networks import compose
 from invsuite.methods.ridge import Ridge
-from invsuite.methods.start import place_rows
+from invsuite.methods.start import place_rows, solve_path
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.training import Job, Recipe, draws, train
 
@@ -214,7 +215,7 @@ def test_training_stops_early_where_selection_gets_worse(linear_chain: Model, ma
 
 def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProblem) -> None:
     """Before training the first module is the ridge readout of its stage; the chain of two is no worse than that of
-    its stage, for it reads random features too."""
+    its stage, for it reads neighbours and random features too."""
     problem = make_problem(vit, ("embed", "block03"), fit=96)
     images = scene_split(909, 4).images(slice(0, 4))
     found = vit.represent(images, problem.stages)
@@ -230,10 +231,35 @@ def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProbl
     assert F.mse_loss(chained, images) < 1.2 * ridge_error
     spent = start.spent(("embed", "block03"))
     rows = 96 * 144
-    linear, features = 96 * (96 + 3 * 8 * 8), 3 * 96  # of a token's own channels and twice as many random ones
+    linear, features = 96 * (96 + 3 * 8 * 8), 7 * 96  # own channels, four neighbours' and twice as many random ones
     assert spent.flops == 2.0 * rows * (linear + features * (features + 96) + 2 * 96 * 96)
     assert spent.seconds > 0
     assert spent.frozen_flops > 0
+
+
+def test_a_place_is_read_with_its_four_neighbours() -> None:
+    tokens = torch.arange(1.0, 14).view(1, 13, 1)  # one prefix token, then a grid of 3 x 4
+    prefix, *places = with_neighbours(tokens, (3, 4))[0].tolist()
+    assert prefix == [1, 0, 0, 0, 0]
+    assert places[5] == [7, 3, 11, 6, 8]
+    assert places[3] == [5, 5, 9, 4, 5]  # the corner's own value beyond the border
+    assert places[8] == [10, 6, 10, 10, 11]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_a_solved_path_recovers_what_lies_next_door(prefix: int) -> None:
+    """Each place of the source holds its left neighbour: the solved path moves it back, all but the last column."""
+    layout = Layout("tokens", 3, (4, 5), 20 + prefix, prefix)
+    before = torch.randn(2048, 20, 3, generator=torch.Generator().manual_seed(1))
+    moved = before.unflatten(1, (4, 5)).roll(1, 2).flatten(1, 2)
+    given, wanted = (F.pad(x, (0, 0, prefix, 0)) for x in (moved, before))
+    path = ClosedFormPath(3, 3, 8, 20 + prefix, read_neighbours(layout))
+    solve_path(path, layout, layout, [(given, wanted)])
+    made = path(given)[:, prefix:].unflatten(1, (4, 5))
+    wanted = before.unflatten(1, (4, 5))
+    assert F.mse_loss(made[:, :, :4], wanted[:, :, :4]) < 5e-3  # the last column is noise in the fit
+    assert F.mse_loss(made[:, :, 4], wanted[:, :, 4]) > 0.5
 
 
 def test_rows_of_places_are_in_the_order_of_a_pixel_shuffle() -> None:

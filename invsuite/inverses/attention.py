@@ -8,7 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from invsuite.errors import UsageError
-from invsuite.inverses.closed_form import ClosedFormPath
+from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
 from invsuite.models.base import Layout
 
 
@@ -21,7 +21,7 @@ class TokenMixer(nn.Module):
     """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start.
 
     With ``solved`` a `ClosedFormPath` of each token stands beside the blocks, which then add nothing at the start: what
-    ridge regression finds of a token alone, and what attention to the others adds.
+    ridge regression finds of a token and its neighbours, and what attention to the others adds.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class TokenMixer(nn.Module):
         self.path: ClosedFormPath | None = None
         self.leave: nn.Module = nn.Identity()
         if solved:
-            self.path = ClosedFormPath(source.channels, target.channels, 2 * source.channels, source.count)
+            grid = read_neighbours(source)
+            self.path = ClosedFormPath(source.channels, target.channels, 2 * source.channels, source.count, grid)
             self.leave = nn.Linear(width, target.channels)
             nn.init.zeros_(self.leave.weight)
             nn.init.zeros_(self.leave.bias)

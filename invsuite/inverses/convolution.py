@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invsuite.inverses.closed_form import ClosedFormPath
+from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
 from invsuite.models.base import Layout
 
 
@@ -87,7 +87,7 @@ class SpatialToSpatial(nn.Module):
     """Map or tokens (with a grid) to a map or tokens on the same or a finer grid, by pixel shuffle.
 
     A `ClosedFormPath` of each place, linear, stands beside the convolutions, which start at zero: before training the
-    network is that readout alone.
+    network is that readout alone. On a finer grid it reads a place alone: what lies under it is many values already.
     """
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
@@ -95,7 +95,7 @@ class SpatialToSpatial(nn.Module):
         self.source, self.target = source, target
         factor = upsampling_factor(source, target)
         outputs = target.channels * factor**2
-        self.path = ClosedFormPath(source.channels, outputs)
+        self.path = ClosedFormPath(source.channels, outputs, grid=read_neighbours(source) if factor == 1 else None)
         self.prefix = nn.Linear(source.prefix * source.channels, width) if source.prefix else None
         self.enter = nn.Conv2d(source.channels, width, 1)
         self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
@@ -111,7 +111,7 @@ class SpatialToSpatial(nn.Module):
         hidden = self.enter(places)
         if self.prefix is not None:
             hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
-        read = self.path(places.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        read = self.path(places.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, places.shape[2:])
         finer = self.shuffle(read + self.leave(self.body(hidden)))
         return from_map(self.target, finer, None if self.target_prefix is None else self.target_prefix(x))
 

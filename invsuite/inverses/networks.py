@@ -7,10 +7,12 @@ predictions         queries               MLP from class probabilities  MLP from
                                           and box
 queries             tokens or map         image positions, learned, cross-attend to the object queries as memory:
                                           the decoder run backwards
-tokens              tokens or map,        an MLP of each token beside   as many pre-norm blocks as the components
-                    same grid             pre-norm transformer blocks   inverted, MLP ratio 4
-                                          (the inverse of attention
-                                          mixes places too)
+tokens              tokens or map,        a readout of each token, its  as many pre-norm blocks as the components
+                    same grid             neighbours and random         inverted, MLP ratio 4
+                                          features, beside pre-norm
+                                          transformer blocks (the
+                                          inverse of attention mixes
+                                          places too)
 map                 map or tokens, same   convolutions, linear skip     as many Swin blocks
                     grid
 tokens              image                 convolutions on the coarse    transposed convolutions, 768-256-64-16-3

@@ -144,9 +144,9 @@ def solve_path(
     weight = solve(equations, None).weight
     features, outputs = weight.shape
     mean = torch.zeros(len(path.offset), features, device=weight.device)
-    if len(path.offset) > 1:  # elsewhere the features are the standardised channels, whose mean is zero
+    if len(path.offset) > 1:  # elsewhere the features are standardised channels, whose mean is zero
         for given, _ in pairs:
             mean += path.features(given).sum(0) / equations.images
     path.start_from(weight, mean)
-    drawn = (features - source.channels) * source.channels
+    drawn = 0 if path.first is None else path.first.weight.numel()
     return 2.0 * equations.rows * (features * (features + outputs) + drawn)
