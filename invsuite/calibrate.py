@@ -9,8 +9,9 @@ number of stages. Early stopping, reading data and writing files are left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,28 +114,37 @@ def step_seconds(plan: Plan, entry: Opened, method: NetworkMethod, device: torch
     return seconds
 
 
-def measure_seconds(plan: Plan, entry: Opened, stage: str, device: torch.device) -> float:
-    """Seconds of all measures an image of one cell at ``stage``; what is kept for all cells is there already."""
+def measure_cost(plan: Plan, entry: Opened, stage: str, device: torch.device) -> tuple[float, float]:
+    """Seconds of all measures an image of one cell at ``stage``, and how many further reconstructions they ask for;
+    what is kept for all cells is there already."""
     splits, model = entry.splits, entry.model
     samples = [splits.score.sample(i) for i in range(min(IMAGES, len(splits.score)))]
     images = torch.stack([sample.image for sample in samples]).to(device)
-    kept: dict[object, object] = {}
+    kept: dict[Hashable, Any] = {}
+    asked = 0
 
     def blurred(shown: torch.Tensor) -> torch.Tensor:
         return F.interpolate(F.avg_pool2d(shown, 8), shown.shape[-2:], mode="bilinear").clamp(0, 1)
 
+    def reconstruct(shown: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += len(shown)
+        return blurred(shown)
+
     def measure() -> None:
+        nonlocal asked
+        asked = 0
         scoring = Scoring(
             samples,
             images,
             blurred(images),
-            blurred,
+            reconstruct,
             -(-plan.suite.edits * len(samples) // len(splits.score)),
             model=model,
             stage=stage,
             stages=model.order(entry.spec.stages),
             fit=Split(splits.fit.dataset, splits.fit.rows[:FIT_IMAGES]),
-            invert=lambda tensor: images[:1].expand(len(tensor), -1, -1, -1),
+            invert=lambda tensor: reconstruct(images[: len(tensor)]),
             classes=splits.score.dataset.classes,
             witness=entry.witness,
             of_model=kept,
@@ -146,19 +156,20 @@ def measure_seconds(plan: Plan, entry: Opened, stage: str, device: torch.device)
             except InvsuiteError:  # a measure that does not apply costs nothing
                 continue
 
-    return timed(measure, device) / len(samples)
+    return timed(measure, device) / len(samples), asked / len(samples)
 
 
 def model_seconds(plan: Plan, entry: Opened, cells: Sequence[Cell], found: Calibration, device: torch.device) -> float:
     """Seconds of the ``cells`` of one model."""
     suite, model, splits = plan.suite, entry.model, entry.splits
-    forward, images = found.forward, len(splits.score) + 2 * suite.edits
+    forward = found.forward
     steps = {
         (m.architecture, m.width, m.depth): step_seconds(plan, entry, m, device)
         for m in {cell.method.name: cell.method.method for cell in cells}.values()
         if isinstance(m, NetworkMethod)
     }
-    measured = measure_seconds(plan, entry, cells[0].stage, device)
+    measured, asked = measure_cost(plan, entry, cells[0].stage, device)
+    images = len(splits.score) * (1 + asked)  # reconstructed, a cell
     passes = suite.budget.image_passes if suite.budget.image_passes is not None else USUAL_PASSES
     deepest = max(forward[cell.stage] for cell in cells)
     seconds = 0.0
