@@ -181,7 +181,8 @@ def model_seconds(plan: Plan, entry: Opened, cells: Sequence[Cell], found: Calib
         if isinstance(method, NetworkMethod):
             own = steps[method.architecture, method.width, method.depth]
             chain = sum(own[stage] for stage in model.order(before))
-            step = own[cell.stage] if method.family == "modular" else chain
+            together = getattr(method, "share", float(method.family != "modular"))  # of the budget on the whole chain
+            step = (1 - together) * own[cell.stage] + together * chain
             seconds += EVALUATED * step * passes if suite.budget.seconds is None else suite.budget.seconds
             seconds += images * chain / BACKWARD
         elif method.uses_budget:
