@@ -158,7 +158,7 @@ def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -
     lines = [
         f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model",
         f"about {cost.hours:.2g} hours on this {device.type}, and {cost.memory / 2**30:.2g} GiB of its memory for a "
-        f"batch of {plan.suite.budget.batch}: an estimate from one timed forward pass of each model",
+        f"batch of {plan.suite.budget.batch}: an estimate from timed pieces of its work",
     ]
     if cost.unknown:
         lines.append(f"not in the estimate, for their weights or data are not here: {', '.join(cost.unknown)}")

@@ -1,13 +1,47 @@
-"""Ridge regression from sums accumulated a batch at a time, lambda by generalised cross-validation or held-out rows."""
+"""Ridge regression, lambda by generalised cross-validation or held-out rows.
+
+From sums accumulated a batch at a time (`NormalEquations`), or, where rows are fewer than features, from the rows
+themselves (`Examples`): the same solution by the other of two Gram matrices, whose eigenvalues are the same.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
+COLUMNS = 4096  # features that are put into float64 at a time
 LAMBDAS = tuple(10.0**e for e in range(-8, 3))  # relative to the mean eigenvalue of the standardised features
 GRAM_BLOCK = 256  # columns: small enough to skip most of the half that is symmetric, large enough for a fast product
+
+#: weights (d, t) -> mean squared error per row
+Judge = Callable[[torch.Tensor], float]
+
+
+class Equations(Protocol):
+    """Rows of features and targets, accumulated, as ridge regression with an intercept per place needs them."""
+
+    @property
+    def places(self) -> int:
+        """Rows of an image, each with an intercept of its own."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+
+    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
+        """Accumulate a batch: features (B, places, d), targets (B, places, t) and, if known, their sum of squares."""
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean features (places, d) and mean targets (places, t)."""
+
+    def spectrum(self) -> Spectrum:
+        """One eigendecomposition."""
+
+    def judge(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Judge:
+        """The error on these rows of weights whose intercepts come from the given means."""
 
 
 @dataclass
@@ -59,6 +93,88 @@ class NormalEquations:
         yy = self.yy - 2 * float((self.y * mean_y).sum()) + self.images * float(mean_y.square().sum())
         return xx / self.rows, xy / self.rows, yy / self.rows
 
+    def spectrum(self) -> Spectrum:
+        """From the features' own Gram matrix (d, d)."""
+        xx, xy, yy = self.around(*self.means())
+        scale = _scale(xx.diagonal())
+        values, vectors = torch.linalg.eigh(xx / torch.outer(scale, scale))
+        held = _held(values, len(values))
+        rotated = vectors.T @ (xy / scale[:, None]) * held[:, None]
+        values = values * held
+        return Spectrum(self, yy, values, float(values.mean()), rotated, lambda z: (vectors @ z) / scale[:, None])
+
+    def judge(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Judge:
+        """From the sums alone."""
+        seen = self.around(mean_x, mean_y)
+        return lambda weight: error_of(weight, *seen)
+
+
+@dataclass
+class Examples:
+    """The rows themselves, one an image, for ridge regression in its dual form: it decomposes their Gram matrix (n, n),
+    which costs less than the features' where rows are fewer (Saunders, Gammerman & Vovk 1998)."""
+
+    features: list[torch.Tensor] = field(default_factory=list)
+    targets: list[torch.Tensor] = field(default_factory=list)
+    places: int = 1
+
+    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
+        """Keep a batch of features (B, 1, d) and targets (B, 1, t)."""
+        self.features.append(features[:, 0])
+        self.targets.append(targets[:, 0])
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(len(part) for part in self.features)
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean features (1, d) and mean targets (1, t)."""
+        x, y = (torch.cat(parts).sum(0, keepdim=True, dtype=torch.float64) for parts in (self.features, self.targets))
+        return x / self.rows, y / self.rows
+
+    def spectrum(self) -> Spectrum:
+        """From the rows' Gram matrix K = X X' / n = U v U': the features' eigenvectors are X' U / sqrt(n v)."""
+        mean_x, mean_y = self.means()
+        x, y, n = torch.cat(self.features), torch.cat(self.targets).double() - mean_y, self.rows
+        scale = _scale(torch.cat([part.square().mean(0) for part in _columns(x, mean_x)]))
+        gram = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+        for part, deviation in zip(_columns(x, mean_x), scale.split(COLUMNS), strict=True):
+            part = part / deviation
+            gram += part @ part.T / n
+        values, vectors = torch.linalg.eigh(gram)
+        held = _held(values, x.shape[1])
+        values = values * held
+        rotated = (values / n).sqrt()[:, None] * (vectors.T @ y)
+        vectors = vectors * torch.where(held, (n * values).rsqrt(), 0.0)
+
+        def back(z: torch.Tensor) -> torch.Tensor:
+            rows = vectors @ z
+            return torch.cat([part.T @ rows for part in _columns(x, mean_x)]) / scale.square()[:, None]
+
+        return Spectrum(self, float(y.square().sum()) / n, values, float(values.sum()) / x.shape[1], rotated, back)
+
+    def judge(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Judge:
+        """From the rows."""
+        x, y = torch.cat(self.features).double() - mean_x, torch.cat(self.targets).double() - mean_y
+        return lambda weight: float((y - x @ weight).square().sum()) / self.rows
+
+
+def _columns(x: torch.Tensor, mean: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Features (n, d) in float64 around their ``mean`` (1, d), some columns at a time."""
+    return (part.double() - centre for part, centre in zip(x.split(COLUMNS, 1), mean.split(COLUMNS, 1), strict=True))
+
+
+def _scale(variances: torch.Tensor) -> torch.Tensor:
+    """Deviation of each feature; of those that do not vary, next to nothing, but not zero."""
+    return variances.clamp(min=1e-12 * float(variances.max()) + 1e-300).sqrt()
+
+
+def _held(values: torch.Tensor, features: int) -> torch.Tensor:
+    """Which eigenvalues of standardised features are more than rounding: features and products of them are float32, and
+    dividing by what is left of them would blow it up."""
+    return values > 0.5 * torch.finfo(torch.float32).eps * features**0.5
+
 
 def gram(rows: torch.Tensor) -> torch.Tensor:
     """``rows.T @ rows`` of (n, d), where d is large by its blocks on and above the diagonal alone."""
@@ -98,25 +214,27 @@ class Solution:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The centred normal equations in the eigenbasis of the standardised features, where every lambda is cheap."""
+    """The centred normal equations in the eigenbasis of the standardised features, where every lambda is cheap.
 
-    fit: NormalEquations
+    Attributes:
+        fit: the rows.
+        spread: ||Y||^2, a row.
+        values: eigenvalues, those that are rounding set to zero; further ones are zero too.
+        mean_value: mean over all features.
+        rotated: X'Y in the eigenbasis (values, t).
+        back: weights (d, t) of the features as they are, from those in the eigenbasis (values, t).
+    """
+
+    fit: Equations
     spread: float
-    scale: torch.Tensor
     values: torch.Tensor
-    vectors: torch.Tensor
+    mean_value: float
     rotated: torch.Tensor
+    back: Callable[[torch.Tensor], torch.Tensor]
 
-    @classmethod
-    def of(cls, fit: NormalEquations) -> Spectrum:
-        """One eigendecomposition."""
-        xx, xy, yy = fit.around(*fit.means())
-        scale = xx.diagonal().clamp(min=1e-12 * float(xx.diagonal().max()) + 1e-300).sqrt()
-        values, vectors = torch.linalg.eigh(xx / torch.outer(scale, scale))
-        # products are float32: directions within its rounding hold nothing, and dividing by them would blow that up
-        held = values > 0.5 * torch.finfo(torch.float32).eps * len(values) ** 0.5
-        rotated = vectors.T @ (xy / scale[:, None]) * held[:, None]
-        return cls(fit, yy, scale, values * held, vectors, rotated)
+    def penalty(self, relative: float) -> float:
+        """Lambda; above zero even where no feature varies."""
+        return relative * max(self.mean_value, 1e-300)
 
     def gcv(self, relative: float) -> tuple[float | None, float]:
         """Generalised cross-validation error per row and effective degrees of freedom.
@@ -124,7 +242,7 @@ class Spectrum:
         Golub, Heath & Wahba 1979, eq. 1.4: (RSS / n) / (1 - df / n)^2, with RSS and df from n, ||y||^2, the
         eigenvalues v and the rotated X'Y alone. None where df reaches n.
         """
-        values, penalty = self.values, relative * float(self.values.mean())
+        values, penalty = self.values, self.penalty(relative)
         energy = self.rotated.square().sum(1)
         residual = self.spread - float((energy * (values + 2 * penalty) / (values + penalty).square()).sum())
         residual = max(residual, 1e-9 * self.spread)
@@ -134,8 +252,7 @@ class Spectrum:
 
     def solve(self, relative: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (d, t) and intercepts (places, t) in float64."""
-        shrunk = self.rotated / (self.values + relative * self.values.mean())[:, None]
-        weight = (self.vectors @ shrunk) / self.scale[:, None]
+        weight = self.back(self.rotated / (self.values + self.penalty(relative))[:, None])
         mean_x, mean_y = self.fit.means()
         return weight, mean_y - mean_x @ weight
 
@@ -145,19 +262,19 @@ def error_of(weight: torch.Tensor, xx: torch.Tensor, xy: torch.Tensor, yy: float
     return yy - 2 * float((xy * weight).sum()) + float(((xx @ weight) * weight).sum())
 
 
-def solve(fit: NormalEquations, select: NormalEquations | None) -> Solution:
+def solve(fit: Equations, select: Equations | None) -> Solution:
     """Ridge weights for the lambda with the least error on the selection rows, or by generalised cross-validation.
 
     Args:
-        fit: sums over the fit rows.
-        select: sums over the selection rows; None chooses by generalised cross-validation.
+        fit: the fit rows.
+        select: the selection rows; None chooses by generalised cross-validation.
     """
-    spectrum = Spectrum.of(fit)
-    seen = None if select is None else select.around(*fit.means())
+    spectrum = fit.spectrum()
+    judge = None if select is None else select.judge(*fit.means())
 
     def error(relative: float) -> float:
-        if seen is not None:
-            return error_of(spectrum.solve(relative)[0], *seen)
+        if judge is not None:
+            return judge(spectrum.solve(relative)[0])
         found = spectrum.gcv(relative)[0]
         return float("inf") if found is None else found
 

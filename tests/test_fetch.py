@@ -14,12 +14,11 @@ import torch
 from helpers import invoke
 
 from invsuite import fetch as fetching
-from invsuite.calibrate import IMAGES, WORTH, calibrate, plan_cost
+from invsuite.calibrate import calibrate, plan_cost
 from invsuite.data.sources import CocoSource, FolderSource
 from invsuite.errors import DataError, Unavailable, UsageError
 from invsuite.fetch import Archive, Item, fetch, needs
 from invsuite.grid import Selection, make_plan
-from invsuite.methods import METHODS
 from invsuite.models.base import Model
 from invsuite.offline import SWITCHES, go_offline
 from invsuite.suite import load_suite
@@ -73,24 +72,23 @@ def test_data_of_a_model_must_be_named(tiny_suite: Path) -> None:
         load_suite(str(tiny_suite))
 
 
-def test_a_dry_run_estimates_from_a_timed_pass(tiny_suite: Path, tmp_path: Path, vit: Model) -> None:
+def test_a_dry_run_estimates_from_timed_pieces(tiny_suite: Path, tmp_path: Path, vit: Model) -> None:
     result = invoke("bench", "--suite", tiny_suite, "--dry-run", "--json", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     estimate = json.loads(result.stdout)["estimate"]
     assert 0 < estimate["hours"] < 1
     assert estimate["unknown"] == []
-    assert set(WORTH) == {method.family for method in METHODS.values()}
     found = calibrate(vit, ["embed", "block06"], torch.device("cpu"))
     weights = sum(p.numel() * 4 for p in vit.network.parameters())
     assert found.weight_bytes == weights
     # at least each block's input and its hidden layer, twice as wide, of 145 tokens of 96 values
     assert found.kept_bytes > 6 * 3 * 145 * 96 * 4
     assert found.memory(8) == weights + 8 * found.kept_bytes
-    assert IMAGES == 2
-    plan = make_plan(load_suite(str(tiny_suite)), Selection(methods=("mean", "optimisation")), lambda _: None)
+    assert found.forward["block06"] > found.forward["embed"]
+    plan = make_plan(load_suite(str(tiny_suite)), Selection(methods=("mean", "modular", "layerwise")), lambda _: None)
     ids = {cell.method.name: {c.id for c in plan.cells if c.method == cell.method} for cell in plan.cells}
     costs = {name: plan_cost(plan, cells, torch.device("cpu")).hours for name, cells in ids.items()}
-    assert costs["optimisation"] > costs["mean"] > 0
+    assert costs["layerwise"] > costs["modular"] > costs["mean"] > 0
 
 
 def zipped(tmp_path: Path, names: list[str]) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import scene_split
 
-from invsuite.linear import LAMBDAS, NormalEquations, Spectrum, solve
+from invsuite.linear import LAMBDAS, Examples, NormalEquations, solve
 from invsuite.methods.base import Problem
 from invsuite.methods.ridge import Readout, Ridge
 from invsuite.models.base import Layout, Model
@@ -38,7 +38,7 @@ def equations(x: torch.Tensor, y: torch.Tensor) -> NormalEquations:
 def test_gcv_is_its_definition() -> None:
     """Against the hat matrix of the standardised, centred features, written out."""
     x, y = (t.double() for t in rows(60, 0, 1.0))
-    spectrum = Spectrum.of(equations(x, y))
+    spectrum = equations(x, y).spectrum()
     x, y = x[:, 0], y[:, 0]
     centred = x - x.mean(0)
     standard = centred / centred.square().mean(0).sqrt()
@@ -74,6 +74,36 @@ def test_gcv_with_fewer_rows_than_features_shrinks() -> None:
     single = solve(equations(x[:1], y[:1]), None)
     assert single.relative == LAMBDAS[-1]
     assert torch.isfinite(single.weight).all()
+
+
+@pytest.mark.parametrize("chosen", ["gcv", "selection"])
+def test_the_dual_form_is_the_same_ridge(chosen: str) -> None:
+    """Fewer rows than features, a constant feature among them: weights, degrees and error are those of the sums."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(70, 1, 90, generator=generator) * torch.logspace(-1, 1, 90) + 3
+    x[..., 7] = 2.0
+    y = x[..., :40] @ torch.randn(40, 4, generator=generator) + torch.randn(70, 1, 4, generator=generator)
+    found = []
+    for kind in (NormalEquations, Examples):
+        fit, select = kind(), kind()
+        for rows in (slice(0, 25), slice(25, 50)):
+            fit.add(x[rows].double(), y[rows].double())
+        select.add(x[50:].double(), y[50:].double())
+        found.append(solve(fit, select if chosen == "selection" else None))
+    sums, dual = found
+    assert dual.relative == sums.relative
+    assert dual.degrees == pytest.approx(sums.degrees, rel=1e-6)
+    assert dual.gcv == pytest.approx(sums.gcv, rel=1e-6)
+    assert torch.allclose(dual.weight, sums.weight, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(dual.bias, sums.bias, rtol=1e-4, atol=1e-4)
+
+
+def test_the_dual_form_of_a_single_row_is_its_target() -> None:
+    x, y = torch.ones(1, 1, 9), torch.full((1, 1, 2), 0.3)
+    fit = Examples()
+    fit.add(x, y)
+    found = solve(fit, None)
+    assert torch.allclose(x[0] @ found.weight + found.bias, y[0])
 
 
 def test_a_neighbourhood_is_the_tokens_around_with_zeros_beyond_the_border() -> None:

@@ -4,7 +4,8 @@ For representations with a place (maps, tokens) one linear map, shared by all pl
 (which takes out position embeddings), predicts the patch of pixels under each token, from the token alone or from its
 neighbourhood too. For object queries, which have no place, one linear map of all queries together predicts the image
 at a coarse resolution, enlarged bicubically. Everything comes from one pass over the fit images: the normal equations
-of every stage are accumulated, never the features.
+of every stage are accumulated, never the features - but for queries of more values than there are images, whose rows
+are kept and solved in the dual form, which gives the same readout.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch.nn.functional as F
 
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
-from invsuite.linear import NormalEquations, Solution, solve, sum_of_squares
+from invsuite.linear import Equations, Examples, NormalEquations, Solution, solve, sum_of_squares
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.timing import Stopwatch
 
 COARSE = 12  # side of the coarse image predicted from queries
 BATCH = 32  # images a forward pass
-MOST_FEATURES = 16_384  # a place: their products fill 2 GiB, their eigenvectors as much again
+MOST_FEATURES = 16_384  # a place, or images: their products fill 2 GiB, their eigenvectors as much again
 
 
 def patches_of(images: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -58,6 +59,14 @@ class Readout:
     def width(self) -> int:
         """Features of a place, d."""
         return self.layout.values if self.layout.grid is None else self.layout.channels * self.neighbourhood**2
+
+    def unknowns(self, images: int) -> int:
+        """Side of the Gram matrix to decompose: that of the features or, in the dual form, of the ``images``."""
+        return self.width if self.layout.grid is not None else min(self.width, images)
+
+    def equations(self, images: int) -> Equations:
+        """Where the rows of so many images go."""
+        return NormalEquations() if self.unknowns(images) == self.width else Examples()
 
     def features(self, tensor: torch.Tensor) -> torch.Tensor:
         """Features (B, places, d): a token's (with its neighbours', zeros beyond the border); queries have one place,
@@ -112,7 +121,7 @@ class Accumulator:
     centre_x: dict[str, torch.Tensor] = field(default_factory=dict)
     centre_y: dict[object, torch.Tensor] = field(default_factory=dict)
 
-    def add(self, images: torch.Tensor, found: dict[str, Representation], sums: dict[str, NormalEquations]) -> None:
+    def add(self, images: torch.Tensor, found: dict[str, Representation], sums: dict[str, Equations]) -> None:
         """One batch of images (B, 3, H, W) and their representations into ``sums``."""
         targets: dict[object, tuple[torch.Tensor, float]] = {}
         for stage, readout in self.readouts.items():
@@ -152,7 +161,7 @@ class Ridge(Method):
     name = "ridge"
     family = "closed form"
     source = "Hoerl & Kennard 1970; lambda by Golub, Heath & Wahba 1979, doi 10.1080/00401706.1979.10489751"
-    version = 4
+    version = 5
 
     def __post_init__(self) -> None:
         if self.choose not in ("gcv", "selection"):
@@ -168,9 +177,10 @@ class Ridge(Method):
         refused = {
             stage: NotApplicable(
                 f"stage '{stage}' has {readout.width} values a place: the closed form takes at most {MOST_FEATURES}"
+                + ("" if readout.layout.grid else f", or as many fit images (not {len(problem.fit)})")
             )
             for stage, readout in readouts.items()
-            if readout.width > MOST_FEATURES
+            if readout.unknowns(len(problem.fit)) > MOST_FEATURES
         }
         if refused:
             kept = tuple(stage for stage in problem.stages if stage not in refused)
@@ -179,8 +189,8 @@ class Ridge(Method):
         shared = Stopwatch(problem.device)
         own = {s: Stopwatch(problem.device) for s in problem.stages}
         accumulator = Accumulator(readouts, shared, own)
-        fits = {s: NormalEquations() for s in problem.stages}
-        selects = {s: NormalEquations() for s in problem.stages}
+        fits = {s: readout.equations(len(problem.fit)) for s, readout in readouts.items()}
+        selects = {s: readout.equations(len(problem.select)) for s, readout in readouts.items()}
         passes = [(problem.fit, fits)] + ([(problem.select, selects)] if self.choose == "selection" else [])
         total, done = sum(len(split) for split, _ in passes), 0
         for split, sums in passes:

@@ -76,7 +76,9 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
         truth, found: one an image.
         size: (H, W) of the images in pixels.
     """
-    labels = sorted({int(label) for boxes in (*truth, *found) for label in boxes.labels})
+    labels = sorted(
+        {int(label) for boxes in truth for label in boxes.labels}
+    )  # others have neither precision nor recall
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(_coco(truth, labels), _coco(found, labels), "bbox")
         judge.params.iouThrs = IOUS
@@ -93,10 +95,13 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
 
 def _coco(images: Sequence[Boxes], labels: Sequence[int]) -> COCO:
     annotations: list[dict[str, Any]] = []
+    known = set(labels)
     for number, boxes in enumerate(images):
         for (x0, y0, x1, y1), label, score, area in zip(
             boxes.corners.tolist(), boxes.labels.tolist(), boxes.scores.tolist(), boxes.areas.tolist(), strict=True
         ):
+            if label not in known:
+                continue
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # 0 would read as "no match"
@@ -175,11 +180,19 @@ def _precision(ranked: Ranked, weights: Array) -> Array:
 
 
 def _precision_chunk(ranked: Ranked, weights: Array) -> Array:
-    counted = weights[:, ranked.images][:, None]
-    hits, misses = (np.cumsum(counted * flags, axis=2) for flags in (ranked.hits, ranked.misses))
-    precision = hits / (hits + misses + np.spacing(1))
-    best = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]  # at this recall or a higher one
-    recall = hits / np.maximum(weights @ ranked.objects, 1e-9)[:, None, None]
-    reached = np.searchsorted(RECALLS, recall, side="right")  # levels of recall reached with this box
-    new = np.diff(reached, axis=2, prepend=0)
-    return np.asarray((best * new).sum(2).mean(1) / len(RECALLS))
+    """Precision is looked up at the matching boxes of each IoU threshold alone: between them it only falls."""
+    counted = weights[:, ranked.images]
+    objects = np.maximum(weights @ ranked.objects, 1e-9)[:, None]
+    total = np.zeros(len(weights))
+    for matching, missing in zip(ranked.hits, ranked.misses, strict=True):
+        at = np.flatnonzero(matching)
+        if not len(at):
+            continue
+        hits = np.cumsum(counted[:, at], axis=1)
+        misses = np.cumsum(counted * missing, axis=1)[:, at]
+        precision = hits / (hits + misses + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # at this recall or a higher one
+        reached = np.searchsorted(RECALLS, hits / objects, side="right")  # levels of recall reached with this box
+        new = np.diff(reached, axis=1, prepend=0)
+        total += (best * new).sum(1)
+    return total / (len(IOUS) * len(RECALLS))

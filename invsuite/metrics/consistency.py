@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
 from invsuite.models.base import Layout, Model
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
+KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage
 DEAD = 0.1  # of the median spread: what a channel that hardly varies is divided by
 
 
@@ -77,13 +78,23 @@ def measure_scales(model: Model, stages: Sequence[str], fit: Split) -> dict[str,
     return scales
 
 
-def errors(model: Model, stage: str, scale: Scale, made: torch.Tensor, true: torch.Tensor) -> list[float | None]:
-    """Distance of ``model``'s representations of ``made`` and ``true`` (B, 3, H, W) at ``stage``, per image."""
-    found = []
-    for pair in batches(made, true):
-        a, b = (model.represent(resized(images, model.image_size), [stage])[stage].tensor for images in pair)
-        found.append(scale.distances(a, b))
-    return torch.cat(found).tolist()
+def represented(model: Model, stage: str, images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Representations (B, ...) at ``stage`` of images (N, 3, H, W), a batch at a time."""
+    for (part,) in batches(images):
+        yield model.represent(resized(part, model.image_size), [stage])[stage].tensor
+
+
+def errors(scoring: Scoring, model: Model, stage: str, scale: Scale) -> list[float | None]:
+    """Distance of ``model``'s representations of reconstructions and images at ``stage``, per image; those of the
+    images are kept for the other cells where they are small."""
+    true: Iterable[torch.Tensor]
+    if 4 * len(scoring.images) * model.layout(stage).values <= KEPT:
+        key = ("represented", model.origin.sha256, stage)
+        true = scoring.once_a_model(key, lambda: list(represented(model, stage, scoring.images)))
+    else:
+        true = represented(model, stage, scoring.images)
+    made = represented(model, stage, scoring.reconstructions)
+    return torch.cat([scale.distances(a, b) for a, b in zip(made, true, strict=True)]).tolist()
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class FeatureError(Metric):
         model, stages = scoring.model, tuple(dict.fromkeys((*scoring.stages, scoring.stage)))
         scales = scoring.once_a_model(("scales", stages), lambda: measure_scales(model, stages, scoring.fit))
         scale = scales[scoring.stage]
-        found = errors(model, scoring.stage, scale, scoring.reconstructions, scoring.images)
+        found = errors(scoring, model, scoring.stage, scale)
         return Values(found, ceiling=0.0, floor=1.0)
 
 
@@ -121,7 +132,7 @@ class WitnessError(Metric):
             raise witness
         stage = witness.stages[-2]
         scales = scoring.once_a_model("witness scales", lambda: measure_scales(witness, [stage], scoring.fit))
-        found = errors(witness, stage, scales[stage], scoring.reconstructions, scoring.images)
+        found = errors(scoring, witness, stage, scales[stage])
         origin = witness.origin
         facts = {"witness": origin.source, "witness_sha256": origin.sha256, "witness_stage": stage}
         return Values(found, ceiling=0.0, floor=1.0, facts=facts)

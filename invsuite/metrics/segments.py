@@ -149,9 +149,9 @@ def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tens
     most = int(segments.max()) + 1
     pixels = images.double().flatten(2)
     pixels = pixels - pixels.mean(2, keepdim=True)
-    belongs = F.one_hot(segments.flatten(1), most).to(pixels)
-    counts = belongs.sum(1)
-    sums = pixels @ belongs
+    belongs = segments.flatten(1)
+    counts = pixels.new_zeros(len(pixels), most).scatter_add_(1, belongs, torch.ones_like(pixels[:, 0]))
+    sums = pixels.new_zeros(len(pixels), 3, most).scatter_add_(2, belongs[:, None].expand(-1, 3, -1), pixels)
     between = (sums.square().sum(1) / counts.clamp(min=1)).sum(1)
     total = pixels.square().sum((1, 2))
     defined = ((counts > 0).sum(1) > 1) & (total / pixels[0].numel() >= FLAT)

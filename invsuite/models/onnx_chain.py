@@ -90,6 +90,10 @@ def onnx_chain(name: str, graph: OnnxGraph, card: OnnxCard, origin: WeightsOrigi
     boxes = 0 if card.boxes is None else 4
     answer = Layout("predictions", labels + boxes, None, queries, boxes=boxes)
 
+    def shown(images: torch.Tensor) -> torch.Tensor:
+        """What the graph is given; channels last, which convolutions and pooling on a CPU are twice as fast in."""
+        return normalise(images).to(memory_format=torch.channels_last)
+
     def joined(tensors: list[torch.Tensor]) -> torch.Tensor:
         return tensors[0].unsqueeze(1) if card.boxes is None else torch.cat(tensors, -1)
 
@@ -97,7 +101,7 @@ def onnx_chain(name: str, graph: OnnxGraph, card: OnnxCard, origin: WeightsOrigi
         pack = parts[stage].pack if stage in parts else joined
 
         def run(tensor: torch.Tensor) -> torch.Tensor:
-            given = {card.image: normalise(tensor)} if source == IMAGE else parts[source].unpack(tensor)
+            given = {card.image: shown(tensor)} if source == IMAGE else parts[source].unpack(tensor)
             return pack(graph(given, wanted[stage]))
 
         return run
@@ -118,7 +122,7 @@ def onnx_chain(name: str, graph: OnnxGraph, card: OnnxCard, origin: WeightsOrigi
         return Prediction(tensor[..., :labels], tensor[..., labels:], card.no_object)
 
     def reference(images: torch.Tensor) -> Prediction:
-        return split(joined(graph({card.image: normalise(images)}, answers)))
+        return split(joined(graph({card.image: shown(images)}, answers)))
 
     task: TaskKind = "classification" if card.boxes is None else "detection"
     return Model(name, graph, components, size, task, origin, split, reference, classes=card.classes)
