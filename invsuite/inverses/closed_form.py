@@ -74,7 +74,7 @@ class ClosedFormPath(nn.Module):
             nn.init.zeros_(self.last.weight)
 
     @property
-    def solution(self) -> list[nn.Parameter]:
+    def solution(self) -> list[torch.Tensor]:
         """What ridge regression finds of it: all but the random features."""
         found = [self.linear.weight, self.offset]
         return found if self.last is None else [*found, self.last.weight]
