@@ -28,6 +28,7 @@ from invsuite.timing import Stopwatch
 from invsuite.training import Spent, draws
 
 START_IMAGES = 512  # 100,000 rows on a 14 x 14 grid
+SUMMED = 32  # images whose products are summed at once
 START_BYTES = 2 * 2**30  # of their representations, held together; where they are large there are fewer images
 
 
@@ -138,7 +139,9 @@ def solve_path(
         The operations it took.
     """
     equations = NormalEquations()
-    for given, wanted in pairs:
+    together = max(1, SUMMED // len(pairs[0][0]))
+    for first in range(0, len(pairs), together):
+        given, wanted = (torch.cat(parts) for parts in zip(*pairs[first : first + together], strict=True))
         rows, targets = place_rows(source, target, given, wanted)
         equations.add(path.features(rows), targets)
     weight = solve(equations, None).weight
