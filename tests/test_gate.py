@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import invoke
+from helpers import SMALL_NETWORK, invoke, small_suite
 
 from invsuite.grid import Selection, make_plan
 from invsuite.methods import networks
@@ -19,20 +19,14 @@ from invsuite.regress import SEED_RANGES, TOLERANCES, compare, load_baseline, pi
 from invsuite.store import Record
 from invsuite.suite import load_suite
 
-SUITE = """
-name = "gate"
-title = "gate: two cells whose training is seeded"
-seeds = [0]
-metrics = ["psnr", "ssim"]
-edits = 2
-budget = { image_passes = 64, batch = 16 }
-data.fit = { kind = "scenes", seed = 51, count = 48 }
-data.select = { kind = "scenes", seed = 52, count = 8 }
-data.score = { kind = "scenes", seed = 53, count = 12 }
-models.vit = { source = "bundled:vit", stages = ["embed", "block03"] }
-methods.mean = {}
-methods.modular = { width = 8, depth = 1 }
-"""
+SUITE = small_suite(
+    "gate",
+    {"mean": "{}", "modular": SMALL_NETWORK},
+    metrics=("psnr", "ssim"),
+    passes=64,
+    counts=(48, 8, 12),
+    seed=51,
+)
 PINNED = 6  # seeds behind the tolerance; the other twenty are the tries
 TRIES = 20
 

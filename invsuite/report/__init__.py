@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from invsuite.files import write_atomically
@@ -22,6 +24,18 @@ def full_title(title: str, records: Sequence[Record]) -> str:
     return f"{title} - RANDOM WEIGHTS, untrained: {', '.join(random)}" if random else title
 
 
+@contextmanager
+def _kept_out_of_collection() -> Iterator[None]:
+    """Until the end the garbage collector leaves alone what is there now: walking 10,000 records again and again would
+    take as long as rendering them."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_kept_out_of_collection()
 def write_report(
     name: str,
     title: str,
@@ -40,6 +54,7 @@ def write_report(
         relations: records of how the stages of models relate.
         notes: what to say of the records before all else.
     """
+    title = full_title(title, records)
     strips: dict[str, Path] = {}
     maps: dict[str, Path] = {}
     for model, own in by_model(records).items():

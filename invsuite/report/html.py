@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -141,39 +142,48 @@ def _board(rows: Sequence[Row], measures: Sequence[str], placed: Places, timed: 
     ]
 
 
-def value(row: Row, name: str, placed: Places) -> dict[str, Any]:
-    """What a table shows of a measure: ``text``, ``interval``, ``n`` and ``place`` (each empty where there is none),
-    ``sort``, a number, and ``why`` where there is no value."""
+@dataclass(frozen=True)
+class Shown:
+    """What a table shows of a number: its text, interval, n and place (each empty where there is none), what it is
+    sorted by, why there is no value, and the colours of its cell in a heat map."""
+
+    text: str
+    sort: str = ""
+    interval: str = ""
+    n: int = 0
+    place: int | None = None
+    why: str = ""
+    fill: str = ""
+    ink: str = ""
+
+    def painted(self, share: float) -> Shown:
+        """The same in the colours at ``share`` of the map, 0 to 1."""
+        return replace(self, fill=to_hex(MAP(share)), ink="#ffffff" if share < DARK_BELOW else "#000000")
+
+
+def value(row: Row, name: str, placed: Places) -> Shown:
+    """What a table shows of a measure of a row."""
     found, digits = row.found(name), metric_of(name).digits
     if found is None or found["status"] != "ok":
         why = row.records[0]["reason"] if found is None else found["reason"]
         state = "-" if found is None else "skipped" if found["status"] == "skipped" else "n/a"
-        return {"text": state, "why": why or "not measured", "sort": "", "interval": "", "n": 0, "place": ""}
+        return Shown(state, why=why or "not measured")
     direction = metric_of(name).direction
     sort = found["mean"] if direction in ("higher", "lower") else distance_from_best(direction, found["mean"])
     interval = "no interval"
     if found["low"] is not None:
         interval = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    return {
-        "text": f"{found['mean']:.{digits}f}",
-        "why": "",
-        "sort": f"{sort:.9g}",
-        "interval": interval,
-        "n": found["n"],
-        "place": placed.get(name, {}).get(row.name, ""),
-    }
+    place = placed.get(name, {}).get(row.name)
+    return Shown(f"{found['mean']:.{digits}f}", f"{sort:.9g}", interval, found["n"], place)
 
 
-def _costs(row: Row, timed: bool) -> list[dict[str, Any]]:
-    none = {"text": "-", "sort": "", "n": 0}
+def _costs(row: Row, timed: bool) -> list[Shown]:
+    none = Shown("-")
     if not row.done:
         return [none] * len(COSTS)
     cost = row.cost()
     numbers = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes, cost.parameters)
-    found = [
-        {"text": text, "sort": f"{number:.9g}", "n": len(row.done)}
-        for text, number in zip(cost.texts(), numbers, strict=True)
-    ]
+    found = [Shown(text, f"{number:.9g}", n=len(row.done)) for text, number in zip(cost.texts(), numbers, strict=True)]
     return found if timed else [none, none, none, found[-1]]
 
 
@@ -194,16 +204,11 @@ def _maps(rows: Sequence[Row], name: str, placed: Places) -> list[dict[str, Any]
             continue
         low, high = min(losses.values()), max(losses.values())
         for key, loss in losses.items():
-            cells[key] |= _paint(1 - (loss - low) / (high - low) if high > low else 0.5)
+            cells[key] = cells[key].painted(1 - (loss - low) / (high - low) if high > low else 0.5)
         stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
         lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
         found.append({"model": model, "methods": methods, "lines": lines})
     return found
-
-
-def _paint(share: float) -> dict[str, str]:
-    """Colours of a cell at ``share`` of the map, 0 to 1."""
-    return {"fill": to_hex(MAP(share)), "ink": "#ffffff" if share < DARK_BELOW else "#000000"}
 
 
 def _matrix(matrix: Matrix) -> dict[str, Any]:
@@ -215,14 +220,16 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
     shares = np.clip((scaled - low) / (high - low if high > low else 1.0), 0, 1)
     lines = []
     for i, stage in enumerate(matrix.stages):
-        cells: list[dict[str, Any] | None] = []
+        cells: list[Shown | None] = []
         for j, number in enumerate(matrix.value[i]):
             ends = matrix.low[i][j], matrix.high[i][j]
             interval = "by definition" if i == j else "no interval"
             if i != j and ends[0] is not None and ends[1] is not None:
                 interval = f"[{ends[0]:.2f}, {ends[1]:.2f}]"
-            cell = {"text": f"{number:.2f}{matrix.marks[i][j]}", "interval": interval} if number is not None else None
-            cells.append(cell and cell | _paint(float(shares[i, j])))
+            if number is None:
+                cells.append(None)
+            else:
+                cells.append(Shown(f"{number:.2f}{matrix.marks[i][j]}", interval=interval).painted(float(shares[i, j])))
         lines.append((stage, cells))
     return {"title": matrix.title, "stages": matrix.stages, "lines": lines}
 
