@@ -123,7 +123,7 @@ def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
             "zero": "closer to 0 is better",
         }[metric.direction],
         "first": "descending" if metric.direction == "higher" else "ascending",
-        "doc": " ".join((metric.__doc__ or "").split()),
+        "doc": " ".join((metric.__doc__ or "").replace("`", "").split()),
         "ceiling": None if ceiling is None else f"{ceiling:.{metric.digits}f}",
     }
 
