@@ -24,7 +24,7 @@ from invsuite.report import full_title, write_report
 from invsuite.report.compare import compare_rows, comparison_table
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.findings import findings_markdown
-from invsuite.report.leaderboard import markdown, state_of, terminal, to_csv
+from invsuite.report.leaderboard import state_of, terminal
 from invsuite.report.merge import merge_runs
 from invsuite.report.study import study_page
 from invsuite.runner import STRIP_IMAGES, Redo, RunOptions, estimate, run
@@ -102,7 +102,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
         outcome = run(plan, store, device, reporter, how)
         relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
-    files = write_report(suite.name, suite.title, records, store, options.out, relations)
+    files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)
     every = [*records, *relations]
     states = Counter(state_of(r) for r in records)
     text = "\n".join(
@@ -236,8 +236,8 @@ def _index(names: Sequence[str], name: str) -> int:
 def rerender(suite_name: str, out: Path) -> list[Path]:
     """Render the report of a suite from its records; returns the files."""
     suite = load_suite(suite_name)
-    records, relations = load_records(suite, out), load_relations(suite, out)
-    return write_report(suite.name, suite.title, records, store_of(suite, out), out, relations)
+    records, relations, store = load_records(suite, out), load_relations(suite, out), store_of(suite, out)
+    return write_report(suite.name, suite.title, records, lambda record: store, out, relations)
 
 
 def load_relations(suite: Suite, out: Path) -> list[Record]:
@@ -252,12 +252,21 @@ def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[
     """Render one leaderboard from the records of a suite in several folders; returns the files and what the reader
     must know of the merged runs."""
     suite = load_suite(suite_name)
-    merged = merge_runs({str(folder): load_records(suite, folder) for folder in folders})
-    table, values = out / f"{suite.name}-merged.md", out / f"{suite.name}-merged.csv"
-    title = f"{full_title(suite.title, merged.records)} - {len(folders)} runs merged"
-    write_atomically(table, markdown(title, merged.records, notes=merged.notes).encode())
-    write_atomically(values, to_csv(merged.records).encode())
-    return [table, values], merged.notes
+    runs = {str(folder): folder for folder in folders}
+    merged = merge_runs(
+        {name: load_records(suite, folder) for name, folder in runs.items()},
+        {name: load_relations(suite, folder) for name, folder in runs.items()},
+    )
+    files = write_report(
+        f"{suite.name}-merged",
+        f"{suite.title} - {len(runs)} runs merged",
+        merged.records,
+        lambda record: store_of(suite, runs[record["run"]["name"]]),
+        out,
+        merged.relations,
+        merged.notes,
+    )
+    return files, merged.notes
 
 
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,10 @@ DECLARED: dict[type, dict[str, bool]] = {
 }
 
 
+#: JSON with sorted keys.
+as_json = json.JSONEncoder(sort_keys=True).encode
+
+
 @dataclass(frozen=True)
 class Selection:
     """What of a suite to run: names or shell patterns; None takes everything.
@@ -88,27 +92,31 @@ class Selection:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number-giving unit of the matrix. ``id`` names its record; ``identity`` is what the id hashes."""
+    """One number-giving unit of the matrix. ``id`` names its record; ``identity`` is what the id hashes, as JSON with
+    sorted keys; ``texts`` is the JSON of those parts of it that many cells share, written once."""
 
     model: ModelSpec
     stage: str
     method: MethodSpec
     seed: int
     identity: dict[str, Any]
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def id(self) -> str:
         """Readable name and 12 digits of the identity's SHA-256."""
-        text = json.dumps(self.identity, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{digest}"
+        return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{self._digest(self.identity)}"
 
     @cached_property
     def fit_id(self) -> str:
         """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
-        shared = {k: v for k, v in self.identity.items() if k not in ("stage", "cut", "metrics", "edits")}
-        digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.model.name}-{self.method.name}-s{self.seed}-{digest}"
+        shared = [part for part in self.identity if part not in ("stage", "cut", "metrics", "edits")]
+        return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
+
+    def _digest(self, parts: Iterable[str]) -> str:
+        """12 digits of the SHA-256 of these parts of the identity."""
+        texts = [f'"{part}": {self.texts.get(part) or as_json(self.identity[part])}' for part in sorted(parts)]
+        return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
@@ -242,6 +250,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
         stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
 
         def cells(facts: dict[str, Any], spec: ModelSpec = spec, stages: Sequence[str] = stages) -> tuple[Cell, ...]:
+            texts = {part: as_json(value) for part, value in (shared | facts).items()}
             return tuple(
                 Cell(
                     spec,
@@ -249,6 +258,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
                     method,
                     seed,
                     _identity(suite, method, params[method.name], stage, spec.stages, seed, shared | facts),
+                    texts,
                 )
                 for seed in seeds
                 for stage in stages

@@ -8,7 +8,7 @@ such as average precision, are computed anew for each resample (`pool`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -23,6 +23,7 @@ from scipy.stats import bootstrap, norm
 RESAMPLES = 2000
 POOLED_RESAMPLES = 1000
 LEVEL = 0.95
+BLOCK = 16  # pairs of rows at a time: their resamples fit in a cache, and memory stays flat
 
 Array = NDArray[np.float64]
 #: a statistic of images that count as often as their weights say: weights (R, n) -> values (R,)
@@ -95,9 +96,8 @@ def resampled_means(rows: Sequence[Array]) -> tuple[Array, Array, int]:
     With no image in common all means are NaN.
     """
     common = np.logical_and.reduce([_defined(row) for row in rows])
-    sample = _Resample(rows)
-    means = np.array([sample.mean(i, common) for i in range(len(rows))])
-    return means, np.stack([sample.draws(i, common) for i in range(len(rows))], axis=1), int(common.sum())
+    means, draws = _resample(rows, range(len(rows)), common)
+    return means, draws.T, int(common.sum())
 
 
 def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, float]:
@@ -119,28 +119,10 @@ def differences(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list
     the number of comparisons, and for picking the best row by the same images. They are corrected for small n as
     Student's are (Hesterberg 2015, arXiv 1411.5279).
     """
-    if not pairs:
-        return []
-    defined = [_defined(row) for row in rows]
-    sample = _Resample(rows)
-    means, draws, counts = [], [], []
-    for i, j in pairs:
-        common = defined[i] & defined[j]
-        counts.append(int(common.sum()))
-        means.append(sample.mean(i, common) - sample.mean(j, common))
-        draws.append(sample.draws(i, common) - sample.draws(j, common))
-    mean, drawn, count = np.array(means), np.stack(draws), np.array(counts)
-    error = drawn.std(axis=1)
-    # two images at least, and more than rounding between them: other pairs differ alike in every image
-    spread = (count >= 2) & (error > 1e-9 * (1 + np.abs(mean)))
-    half = np.zeros(len(pairs))
-    if spread.any():
-        scaled = np.abs(drawn[spread] - mean[spread, None]) / error[spread, None]
-        reach = np.quantile(scaled.max(axis=0), LEVEL)
-        half[spread] = error[spread] * _small_sample(reach, count[spread])
+    count, mean, half = _bands(rows, pairs)
     return [
         Difference(n, float(value) if n else None, *((float(value - h), float(value + h)) if n >= 2 else (None, None)))
-        for n, value, h in zip(counts, mean, half, strict=True)
+        for n, value, h in zip(count.tolist(), mean, half, strict=True)
     ]
 
 
@@ -148,12 +130,44 @@ def places(losses: Sequence[Array]) -> list[int]:
     """Place of each row, given rows that are better when lower: one more than the number of rows that are better
     beyond doubt, by `differences` of all pairs. Rows that cannot be told apart from the best share place 1."""
     pairs = list(combinations(range(len(losses)), 2))
+    count, mean, half = _bands(losses, pairs)
+    told = (count >= 2) & ~((mean - half <= 0) & (mean + half >= 0))
     found = [1] * len(losses)
-    for (i, j), difference in zip(pairs, differences(losses, pairs), strict=True):
-        if difference.told:
-            assert difference.mean is not None
-            found[i if difference.mean > 0 else j] += 1
+    for number in np.flatnonzero(told):
+        i, j = pairs[number]
+        found[i if mean[number] > 0 else j] += 1
     return found
+
+
+def _bands(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int_], Array, Array]:
+    """What `differences` are made of, as arrays (pairs,): images, mean difference and half the width of the interval,
+    where there are two images."""
+    first, second = np.array(pairs, dtype=np.int_).reshape(-1, 2).T
+    defined = np.stack([_defined(row) for row in rows])
+    common = defined[first] & defined[second]
+    count = np.asarray(common.sum(axis=1))
+    mean, error, worst = np.empty(len(pairs)), np.empty(len(pairs)), np.zeros(RESAMPLES)
+    for images, own in _by_images(common):
+        needed = np.union1d(first[own], second[own])
+        means, draws = _resample(rows, needed, images)
+        left, right = np.searchsorted(needed, first[own]), np.searchsorted(needed, second[own])
+        mean[own] = means[left] - means[right]
+        for start in range(0, len(own), BLOCK):
+            part = slice(start, start + BLOCK)
+            block = own[part]
+            drawn = draws[left[part]]
+            drawn -= draws[right[part]]
+            error[block] = drawn.std(axis=1)
+            # two images at least, and more than rounding between them: other pairs differ alike in every image
+            spread = (count[block] >= 2) & (error[block] > 1e-9 * (1 + np.abs(mean[block])))
+            error[block[~spread]] = 0.0
+            drawn -= np.where(spread, mean[block], 0.0)[:, None]
+            drawn /= np.where(spread, error[block], np.inf)[:, None]
+            np.maximum(worst, np.abs(drawn, out=drawn).max(axis=0), out=worst)
+    half = np.zeros(len(pairs))
+    if (spread := error > 0).any():
+        half[spread] = error[spread] * _small_sample(float(np.quantile(worst, LEVEL)), count[spread])
+    return count, mean, half
 
 
 def _defined(row: Array) -> NDArray[np.bool_]:
@@ -182,43 +196,31 @@ def _seed_weights(seeds: int, stream: int) -> Array:
     return 1 / seeds + sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
 
 
-class _Resample:
-    """Means of rows over any set of images, in the data and in every resample; each is computed once."""
+def _by_images(common: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int_]]]:
+    """The distinct sets of images among those (pairs, n) of pairs, each with the numbers of its pairs."""
+    found: dict[bytes, list[int]] = {}
+    for number, images in enumerate(common):
+        found.setdefault(images.tobytes(), []).append(number)
+    for own in found.values():
+        yield common[own[0]], np.array(own)
 
-    def __init__(self, rows: Sequence[Array]) -> None:
-        self.rows = rows
-        self._weights: dict[bytes, Array] = {}
-        self._draws: dict[tuple[int, bytes], Array] = {}
-        self._means: dict[tuple[int, bytes], float] = {}
 
-    def mean(self, index: int, common: NDArray[np.bool_]) -> float:
-        key = common.tobytes()
-        if (index, key) not in self._means:
-            chosen = self.rows[index][:, common]
-            self._means[index, key] = float(chosen.mean()) if chosen.size else float("nan")
-        return self._means[index, key]
-
-    def draws(self, index: int, common: NDArray[np.bool_]) -> Array:
-        key = common.tobytes()
-        if (index, key) not in self._draws:
-            row = self.rows[index]
-            each = self._image_weights(common) @ row[:, common].T
-            found = each[:, 0] if len(row) == 1 else (each * _seed_weights(len(row), index)).sum(axis=1)
-            self._draws[index, key] = found
-        return self._draws[index, key]
-
-    def _image_weights(self, common: NDArray[np.bool_]) -> Array:
-        """Weights of the common images only; a resample that drew none of them weighs them evenly."""
-        key = common.tobytes()
-        if key not in self._weights:
-            weights = _image_weights(len(common))
-            if not common.all():
-                weights = weights[:, common]
-                total = weights.sum(axis=1, keepdims=True)
-                even = 1 / max(1, weights.shape[1])
-                weights = np.where(total > 0, weights / np.where(total > 0, total, 1), even)
-            self._weights[key] = weights
-        return self._weights[key]
+def _resample(rows: Sequence[Array], which: Iterable[int], common: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Of the rows numbered ``which``, over the ``common`` images: the means, in the data (len(which),), NaN without an
+    image, and in every resample (len(which), RESAMPLES)."""
+    weights = _image_weights(len(common))
+    if not common.all():  # a resample that drew none of the common images weighs them evenly
+        weights = weights[:, common]
+        total = weights.sum(axis=1, keepdims=True)
+        even = 1 / max(1, weights.shape[1])
+        weights = np.where(total > 0, weights / np.where(total > 0, total, 1), even)
+    means, draws = [], []
+    for index in which:
+        values = rows[index][:, common]
+        means.append(float(values.mean()) if values.size else float("nan"))
+        each = weights @ values.T
+        draws.append(each[:, 0] if len(values) == 1 else (each * _seed_weights(len(values), index)).sum(axis=1))
+    return np.array(means), np.stack(draws)
 
 
 @dataclass(frozen=True)

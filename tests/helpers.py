@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -67,6 +68,40 @@ depth = 1
 width = 16
 depth = 1
 """
+
+
+SMALL_NETWORK = "{ width = 8, depth = 1 }"
+
+
+def small_suite(
+    name: str,
+    methods: Mapping[str, str],
+    stages: Sequence[str] = ("embed", "block03"),
+    metrics: Sequence[str] = ("psnr",),
+    passes: int = 32,
+    counts: tuple[int, int, int] = (24, 4, 4),
+    seed: int = 61,
+) -> str:
+    """A suite of the bundled ViT on scenes of ``seed`` and the two after it.
+
+    Args:
+        methods: names, each with its parameters as a TOML table.
+        passes: images that a trained method sees.
+        counts: of the fit, selection and scored images.
+    """
+    lines = [
+        f"name = {json.dumps(name)}",
+        f"title = {json.dumps(name)}",
+        "seeds = [0]",
+        f"metrics = {json.dumps(metrics)}",
+        "edits = 2",
+        f"budget = {{ image_passes = {passes}, batch = 16 }}",
+    ]
+    for place, (part, count) in enumerate(zip(("fit", "select", "score"), counts, strict=True)):
+        lines.append(f'data.{part} = {{ kind = "scenes", seed = {seed + place}, count = {count} }}')
+    lines.append(f'models.vit = {{ source = "bundled:vit", stages = {json.dumps(stages)} }}')
+    lines += [f"methods.{method} = {table}" for method, table in methods.items()]
+    return "\n".join([*lines, ""])
 
 
 def invoke(*words: object) -> Result:

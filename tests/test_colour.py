@@ -36,10 +36,11 @@ from invsuite.metrics.colour import (
     slope,
     turn_of_hue,
 )
+from invsuite.metrics.consistency import PAIRED
 from invsuite.metrics.correspondence import Correspondence
 from invsuite.metrics.prototype import CONCENTRATION, Prototype, PullToPrototype, prototypes, pull, usual_colour
 from invsuite.metrics.regions import Regions
-from invsuite.metrics.representation import FIT_IMAGES, RepresentationShift, pair_distance, representations
+from invsuite.metrics.representation import RepresentationShift, pair_distance, representations
 from invsuite.statistics import summarise
 
 GAINS: tuple[ColourEdit, ...] = (
@@ -407,7 +408,7 @@ def test_without_class_colours_the_pull_is_not_defined() -> None:
 
 def test_representation_shift_is_a_share_of_the_distance_of_random_images() -> None:
     model, material = scored_model(), scoring(copy, 3)
-    images = torch.cat([s.image[None] for s in material.fit.samples()])[:FIT_IMAGES]
+    images = torch.cat([s.image[None] for s in material.fit.samples()])[:PAIRED]
     flat = model.represent(images, ["block03"])["block03"].tensor.flatten(1).double().numpy()
     distances = [np.linalg.norm(a - b) for i, a in enumerate(flat) for b in flat[:i]]
     assert pair_distance(model, "block03", material.fit) == pytest.approx(np.mean(distances), rel=1e-5)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from invsuite.data.folder import PhotoFile, PhotoFolder, verify
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
 from invsuite.data.imagenet import ImageNetFolder
+from invsuite.data.pixels import InFile, InMemory
 from invsuite.data.scenes import Scenes
 from invsuite.data.sources import (
     CocoSource,
@@ -344,13 +347,29 @@ def test_held_back_images_are_chosen_by_content() -> None:
         hold_back(data, 30)
 
 
-def test_splits_hold_the_same_pixels_in_memory_and_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Split(Scenes(1, 6), (1, 3, 5))
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [({}, InMemory), ({"MEMORY_LIMIT": 0}, InFile), ({"MEMORY_LIMIT": 0, "DISK_SHARE": 0.0}, type(None))],
+)
+def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
+    limits: dict[str, float], kept: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in limits.items():
+        monkeypatch.setattr(f"invsuite.data.pixels.{name}", limit)
+    split = Split(Scenes(1, 6), (1, 3, 5))
     expected = torch.stack([Scenes(1, 6)[i].image for i in (3, 5)])
-    assert torch.equal(kept.images(slice(1, 3)), expected)
-    monkeypatch.setattr("invsuite.data.split.MEMORY_LIMIT", 0)
-    lazy = Split(Scenes(1, 6), (1, 3, 5))
-    assert torch.equal(lazy.images([1, 2]), expected)
+    assert torch.equal(split.images(slice(1, 3)), expected)
+    assert torch.equal(split.images([2, 1]), expected.flip(0))
+    assert type(split._pixels) is kept
+
+
+def test_pixels_that_the_disk_does_not_take_are_decoded_at_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(images: Iterator[torch.Tensor], shape: tuple[int, ...]) -> InFile:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("invsuite.data.pixels.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("invsuite.data.pixels.InFile", full)
+    assert torch.equal(Split(Scenes(1, 6), (1,)).images([0])[0], Scenes(1, 6)[1].image)
 
 
 def test_an_unset_variable_in_a_path_is_named() -> None:

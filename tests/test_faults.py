@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import invoke, scene_split
+from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
 from PIL import Image
 
 from invsuite import runner
@@ -26,20 +26,7 @@ from invsuite.methods.networks import ChainInverter
 from invsuite.signals import interruptible, time_limit, uninterrupted
 from invsuite.store import Record, Store
 
-SUITE = """
-name = "faults"
-title = "faults: what may go wrong"
-seeds = [0]
-metrics = ["psnr"]
-edits = 2
-budget = { image_passes = 32, batch = 16 }
-data.fit = { kind = "scenes", seed = 61, count = 24 }
-data.select = { kind = "scenes", seed = 62, count = 4 }
-data.score = { kind = "scenes", seed = 63, count = 6 }
-models.vit = { source = "bundled:vit", stages = ["embed"] }
-methods.mean = {}
-methods.modular = { width = 8, depth = 1 }
-"""
+SUITE = small_suite("faults", {"mean": "{}", "modular": SMALL_NETWORK}, stages=("embed",), counts=(24, 4, 6))
 
 
 @pytest.fixture

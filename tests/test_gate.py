@@ -8,31 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import invoke
+from helpers import SMALL_NETWORK, invoke, small_suite
 
 from invsuite.grid import Selection, make_plan
 from invsuite.methods import networks
 from invsuite.metrics import METRICS
-from invsuite.regress import SEED_RANGES, TOLERANCES, compare, load_baseline, pin
+from invsuite.regress import SEED_RANGES, TOLERANCES, compare, load_baseline, pin, reseeding_reach
 from invsuite.store import Record
 from invsuite.suite import load_suite
 
-SUITE = """
-name = "gate"
-title = "gate: two cells whose training is seeded"
-seeds = [0]
-metrics = ["psnr", "ssim"]
-edits = 2
-budget = { image_passes = 64, batch = 16 }
-data.fit = { kind = "scenes", seed = 51, count = 48 }
-data.select = { kind = "scenes", seed = 52, count = 8 }
-data.score = { kind = "scenes", seed = 53, count = 12 }
-models.vit = { source = "bundled:vit", stages = ["embed", "block03"] }
-methods.mean = {}
-methods.modular = { width = 8, depth = 1 }
-"""
+SUITE = small_suite(
+    "gate",
+    {"mean": "{}", "modular": SMALL_NETWORK},
+    metrics=("psnr", "ssim"),
+    passes=64,
+    counts=(48, 8, 12),
+    seed=51,
+)
 PINNED = 6  # seeds behind the tolerance; the other twenty are the tries
 TRIES = 20
 
@@ -160,6 +155,14 @@ def test_a_baseline_of_no_seed_of_the_suite_is_refused(
     result = invoke("baseline", "--suite", other, "--out", folder, "--baseline", tmp_path / "b.json")
     assert result.exit_code == 2
     assert "no record has a seed of the suite (99)" in result.stderr
+
+
+def test_fewer_seeds_than_six_count_for_more() -> None:
+    """The mean range of so many normal values, times what a baseline allows, is the same however many were pinned."""
+    drawn = np.random.default_rng(0).normal(size=(20000, 6))
+    allowed = {n: reseeding_reach({"seeds": n}) * np.ptp(drawn[:, :n], axis=1).mean() for n in range(2, 7)}
+    assert max(allowed.values()) == pytest.approx(min(allowed.values()), rel=0.02)
+    assert reseeding_reach({"seeds": 6}) == reseeding_reach({"seeds": 20}) == SEED_RANGES
 
 
 def test_every_measure_declares_a_tolerance_and_half_a_decibel_is_beyond_that_of_psnr() -> None:

@@ -244,7 +244,7 @@ def renamed(records: list[Record]) -> list[Record]:
 def test_names_are_text(records: list[Record], store: Store, browser: Browser, tmp_path: Path) -> None:
     nasty = renamed(records)
     path = tmp_path / "page.html"
-    path.write_text(html_page(NASTY, nasty, store))
+    path.write_text(html_page(NASTY, nasty, lambda record: store))
     with opened(browser, path) as page:
         dialogs: list[str] = []
         page.on("dialog", lambda dialog: dialogs.append(dialog.message))
@@ -265,7 +265,7 @@ def test_records_without_pictures_or_numbers_make_a_page(
     failed = [r | {"status": "failed", "reason": "a fault", "metrics": {}} for r in records[:2]]
     for name, some in (("bare", records), ("failed", failed)):
         path = tmp_path / f"{name}.html"
-        path.write_text(html_page("nothing kept", some, Store(tmp_path / "empty")))
+        path.write_text(html_page("nothing kept", some, lambda record: Store(tmp_path / "empty")))
         with opened(browser, path) as page:
             assert page.locator("#walls").count() == 0
             assert page.locator("#images").count() == (1 if name == "bare" else 0)

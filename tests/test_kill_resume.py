@@ -5,25 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from helpers import invoke
+from helpers import SMALL_NETWORK, invoke, small_suite
 from kill_resume import after, kill, quality, when
 
 from invsuite.store import Store
 
-SUITE = """
-name = "killed"
-title = "killed: a suite whose fits leave checkpoints"
-seeds = [0]
-metrics = ["psnr", "ssim"]
-edits = 2
-budget = { image_passes = 480, batch = 16 }
-data.fit = { kind = "scenes", seed = 61, count = 24 }
-data.select = { kind = "scenes", seed = 62, count = 4 }
-data.score = { kind = "scenes", seed = 63, count = 4 }
-models.vit = { source = "bundled:vit", stages = ["embed", "block03"] }
-methods.mean = {}
-methods.modular-finetuned = { width = 8, depth = 1 }
-"""
+SUITE = small_suite("killed", {"mean": "{}", "modular-finetuned": SMALL_NETWORK}, metrics=("psnr", "ssim"), passes=480)
 
 
 def test_three_kills_lose_nothing_and_change_no_digit(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from pathlib import Path
 
 import pytest
 from helpers import TINY_SUITE, invoke
 
+from invsuite.report.html import html_page
 from invsuite.report.leaderboard import markdown
 from invsuite.report.merge import merge_runs
 from invsuite.store import Record, Store
@@ -19,8 +22,9 @@ WORDS = ("--metrics", "psnr", "--models", "vit", "--stages", "embed", "--device"
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of the same data, of one method each, and a third of other photos."""
     folder = tmp_path_factory.mktemp("merge")
-    (folder / "tiny.toml").write_text(TINY_SUITE)
-    (folder / "moved.toml").write_text(TINY_SUITE.replace("seed = 33", "seed = 43"))
+    related = TINY_SUITE.replace("edits = 3", "edits = 3\ninterlayer = true").replace("count = 6\n", "count = 8\n")
+    (folder / "tiny.toml").write_text(related)
+    (folder / "moved.toml").write_text(related.replace("seed = 33", "seed = 43"))
     for run, suite, methods in (("a", "tiny", "mean"), ("b", "tiny", "mean,ridge"), ("c", "moved", "ridge")):
         words = ("bench", "--suite", folder / f"{suite}.toml", "--out", folder / run, "--methods", methods, *WORDS)
         assert invoke(*words).exit_code == 0
@@ -43,6 +47,16 @@ def test_runs_on_the_same_images_are_one_ranked_table(runs: Path, tmp_path: Path
     assert "not ranked" not in page
     lines = (tmp_path / "tiny-merged.csv").read_text().splitlines()
     assert sum(",psnr," in line for line in lines) == 2
+    html = (tmp_path / "tiny-merged.html").read_text()
+    shown = json.loads(html.split('id="page">')[1].split("</script>")[0])
+    [wall] = shown["wall"]
+    assert wall["methods"] == ["mean", "ridge"], "pictures of both runs"
+    assert all(len(pictures) == 6 for pictures in wall["made"][0])
+    assert f"<li>Run {runs / 'a'}: 1 cells, code " in html
+    assert "CKA (n=64) of vit" in html
+    for name in ("tiny-merged-vit.png", "tiny-merged-vit-interlayer.png"):
+        assert (tmp_path / name).is_file()
+        assert f"![{name}]({name})" in page
 
 
 def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_path: Path) -> None:
@@ -52,6 +66,23 @@ def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_pa
     assert "quality is not ranked across them, each has a table of its own." in page
     assert page.count("\n## vit (data ") == 2
     assert " #1" not in page, "no two rows compete"
+    strips = sorted(path.name for path in tmp_path.glob("tiny-merged-vit-data-*.png"))
+    assert len(strips) == 4, "a strip and heat maps of either"
+    assert all(f"![{name}]({name})" in page for name in strips)
+    html = (tmp_path / "tiny-merged.html").read_text()
+    first, second = json.loads(html.split('id="page">')[1].split("</script>")[0])["wall"]
+    assert {first["model"], second["model"]} == {line[3:] for line in page.splitlines() if line.startswith("## vit")}
+    assert not set(first["originals"]) & set(second["originals"]), "each with the images of its own run"
+
+
+def test_other_weights_are_a_table_of_their_own(runs: Path) -> None:
+    one, two = records(runs / "a"), copy.deepcopy(records(runs / "b"))
+    for record in two:
+        record["identity"]["weights"] = "other"
+    merged = merge_runs({"a": one, "b": two})
+    assert any("Model vit was run on 2 revisions of the weights" in note for note in merged.notes)
+    assert len({r["cell"]["model"] for r in merged.records}) == 2
+    assert {r["run"]["model"] for r in merged.records} == {"vit"}
 
 
 def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) -> None:
@@ -68,6 +99,9 @@ def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) ->
     for records_, shown in ((alike.records, False), (merged.records, True)):
         page = markdown("t", records_)
         rows = [line for line in page.splitlines() if line.startswith("| embed") and "[" in line]
+        html = html_page("t", records_, lambda record: Store(runs / record["run"]["name"] / "records" / "tiny"))
+        cells = re.findall(r'<td class="number" data-sort="[^"]*">([^<]*)(?:<small>\d run|</td>)', html)
+        assert [cells[i : i + 3] == ["-"] * 3 for i in (0, 4)] == [shown, shown]
         assert [[cell.strip() for cell in row.split("|")[4:7]] == ["-"] * 3 for row in rows] == [shown, shown]
 
 

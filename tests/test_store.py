@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import invoke, scene_split
+from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
 
 from invsuite.data.base import from_unit_range
 from invsuite.data.sources import (
@@ -36,22 +36,7 @@ from invsuite.migrate import MIGRATIONS, SCHEMA, migrate
 from invsuite.store import Store
 from invsuite.suite import MethodSpec, ModelSpec, Suite, load_suite
 
-SUITE = """
-name = "two"
-title = "two processes on one folder"
-seeds = [0]
-metrics = ["psnr"]
-edits = 2
-budget = { image_passes = 32, batch = 16 }
-data.fit = { kind = "scenes", seed = 61, count = 24 }
-data.select = { kind = "scenes", seed = 62, count = 4 }
-data.score = { kind = "scenes", seed = 63, count = 4 }
-models.vit = { source = "bundled:vit", stages = ["embed", "block03"] }
-methods.mean = {}
-methods.nearest = {}
-methods.modular = { width = 8, depth = 1 }
-methods.layerwise = { width = 8, depth = 1 }
-"""
+SUITE = small_suite("two", {"mean": "{}", "nearest": "{}", "modular": SMALL_NETWORK, "layerwise": SMALL_NETWORK})
 
 
 def success(cell_id: str = "vit-embed-mean-s0-0123456789ab", **more: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from helpers import invoke
 from PIL import Image
 from playwright.sync_api import Browser
 
+from invsuite.bench import store_of
 from invsuite.errors import DataError, UsageError
 from invsuite.study import Answer, analyse, plan_pairs, strengths
 from invsuite.suite import load_suite
@@ -38,8 +39,6 @@ def record(method: str, stage: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with records and strips of quick, and the study made from them."""
-    from invsuite.bench import store_of
-
     folder = tmp_path_factory.mktemp("study")
     store = store_of(load_suite("quick"), folder)
     rng = np.random.default_rng(0)
@@ -90,6 +89,21 @@ def test_pairs_are_spread_over_methods_and_sides() -> None:
     assert len(plan_pairs(records, 6, 1000, 0)) == 72
     with pytest.raises(UsageError, match="two methods"):
         plan_pairs(records[:1], 6, 10, 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844), (360, 640)])
+def test_pictures_and_buttons_fit_the_screen(out: Path, browser: Browser, width: int, height: int) -> None:
+    with opened(browser, out / "quick-study.html", viewport={"width": width, "height": height}) as page:
+        page.get_by_label("Your name").fill("a")
+        page.get_by_role("button", name="Start").click()
+        page.keyboard.press("ArrowLeft")
+        page.locator("#left").evaluate("each => each.decode()")
+        for each in page.locator("#trial img, main button:visible").all():
+            box = each.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height, "no need to scroll"
 
 
 def test_answers_by_keys_and_buttons_are_saved_and_read(out: Path, browser: Browser, tmp_path: Path) -> None:

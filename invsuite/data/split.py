@@ -12,14 +12,13 @@ from itertools import combinations
 import torch
 
 from invsuite.data.base import Dataset, Sample, from_unit_range, to_unit_range
+from invsuite.data.pixels import Pixels, keep
 from invsuite.errors import UsageError
-
-MEMORY_LIMIT = 4 * 2**30  # bytes of 8-bit pixels a split keeps decoded; larger ones are decoded at every use
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some rows of a dataset. Pixels are kept as 8 bits in memory while they fit `MEMORY_LIMIT`."""
+    """Some rows of a dataset, whose images are decoded once (`invsuite.data.pixels`)."""
 
     dataset: Dataset
     rows: tuple[int, ...]
@@ -36,20 +35,15 @@ class Split:
         return [self.sample(i) for i in range(len(self))]
 
     @cached_property
-    def _pixels(self) -> torch.Tensor | None:
-        first = from_unit_range(self.sample(0).image)
-        if first.numel() * len(self) > MEMORY_LIMIT:
-            return None
-        kept = torch.empty((len(self), *first.shape), dtype=torch.uint8)
-        for i in range(len(self)):
-            kept[i] = from_unit_range(self.sample(i).image)
-        return kept
+    def _pixels(self) -> Pixels | None:
+        images = (from_unit_range(self.sample(i).image) for i in range(len(self)))
+        return keep(images, len(self), self.sample(0).image.shape)
 
     def images(self, indices: Sequence[int] | slice) -> torch.Tensor:
         """Images (B, 3, H, W), float32 in [0, 1]."""
-        if self._pixels is not None:
-            return to_unit_range(self._pixels[indices if isinstance(indices, slice) else list(indices)])
         chosen = range(len(self))[indices] if isinstance(indices, slice) else indices
+        if self._pixels is not None:
+            return to_unit_range(self._pixels.read(chosen))
         return torch.stack([self.sample(i).image for i in chosen])
 
     def batches(self, size: int) -> Iterator[torch.Tensor]:

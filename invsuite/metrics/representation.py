@@ -7,30 +7,22 @@ from dataclasses import dataclass
 import torch
 
 from invsuite.data.split import Split
-from invsuite.metrics.base import Edits, Scoring
+from invsuite.metrics.base import MODEL_BATCH, Edits, Scoring
 from invsuite.metrics.colour import Measured, TurnedHue
+from invsuite.metrics.consistency import PAIRED
 from invsuite.models.base import Model
-
-FIT_IMAGES = 64  # whose pairs tell how far apart the representations of two random images are
-BATCH = 32
 
 
 def representations(model: Model, stage: str, images: torch.Tensor) -> torch.Tensor:
     """Representations (N, values) at ``stage`` of images (N, 3, H, W) in [0, 1], in float64."""
-    parts = [model.represent(part.to(model.device), [stage])[stage].tensor for part in images.split(BATCH)]
+    parts = [model.represent(part.to(model.device), [stage])[stage].tensor for part in images.split(MODEL_BATCH)]
     return torch.cat(parts).flatten(1).double()
 
 
-_distances: dict[tuple[str, str, str, str], float] = {}  # by model, its weights, stage and split
-
-
 def pair_distance(model: Model, stage: str, fit: Split) -> float:
-    """Mean Euclidean distance between the representations of any two of the first `FIT_IMAGES` fit images."""
-    key = (model.name, model.origin.sha256, stage, fit.digest())
-    if key not in _distances:
-        found = representations(model, stage, fit.images(slice(0, FIT_IMAGES)))
-        _distances[key] = float(torch.pdist(found).mean())
-    return _distances[key]
+    """Mean Euclidean distance between the representations of any two of the first `PAIRED` fit images: what they are
+    as they stand, while `invsuite.metrics.consistency.Scale` standardises channels."""
+    return float(torch.pdist(representations(model, stage, fit.images(slice(0, PAIRED)))).mean())
 
 
 @dataclass(frozen=True)
@@ -47,5 +39,6 @@ class RepresentationShift(TurnedHue):
         before, after = (
             representations(scoring.model, scoring.stage, images) for images in (edits.shown_before, edits.shown_after)
         )
-        moved = (after - before).norm(dim=1)
-        return Measured(moved / pair_distance(scoring.model, scoring.stage, scoring.fit))
+        model, stage = scoring.model, scoring.stage
+        usual = scoring.once_a_model(("pair distance", stage), lambda: pair_distance(model, stage, scoring.fit))
+        return Measured((after - before).norm(dim=1) / usual)

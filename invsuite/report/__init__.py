@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from invsuite.files import write_atomically
 from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
-from invsuite.report.leaderboard import markdown, to_csv
+from invsuite.report.leaderboard import all_places, markdown, ranked_rows, to_csv
+from invsuite.report.pictures import StoreOf
+from invsuite.report.rows import by_model
 from invsuite.report.strips import draw_strip
-from invsuite.store import Record, Store
+from invsuite.store import Record
 
 
 def full_title(title: str, records: Sequence[Record]) -> str:
@@ -19,27 +24,51 @@ def full_title(title: str, records: Sequence[Record]) -> str:
     return f"{title} - RANDOM WEIGHTS, untrained: {', '.join(random)}" if random else title
 
 
+@contextmanager
+def _kept_out_of_collection() -> Iterator[None]:
+    """Until the end the garbage collector leaves alone what is there now: walking 10,000 records again and again would
+    take as long as rendering them."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_kept_out_of_collection()
 def write_report(
-    name: str, title: str, records: Sequence[Record], store: Store, out: Path, relations: Sequence[Record] = ()
+    name: str,
+    title: str,
+    records: Sequence[Record],
+    store_of: StoreOf,
+    out: Path,
+    relations: Sequence[Record] = (),
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``NAME.md``, ``NAME.csv``, the page ``NAME.html``, a strip per model and, where stages are related, heat
     maps to ``out``; returns the files.
 
     Args:
+        title: heading, which says what suite this is.
+        store_of: where the pictures of each record are.
         relations: records of how the stages of models relate.
+        notes: what to say of the records before all else.
     """
     title = full_title(title, records)
-    strips, maps = [], []
-    for model in dict.fromkeys(r["cell"]["model"] for r in records):
-        path = out / f"{name}-{model}.png"
-        if draw_strip(model, records, store, path):
-            strips.append(path)
-        path = out / f"{name}-{model}-interlayer.png"
-        if draw_heatmaps(model, records, relations, path):
-            maps.append(path)
+    strips: dict[str, Path] = {}
+    maps: dict[str, Path] = {}
+    for model, own in by_model(records).items():
+        stem = f"{name}-" + re.sub(r"[^\w.-]+", "-", model).strip("-")  # a merged model's name may have blanks
+        strip, between = out / f"{stem}.png", out / f"{stem}-interlayer.png"
+        if draw_strip(model, own, store_of, strip):
+            strips[model] = strip
+        if draw_heatmaps(model, own, relations, between):
+            maps[model] = between
+    placed = all_places(ranked_rows(records))
     table, values, page = (out / f"{name}.{ending}" for ending in ("md", "csv", "html"))
-    text = markdown(title, records, [s.name for s in strips], relations, [m.name for m in maps])
+    shown, related = ({model: path.name for model, path in files.items()} for files in (strips, maps))
+    text = markdown(title, records, shown, relations, related, notes, placed)
     write_atomically(table, text.encode())
     write_atomically(values, to_csv(records).encode())
-    write_atomically(page, html_page(title, records, store, relations).encode())
-    return [table, values, page, *strips, *maps]
+    write_atomically(page, html_page(title, records, store_of, relations, notes, placed).encode())
+    return [table, values, page, *strips.values(), *maps.values()]

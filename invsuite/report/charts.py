@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 from invsuite.report.efficiency import TERA, trained_fits
+from invsuite.report.merge import devices_of
 from invsuite.store import Record
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
@@ -50,15 +51,11 @@ class Chart:
 Curves = dict[str, dict[str, list[tuple[float, float]]]]  # by stage and method
 
 
-def charts(model: str, records: Sequence[Record]) -> list[Chart]:
-    """The charts of ``model``, one seed; none without curves.
-
-    Args:
-        records: all of them; the first seed's are shown.
-    """
-    rows = [r for r in records if r["cell"]["model"] == model and r["status"] == "ok"]
+def charts(records: Sequence[Record]) -> list[Chart]:
+    """The charts of a model's ``records``, the first seed; none without curves, or of times on several devices."""
+    rows = [r for r in records if r["status"] == "ok"]
     rows = [r for r in rows if r["cell"]["seed"] == rows[0]["cell"]["seed"]]
-    return [*_training(rows), *_inversion(rows)]
+    return [*_training(rows), *(_inversion(rows) if len(devices_of(rows)) < 2 else [])]
 
 
 def _training(rows: Sequence[Record]) -> list[Chart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -16,11 +17,12 @@ from invsuite.extremes import EACH, extreme_rows, ranking
 from invsuite.metrics.base import Metric
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.interlayer import READING, Matrix, matrices
-from invsuite.report.leaderboard import ARROWS, NOTES, Places, all_places, metric_of, missing, state_of
-from invsuite.report.pictures import CELLS, Pictures, extremes, strip
-from invsuite.report.rows import Row, measures_of, rows_of
+from invsuite.report.leaderboard import ARROWS, NOTES, Places, all_places, metric_of, missing, ranked_rows, state_of
+from invsuite.report.merge import devices_of
+from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
+from invsuite.report.rows import Row, by_model, measures_of
 from invsuite.statistics import distance_from_best
-from invsuite.store import Record, Store
+from invsuite.store import Record
 
 COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
 MAP = matplotlib.colormaps["viridis"]
@@ -38,45 +40,54 @@ def environment() -> Environment:
     )
 
 
-def html_page(title: str, records: Sequence[Record], store: Store, relations: Sequence[Record] = ()) -> str:
+def html_page(
+    title: str,
+    records: Sequence[Record],
+    store_of: StoreOf,
+    relations: Sequence[Record] = (),
+    notes: Sequence[str] = (),
+    placed: Places | None = None,
+) -> str:
     """The page.
 
     Args:
         title: heading, which says what suite this is.
         records: in the order of the matrix.
-        store: where their pictures are.
+        store_of: where their pictures are.
         relations: records of how the stages of models relate.
+        notes: what to say of the records before all else.
+        placed: the places of all rows, where they are known.
     """
-    rows = rows_of([r for r in records if not r.get("settled")])
-    models = list(dict.fromkeys(r["cell"]["model"] for r in records))
-    measures, placed = measures_of(rows), all_places(rows)
+    rows, models = ranked_rows(records), by_model(records)
+    measures, placed = measures_of(rows), all_places(rows) if placed is None else placed
     done = [r for r in records if r["status"] == "ok"]
     pictures = Pictures()
     shown = [row.done[0] for row in rows if row.done][:CELLS]
-    wall = [part for model in models if (part := _wall(model, shown, store, pictures))]
-    images = _images(shown, measures, store, pictures)
+    wall = [part for model, own in by_model(shown).items() if (part := _wall(model, own, store_of, pictures))]
+    images = _images(shown, measures, store_of, pictures)
     failed = [r for r in relations if r["status"] != "ok"]
     return (
         environment()
         .get_template("page.html")
         .render(
             title=title,
+            runs=notes,
             states=sorted(Counter(state_of(r) for r in records).items()),
             cells=len(records),
             measures=[_measure(name, done) for name in measures],
-            board=_board(rows, measures, placed),
+            board=_board(rows, measures, placed, timed=len(devices_of(done)) < 2),
             cost_heads=COSTS,
             clocks="/".join(sorted({r["cost"]["clock"] for r in done})) or "wall",
             maps=[(_measure(name, done), _maps(rows, name, placed)) for name in measures],
-            charts=[(model, found) for model in models if (found := charts(model, records))],
+            charts=[(model, found) for model, own in models.items() if (found := charts(own))],
             plot=(WIDTH, HEIGHT),
             wall=bool(wall),
             each=EACH,
             beyond=sum(bool(row.done) for row in rows) - len(shown),
             relations=[
                 (model, [_matrix(m) for m in between])
-                for model in models
-                if (between := matrices(model, records, relations))
+                for model, own in models.items()
+                if (between := matrices(model, own, relations))
             ],
             relations_failed=failed,
             reading=READING.replace("**", ""),
@@ -112,63 +123,77 @@ def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
             "zero": "closer to 0 is better",
         }[metric.direction],
         "first": "descending" if metric.direction == "higher" else "ascending",
-        "doc": " ".join((metric.__doc__ or "").split()),
+        "doc": " ".join((metric.__doc__ or "").replace("`", "").split()),
         "ceiling": None if ceiling is None else f"{ceiling:.{metric.digits}f}",
     }
 
 
-def _board(rows: Sequence[Row], measures: Sequence[str], placed: Places) -> list[dict[str, Any]]:
+def _board(rows: Sequence[Row], measures: Sequence[str], placed: Places, timed: bool) -> list[dict[str, Any]]:
+    """Lines of the leaderboard; ``timed`` tells whether times and memory may stand side by side."""
     return [
         {
             "row": row,
             "position": row.records[0]["cell"].get("position", 0),
             "state": state_of(row.records[0]),
             "values": [value(row, name, placed) for name in measures],
-            "costs": _costs(row),
+            "costs": _costs(row, timed),
         }
         for row in rows
     ]
 
 
-def value(row: Row, name: str, placed: Places) -> dict[str, Any]:
-    """What a table shows of a measure: ``text``, ``interval``, ``n`` and ``place`` (each empty where there is none),
-    ``sort``, a number, and ``why`` where there is no value."""
+@dataclass(frozen=True)
+class Shown:
+    """What a table shows of a number: its text, interval, n and place (each empty where there is none), what it is
+    sorted by, why there is no value, and the colours of its cell in a heat map."""
+
+    text: str
+    sort: str = ""
+    interval: str = ""
+    n: int = 0
+    place: int | None = None
+    why: str = ""
+    fill: str = ""
+    ink: str = ""
+
+    def painted(self, share: float) -> Shown:
+        """The same in the colours at ``share`` of the map, 0 to 1."""
+        return replace(self, fill=to_hex(MAP(share)), ink="#ffffff" if share < DARK_BELOW else "#000000")
+
+
+def value(row: Row, name: str, placed: Places) -> Shown:
+    """What a table shows of a measure of a row."""
     found, digits = row.found(name), metric_of(name).digits
     if found is None or found["status"] != "ok":
         why = row.records[0]["reason"] if found is None else found["reason"]
         state = "-" if found is None else "skipped" if found["status"] == "skipped" else "n/a"
-        return {"text": state, "why": why or "not measured", "sort": "", "interval": "", "n": 0, "place": ""}
+        return Shown(state, why=why or "not measured")
     direction = metric_of(name).direction
     sort = found["mean"] if direction in ("higher", "lower") else distance_from_best(direction, found["mean"])
     interval = "no interval"
     if found["low"] is not None:
         interval = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    return {
-        "text": f"{found['mean']:.{digits}f}",
-        "why": "",
-        "sort": f"{sort:.9g}",
-        "interval": interval,
-        "n": found["n"],
-        "place": placed.get(name, {}).get(row.name, ""),
-    }
+    place = placed.get(name, {}).get(row.name)
+    return Shown(f"{found['mean']:.{digits}f}", f"{sort:.9g}", interval, found["n"], place)
 
 
-def _costs(row: Row) -> list[dict[str, Any]]:
+def _costs(row: Row, timed: bool) -> list[Shown]:
+    none = Shown("-")
     if not row.done:
-        return [{"text": "-", "sort": "", "n": 0} for _ in COSTS]
+        return [none] * len(COSTS)
     cost = row.cost()
     numbers = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes, cost.parameters)
-    return [
-        {"text": text, "sort": f"{number:.9g}", "n": len(row.done)}
-        for text, number in zip(cost.texts(), numbers, strict=True)
-    ]
+    found = [Shown(text, f"{number:.9g}", n=len(row.done)) for text, number in zip(cost.texts(), numbers, strict=True)]
+    return found if timed else [none, none, none, found[-1]]
 
 
 def _maps(rows: Sequence[Row], name: str, placed: Places) -> list[dict[str, Any]]:
     """A heat map of a measure for every model: stages down, methods across; the brighter the better."""
     found = []
-    for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model]
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.model, []).append(row)
+    for model, own in models.items():
         cells = {(row.stage, row.label): value(row, name, placed) for row in own}
         losses = {
             (row.stage, row.label): float(distance_from_best(entry["direction"], entry["mean"]))
@@ -179,16 +204,11 @@ def _maps(rows: Sequence[Row], name: str, placed: Places) -> list[dict[str, Any]
             continue
         low, high = min(losses.values()), max(losses.values())
         for key, loss in losses.items():
-            cells[key] |= _paint(1 - (loss - low) / (high - low) if high > low else 0.5)
+            cells[key] = cells[key].painted(1 - (loss - low) / (high - low) if high > low else 0.5)
         stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
         lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
         found.append({"model": model, "methods": methods, "lines": lines})
     return found
-
-
-def _paint(share: float) -> dict[str, str]:
-    """Colours of a cell at ``share`` of the map, 0 to 1."""
-    return {"fill": to_hex(MAP(share)), "ink": "#ffffff" if share < DARK_BELOW else "#000000"}
 
 
 def _matrix(matrix: Matrix) -> dict[str, Any]:
@@ -200,23 +220,24 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
     shares = np.clip((scaled - low) / (high - low if high > low else 1.0), 0, 1)
     lines = []
     for i, stage in enumerate(matrix.stages):
-        cells: list[dict[str, Any] | None] = []
+        cells: list[Shown | None] = []
         for j, number in enumerate(matrix.value[i]):
             ends = matrix.low[i][j], matrix.high[i][j]
             interval = "by definition" if i == j else "no interval"
             if i != j and ends[0] is not None and ends[1] is not None:
                 interval = f"[{ends[0]:.2f}, {ends[1]:.2f}]"
-            cell = {"text": f"{number:.2f}{matrix.marks[i][j]}", "interval": interval} if number is not None else None
-            cells.append(cell and cell | _paint(float(shares[i, j])))
+            if number is None:
+                cells.append(None)
+            else:
+                cells.append(Shown(f"{number:.2f}{matrix.marks[i][j]}", interval=interval).painted(float(shares[i, j])))
         lines.append((stage, cells))
     return {"title": matrix.title, "stages": matrix.stages, "lines": lines}
 
 
-def _wall(model: str, shown: Sequence[Record], store: Store, pictures: Pictures) -> dict[str, Any] | None:
+def _wall(model: str, own: Sequence[Record], store_of: StoreOf, pictures: Pictures) -> dict[str, Any] | None:
     """Numbers of the pictures of a model by stage, method and image; None where no picture was kept."""
-    own = [r for r in shown if r["cell"]["model"] == model]
-    originals = next((found for r in own if (found := strip(store, r, original=True))), [])
-    made = {(r["cell"]["stage"], r["cell"]["method"]): [pictures.add(p) for p in strip(store, r)] for r in own}
+    originals = next((found for r in own if (found := strip(store_of(r), r, original=True))), [])
+    made = {(r["cell"]["stage"], r["cell"]["method"]): [pictures.add(p) for p in strip(store_of(r), r)] for r in own}
     if not originals or not any(made.values()):
         return None
     stages, methods = (list(dict.fromkeys(key[part] for key in made)) for part in (0, 1))
@@ -230,12 +251,14 @@ def _wall(model: str, shown: Sequence[Record], store: Store, pictures: Pictures)
     }
 
 
-def _images(shown: Sequence[Record], measures: Sequence[str], store: Store, pictures: Pictures) -> list[dict[str, Any]]:
+def _images(
+    shown: Sequence[Record], measures: Sequence[str], store_of: StoreOf, pictures: Pictures
+) -> list[dict[str, Any]]:
     """For every row its best and worst images: keys, numbers of pictures, and what every measure says of each."""
     found = []
     originals: dict[tuple[str, str], int] = {}
     for record in shown:
-        kept, cell, measured = extremes(store, record), record["cell"], record["metrics"]
+        kept, cell, measured = extremes(store_of(record), record), record["cell"], record["metrics"]
         images: dict[int, dict[str, Any]] = {}
         for row in extreme_rows(measured):
             key = record["images"][row]

@@ -3,7 +3,7 @@ records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from tabulate import tabulate
 
 from invsuite.metrics.interlayer import CrossApplication
+from invsuite.report.rows import by_model
 from invsuite.report.strips import save
 from invsuite.store import Record
 
@@ -88,20 +89,20 @@ def _cross(method: str, found: dict[str, Record]) -> Matrix:
     return Matrix(title, stages, pick("mean"), pick("low"), pick("high"), [[""] * len(stages) for _ in stages])
 
 
-def interlayer_section(records: Sequence[Record], relations: Sequence[Record], images: Sequence[str]) -> list[str]:
+def interlayer_section(records: Sequence[Record], relations: Sequence[Record], images: Mapping[str, str]) -> list[str]:
     """Lines of markdown; none where nothing relates stages.
 
     Args:
         records: of the cells.
         relations: of the models.
-        images: file names of the heat maps to show.
+        images: file names of the heat maps to show, by model.
     """
     lines = []
-    for model in dict.fromkeys(r["cell"]["model"] for r in records):
-        for matrix in matrices(model, records, relations):
+    for model, own in by_model(records).items():
+        for matrix in matrices(model, own, relations):
             lines += [f"### {model}", ""] if f"### {model}" not in lines else []
             lines += [matrix.table(), ""]
-        lines += [f"![{name}]({name})\n" for name in images if name.endswith(f"-{model}-interlayer.png")]
+        lines += [f"![{images[model]}]({images[model]})\n"] if model in images else []
     failed = [f"- {r['cell']['model']}: {r['status']}: {r['reason']}" for r in relations if r["status"] != "ok"]
     if not lines and not failed:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -16,7 +16,7 @@ from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.report.interlayer import interlayer_section
 from invsuite.report.merge import devices_of
-from invsuite.report.rows import Row, measures_of, places_of, rows_of
+from invsuite.report.rows import Row, by_model, measures_of, places_of, rows_of
 from invsuite.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
@@ -47,6 +47,9 @@ NOTES = (
     "**Trained values** counts what the stage's own inverse has trained or solved for.",
 )
 
+#: Place of a row by a measure: {measure: {row name: place}}.
+Places = dict[str, dict[str, int]]
+
 CSV_KEY = ("suite", "model", "stage", "method", "seed")
 CSV_END = ("ceiling", "floor", "reason", "cell")
 
@@ -54,10 +57,11 @@ CSV_END = ("ceiling", "floor", "reason", "cell")
 def markdown(
     title: str,
     records: Sequence[Record],
-    strips: Sequence[str] = (),
+    strips: Mapping[str, str] | None = None,
     relations: Sequence[Record] = (),
-    maps: Sequence[str] = (),
+    maps: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    placed: Places | None = None,
 ) -> str:
     """The leaderboard: for every model a table a group of measures, a row a stage and method over all seeds, stages in
     chain order; in bold every value of a stage that cannot be told apart from the best.
@@ -65,22 +69,23 @@ def markdown(
     Args:
         title: heading, which says what suite this is.
         records: in the order of the matrix.
-        strips: file names of the strips of pictures to show.
+        strips: file names of the strips of pictures to show, by model.
         relations: records of how the stages of models relate.
-        maps: file names of their heat maps.
+        maps: file names of their heat maps, by model.
         notes: what to say of the records before all else.
+        placed: the places of all rows, where they are known.
     """
-    done = [r for r in records if r["status"] == "ok"]
+    done, strips = [r for r in records if r["status"] == "ok"], strips or {}
+    placed = all_places(ranked_rows(records)) if placed is None else placed
     lines = [f"# {title}", ""]
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
     lines += _facts(records, done)
-    for model in dict.fromkeys(r["cell"]["model"] for r in records):
-        rows = rows_of([r for r in records if r["cell"]["model"] == model and not r.get("settled")])
-        lines += [f"## {model}", "", *_tables(rows)]
-        lines += [f"![{name}]({name})\n" for name in strips if name.endswith(f"-{model}.png")]
+    for model, own in by_model(records).items():
+        lines += [f"## {model}", "", *_tables(ranked_rows(own), placed)]
+        lines += [f"![{strips[model]}]({strips[model]})\n"] if model in strips else []
     lines += algebra_section(done)
     lines += gap_section(done)
-    lines += interlayer_section(done, relations, maps)
+    lines += interlayer_section(done, relations, maps or {})
     lines += _missing_section(records)
     lines += _legend(done)
     return "\n".join(lines).rstrip() + "\n"
@@ -88,7 +93,7 @@ def markdown(
 
 def terminal(records: Sequence[Record]) -> str:
     """The main numbers without intervals, narrow enough for a terminal."""
-    rows = rows_of([r for r in records if not r.get("settled")])
+    rows = ranked_rows(records)
     names = [name for name in measures_of(rows) if name in HEADLINES]
     return _table(rows, names, all_places(rows), costs=True, compact=True)
 
@@ -170,8 +175,9 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
     return [*lines, ""]
 
 
-#: Place of a row by a measure: {measure: {row name: place}}.
-Places = dict[str, dict[str, int]]
+def ranked_rows(records: Sequence[Record]) -> list[Row]:
+    """The rows of tables: a stage that a method does not apply to is none."""
+    return rows_of([r for r in records if not r.get("settled")])
 
 
 def all_places(rows: Sequence[Row]) -> Places:
@@ -187,9 +193,9 @@ def all_places(rows: Sequence[Row]) -> Places:
     return found
 
 
-def _tables(rows: Sequence[Row]) -> list[str]:
+def _tables(rows: Sequence[Row], placed: Places) -> list[str]:
     """One table a group of measures; the first also has the costs."""
-    placed, lines = all_places(rows), []
+    lines: list[str] = []
     groups: dict[str, list[str]] = {}
     for name in measures_of(rows):
         groups.setdefault(metric_of(name).group, []).append(name)

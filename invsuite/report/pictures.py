@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ QUALITY = 80  # of WebP
 CELLS = 1000  # cells whose pictures a page shows; of a larger matrix the first
 
 Pixels = NDArray[np.uint8]
+#: The store that has the pictures of a record.
+StoreOf = Callable[[Record], Store]
 
 
 @dataclass
@@ -57,9 +59,14 @@ def _webp(picture: Pixels, side: int, quality: int) -> str:
 
 def strip(store: Store, record: Record, original: bool = False) -> list[Pixels]:
     """The first reconstructions of a cell, or, if ``original``, the images themselves; none where no file is."""
-    model = record["cell"]["model"]
-    whole = _read(store.strip_path(f"{model}-original" if original else record["cell"]["id"]))
+    whole = _read(original_path(store, record) if original else store.strip_path(record["cell"]["id"]))
     return [] if whole is None else _cut(whole, _width(record, whole))
+
+
+def original_path(store: Store, record: Record) -> Path:
+    """File of the images of which `strip` shows the reconstructions."""
+    model = (record.get("run") or record["cell"])["model"]  # merged runs may have renamed it
+    return store.strip_path(f"{model}-original")
 
 
 def extremes(store: Store, record: Record) -> dict[int, tuple[Pixels, Pixels]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Row:
         done, every = len(self.done), len(self.records)
         return f"{self.method} ({every} seeds)" if done == every else f"{self.method} ({done} of {every} seeds)"
 
-    @property
+    @cached_property
     def done(self) -> tuple[Record, ...]:
         """The records with numbers."""
         return tuple(r for r in self.records if r["status"] == "ok")
@@ -101,6 +102,14 @@ class Row:
         return distance_from_best(
             self.having(measure)[0]["metrics"][measure]["direction"], self.values(measure, images)
         )
+
+
+def by_model(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records of each model, in order."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["cell"]["model"], []).append(record)
+    return found
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:

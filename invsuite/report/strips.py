@@ -14,23 +14,27 @@ import numpy as np
 from PIL import Image
 
 from invsuite.files import write_atomically
-from invsuite.store import Record, Store
+from invsuite.report.pictures import StoreOf, original_path
+from invsuite.store import Record
 
 
-def draw_strip(model: str, records: Sequence[Record], store: Store, path: Path) -> bool:
-    """Draw the strip of ``model`` from the reconstructions kept beside its records.
+def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: Path) -> bool:
+    """Draw the strip of ``model``, its first seed, from the reconstructions kept beside its ``records``.
 
     Returns:
         False if no reconstruction is there to draw.
     """
-    rows = [r["cell"] for r in records if r["cell"]["model"] == model and r["status"] == "ok"]
-    rows = [c for c in rows if store.strip_path(c["id"]).is_file() and c["seed"] == rows[0]["seed"]]
-    original = store.strip_path(f"{model}-original")
-    if not rows or not original.is_file():
+    rows = [r for r in records if r["status"] == "ok"]
+    files = {
+        (r["cell"]["stage"], r["cell"]["method"]): file
+        for r in rows
+        if (file := store_of(r).strip_path(r["cell"]["id"])).is_file() and r["cell"]["seed"] == rows[0]["cell"]["seed"]
+    }
+    original = next((file for r in rows if (file := original_path(store_of(r), r)).is_file()), None)
+    if not files or original is None:
         return False
-    stages = list(dict.fromkeys(c["stage"] for c in rows))
-    methods = list(dict.fromkeys(c["method"] for c in rows))
-    pictures = {(c["stage"], c["method"]): np.asarray(Image.open(store.strip_path(c["id"]))) for c in rows}
+    stages, methods = (list(dict.fromkeys(key[part] for key in files)) for part in (0, 1))
+    pictures = {key: np.asarray(Image.open(file)) for key, file in files.items()}
     shown = np.asarray(Image.open(original))
     aspect = shown.shape[1] / shown.shape[0]
     height = 0.85

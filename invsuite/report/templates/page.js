@@ -127,7 +127,7 @@ function card(cell, number, place, chosen) {
     }
     item.append(pictures);
   } else item.append(element("p", "no picture kept", { class: "faint" }));
-  item.append(element("p", `${image.key}: ${place} of n = ${cell.n[chosen]}`));
+  item.append(element("p", `${image.key}: ${place} of n\u00a0=\u00a0${cell.n[chosen]}`));
   const details = element("details");
   const list = element("ul");
   for (const [i, value] of image.values.entries()) {

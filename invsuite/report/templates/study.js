@@ -10,8 +10,7 @@ function show() {
   const over = at === page.pairs.length;
   $("trial").hidden = over;
   $("end").hidden = !over;
-  $("save").hidden = at === 0;
-  $("back").disabled = at === 0;
+  $("save").hidden = $("back").hidden = at === 0;
   $("bar").value = at;
   if (over) {
     $("thanks").textContent = `All ${at} pairs are answered. Thank you: save the answers and send the file back.`;
@@ -33,7 +32,7 @@ function answer(choice) {
 }
 
 function back() {
-  if ($("trial").hidden || !answers.length) return;
+  if (!answers.length) return;
   answers.pop();
   show();
 }
@@ -63,8 +62,9 @@ $("back").addEventListener("click", back);
 $("save").addEventListener("click", save);
 document.addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
+  if (!$("intro").hidden) return;
   const act = { ArrowLeft: () => answer("left"), ArrowRight: () => answer("right"), ArrowDown: () => answer("tie"), Backspace: back }[event.key];
-  if (act && !$("trial").hidden) {
+  if (act) {
     event.preventDefault();
     act();
   }
