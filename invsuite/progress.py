@@ -65,7 +65,9 @@ class ConsoleReporter:
 
     def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
         """A worker, who is done with what it did before, starts a group of cells; returns its progress hook."""
-        if worker in self._works:
+        if not self._works:  # loading and checking before the first is no measure of the rest
+            self._start = time.perf_counter()
+        elif worker in self._works:
             self._before += self._works[worker].weight
         work = self._works[worker] = _Work(weight)
 
