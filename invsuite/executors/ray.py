@@ -133,10 +133,19 @@ class RayWorker:
         mailbox: a `Mailbox`.
         sender: who this is to the parent.
         folder: the parent's working directory: what relative paths of a suite are relative to.
-        arguments: of `Worker`, all but how to tell.
+        plugins, job, device, threads: of its `Worker`.
     """
 
-    def __init__(self, mailbox: Any, sender: int, folder: Path, arguments: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        mailbox: Any,
+        sender: int,
+        folder: Path,
+        plugins: tuple[Path, ...],
+        job: bytes,
+        device: str,
+        threads: int,
+    ) -> None:
         self._mailbox, self._last = mailbox, None
         self._error: InvsuiteError | None = None
 
@@ -146,7 +155,7 @@ class RayWorker:
         if folder.is_dir():
             os.chdir(folder)
         try:
-            self._worker = Worker(*arguments, tell=tell)
+            self._worker = Worker(plugins, job, device, threads, tell)
         except InvsuiteError as error:
             self._error = error
         threading.Thread(target=self._end_when_asked, daemon=True).start()
@@ -204,8 +213,8 @@ class RayCrew:
             max_restarts=0,  # `Pool` replaces what is lost
             runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(share.cpus)}},
         )
-        arguments = (self.plugins, self.job, "cuda" if share.gpus else "cpu", share.cpus)
-        started = actor.remote(self._mailbox, self._started, Path.cwd(), arguments)
+        device = "cuda" if share.gpus else "cpu"
+        started = actor.remote(self._mailbox, self._started, Path.cwd(), self.plugins, self.job, device, share.cpus)
         handle = self._handles[self._started] = RayHandle(number, self._started, started, started.ready.remote())
         return handle
 
