@@ -65,7 +65,7 @@ class ConsoleReporter:
 
     def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
         """A worker, who is done with what it did before, starts a group of cells; returns its progress hook."""
-        if not self._works:  # loading and checking before the first is no measure of the rest
+        if not (self._works or self._before):  # loading and checking before the first is no measure of the rest
             self._start = time.perf_counter()
         elif worker in self._works:
             self._before += self._works[worker].weight
@@ -85,6 +85,12 @@ class ConsoleReporter:
         work = self._works.setdefault(worker, _Work(0.0))
         work.text, work.done = f"{cell.model.name} {cell.method.name}: {cell.stage} {status}", work.weight * 0.95
         self._show(force=self._done == self._cells)
+
+    def rest(self, worker: str, finished: bool) -> None:
+        """The worker works no more; what it did last is ``finished``, or lost."""
+        work = self._works.pop(worker, None)
+        if work is not None and finished:
+            self._before += work.weight
 
     def _show(self, force: bool = False) -> None:
         now = time.perf_counter()

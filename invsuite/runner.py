@@ -58,6 +58,9 @@ class Reporter(Protocol):
     def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
         """A cell has its record."""
 
+    def rest(self, worker: str, finished: bool) -> None:
+        """The worker works no more; what it did last is ``finished``, or lost."""
+
 
 Redo = Literal["unfinished", "missing", "failed", "all"]
 

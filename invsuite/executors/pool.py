@@ -117,7 +117,7 @@ class Pool(Generic[H]):
             self.crew.close()
 
     def _hear(self, worker: H, message: Message) -> None:
-        name, report = f"worker {worker.number + 1}", self.run.report
+        name, report = name_of(worker), self.run.report
         match message:
             case Ready(host, source):
                 if source != source_digest():
@@ -146,21 +146,23 @@ class Pool(Generic[H]):
             case Broken(error):
                 raise error
             case Lost(reason):
-                self._replace(worker, name, reason)
+                self._replace(worker, reason)
 
     def _occupy(self, worker: H) -> None:
         """Give a worker its next task; one without is not needed any more, and frees its device."""
         task = self.backlog.take(self.models.get(worker))
         if task is None:
+            self.run.report.rest(name_of(worker), finished=True)
             self.crew.discard(worker)
             return
         self.models[worker] = task.spec.name
         self.working[worker] = task
         self.crew.submit(worker, task)
 
-    def _replace(self, worker: H, name: str, reason: str) -> None:
+    def _replace(self, worker: H, reason: str) -> None:
         """A lost worker's fit is tried again by the next that is free, or given up; another worker takes its place."""
-        task = self.working.pop(worker, None)
+        task, name = self.working.pop(worker, None), name_of(worker)
+        self.run.report.rest(name, finished=False)
         self.crew.discard(worker)
         fit = "" if task is None else task.fit_id
         self.losses[fit] += 1
@@ -189,6 +191,11 @@ class Pool(Generic[H]):
         weights = {"weights": asdict(entry.model.origin)} if isinstance(entry, Opened) else {}
         for cell in self.run.still_to_do(task.cells):
             self.run.finish(cell, problem_record(error) | weights)
+
+
+def name_of(worker: Handle) -> str:
+    """What people call a worker."""
+    return f"worker {worker.number + 1}"
 
 
 def tasks_of(run: Run) -> list[Task]:

@@ -254,5 +254,7 @@ class RayCrew:
 
 
 def _ending(error: Exception) -> str:
-    """Why an actor is gone, on one line."""
-    return " ".join(str(error).split())[:300]
+    """Why an actor is gone, on one short line."""
+    text = str(error).strip()
+    why = text.partition("The actor is dead because ")[2] or text.splitlines()[-1]
+    return " ".join(why.split())[:200]

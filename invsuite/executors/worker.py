@@ -59,6 +59,9 @@ class Telling:
         """A cell has its record."""
         self._send(CellDone(cell.id, status))
 
+    def rest(self, worker: str, finished: bool) -> None:
+        """Nothing: the parent knows."""
+
 
 class Worker:
     """Computes one fit after the other on one device.

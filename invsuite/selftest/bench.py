@@ -45,6 +45,9 @@ class Silent:
     def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
         """Nothing."""
 
+    def rest(self, worker: str, finished: bool) -> None:
+        """Nothing."""
+
 
 def little_run(method: str, folder: Path) -> Record:
     """Plan and run the one cell of a little suite; returns its record as the store has it."""
