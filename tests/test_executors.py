@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import torch
 from helpers import TINY_SUITE, invoke
 from kill_resume import quality
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import Result
 
 from invsuite import plugins
+from invsuite.cli import app
 from invsuite.devices import pick_devices
 from invsuite.errors import DiskError, SetupError
 from invsuite.executors import EXECUTORS
@@ -85,6 +88,7 @@ SUITE = TINY_SUITE.replace('["psnr", "ssim", "lpips", "correspondence", "hue_gai
 )
 SUITE = SUITE.replace('"backbone", "decoder"', '"backbone"') + "[methods.fragile]\nwidth = 8\ndepth = 1\n"
 METHOD_NAMES = "mean,optimisation,fragile"
+PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 SCRIPT = "import sys; from invsuite.cli import app; app(sys.argv[1:])"
 
 
@@ -192,14 +196,14 @@ def test_a_signal_stops_the_workers_and_ends_with_130(folder: Path) -> None:
     store = Store(folder / "r" / "records" / "long")
     while parent.poll() is None and not any(store.folder.glob("locks/*modular*")):
         time.sleep(0.05)
-    workers = psutil.Process(parent.pid).children()
+    workers = [p for p in psutil.Process(parent.pid).children() if "spawn_main" in " ".join(p.cmdline())]
     parent.send_signal(signal.SIGTERM)
     _, said = parent.communicate()
     assert parent.returncode == 130, said
     assert b"interrupted; finished cells are kept" in said
     assert b"Traceback" not in said
-    assert workers
-    assert not any(w.is_running() for w in workers)
+    assert len(workers) == 1
+    assert not workers[0].is_running()
     assert [r["cell"]["method"] for r in store.records()] == ["mean"]
 
 
@@ -440,3 +444,22 @@ def test_progress_names_what_every_worker_does(plan: Plan) -> None:
     [line] = stream.getvalue().splitlines()
     assert line.startswith("[8/8 cells")
     assert "worker 1: detr ridge: decoder ok; worker 2: detr mean: 5/10 images, done" in line
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.S)
+
+
+def test_the_page_on_clusters_names_options_that_exist_and_parses() -> None:
+    yaml = pytest.importorskip("yaml")
+    for script in blocks("sh"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    [job] = [yaml.safe_load(text) for text in blocks("yaml")]
+    commands = re.findall(r"invsuite bench [^`#\n]*", PAGE.read_text())
+    assert job["spec"]["entrypoint"] in commands
+    known = {option for p in get_command(app).commands["bench"].params for option in p.opts}  # type: ignore[attr-defined]
+    named = set(re.findall(r"--[a-z-]+", " ".join(commands)))
+    assert {"--executor", "--address", "--device", "--workers", "--threads"} <= named <= known
+    placement = {f"--{f.name}" for f in fields(Placement)}
+    assert placement <= known
+    assert placement <= set(re.findall(r"--[a-z]+", PAGE.read_text()))
