@@ -119,7 +119,7 @@ def bench(folder: Path, out: str, *words: object) -> Result:
             "--plugin",
             folder / "fragile.py",
             "--methods",
-            ",".join(METHOD_NAMES),
+            METHOD_NAMES,
         )
         return invoke("bench", *suite, "--out", folder / out, "--device", "cpu", "--threads", 1, *words)
 
@@ -177,7 +177,7 @@ def test_a_ray_cluster_of_two_nodes_one_worker_killed_gives_the_serial_records(
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
         cluster.add_node(**node)
-        assert len([n for n in cluster.list_all_nodes() if n.is_alive]) == 2
+        assert len(cluster.list_all_nodes()) == 2, "with room for one worker on each"
         # time limits need the main thread of an actor
         result = bench(folder, "ray", "--executor", "ray", "--address", cluster.address, "--cell-seconds", 600)
         assert not ray.is_initialized(), "the command has left the cluster"
