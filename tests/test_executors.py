@@ -310,7 +310,7 @@ def test_cells_recorded_before_a_loss_are_not_computed_again(begun: Run) -> None
 
     crew = ScriptedCrew(1, script)
     assert work(begun, crew).outcome.computed == 8
-    assert [len(task.cells) for _, task in crew.given] == [2, 1] * 4
+    assert sorted(len(task.cells) for _, task in crew.given) == [1] * 4 + [2] * 4
 
 
 def test_a_fit_that_another_run_has_comes_last_and_is_waited_for(begun: Run) -> None:

@@ -10,8 +10,10 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,21 +54,34 @@ class Executor:
         tasks = tasks_of(run)
         if tasks:
             retries = RETRIES if self.placement.retries is None else self.placement.retries
-            address = self.placement.address or "auto"
-            ours = not ray.is_initialized()
-            try:
-                if ours:
-                    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise SetupError(f"no Ray cluster at '{address}': start one with: ray start --head") from error
-            try:
+            with _connected(self.placement.address or "auto"):
                 share = share_of(self.placement)
                 report.note(f"up to {share.workers} workers of {share.cpus} CPUs and {share.gpus:g} GPUs")
                 Pool(run, RayCrew(share, self.plugins, pickle.dumps(job)), tasks, retries).work()
-            finally:
-                if ours:
-                    ray.shutdown()
         return run.outcome
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Be a driver of the cluster at ``address``.
+
+    Raises:
+        SetupError: if there is none.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if address != "auto":  # Ray itself tries for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SetupError(f"no Ray cluster at '{address}': start one with: ray start --head") from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own ends at once, where a write is to be finished
+        yield
+    finally:
+        ray.shutdown()
 
 
 @dataclass(frozen=True)
