@@ -122,7 +122,7 @@ def bench(
         int | None, typer.Option(min=1, help="CPU threads of each worker, and the CPUs it asks of Ray.")
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs, or a share of one, that each worker asks of Ray.")
+        float | None, typer.Option(min=0, max=1, help="Share of a GPU that each worker asks of Ray (default: 1).")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or auto (default).")] = None,
     retries: Annotated[

@@ -31,10 +31,12 @@ def pick_devices(names: str) -> list[torch.device]:
     """Several devices, comma-separated; ``cuda``, and ``auto`` where there is CUDA, are all that the machine has.
 
     Raises:
-        UsageError: for a name torch does not know.
+        UsageError: for a name torch does not know, or devices of two kinds, whose numbers differ.
         SetupError: for a device this machine has not.
     """
     found = [pick_device(name.strip()) for name in names.split(",")]
     if len(found) == 1 and found[0].type == "cuda" and found[0].index is None:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if len({device.type for device in found}) > 1:
+        raise UsageError(f"devices '{names}' are of two kinds: name CUDA devices, or cpu")
     return found

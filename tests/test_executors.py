@@ -27,7 +27,7 @@ from typer.testing import Result
 from invsuite import plugins
 from invsuite.cli import app
 from invsuite.devices import pick_devices
-from invsuite.errors import DiskError, SetupError
+from invsuite.errors import DiskError, SetupError, UsageError
 from invsuite.executors import EXECUTORS
 from invsuite.executors.base import (
     Broken,
@@ -374,6 +374,8 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert pick_devices("auto") == pick_devices("cuda") == [torch.device("cuda", i) for i in range(3)]
     assert pick_devices("cuda:2, cuda:0") == [torch.device("cuda", 2), torch.device("cuda", 0)]
+    with pytest.raises(UsageError, match="devices 'cpu,cuda:1' are of two kinds"):
+        pick_devices("cpu,cuda:1")
 
 
 NODES = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 6.0}]
@@ -384,6 +386,7 @@ NODES = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 6.0}]
     [
         ({}, (5, 4, 1.0)),  # a worker for every GPU, with the smallest share of the CPUs beside it
         ({"gpus": 0.5}, (10, 2, 0.5)),
+        ({"gpus": 0.4, "threads": 1}, (10, 1, 0.4)),  # two on each: what is left of one GPU is no use to another
         ({"device": "cpu", "threads": 4}, (7, 4, 0.0)),
         ({"workers": 20, "threads": 32}, (20, 32, 1.0)),  # nodes may come
     ],
@@ -409,7 +412,11 @@ def test_what_a_worker_asks_of_ray(
         (("--executor", "process", "--gpus", 0.5), 2, "--gpus is not for --executor process, but for ray"),
         (("--executor", "process", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
         (("--executor", "ray", "--device", "cuda:1"), 2, "device 'cuda:1': Ray chooses it; use auto, cpu or cuda"),
-        (("--executor", "ray", "--address", "127.0.0.1:1"), 3, "no Ray cluster at '127.0.0.1:1': start one with"),
+        (
+            ("--executor", "ray", "--address", "127.0.0.1:1"),
+            3,
+            "no Ray cluster to join at '127.0.0.1:1' (",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(words: tuple[object, ...], code: int, line: str, tiny_suite: Path) -> None:

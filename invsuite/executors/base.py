@@ -26,7 +26,7 @@ class Placement:
         workers: how many compute at the same time.
         threads: CPU threads of each, and what it asks of Ray. They change the order of sums, and so the last digits
             of a number on a CPU: by default a worker has as many there as the whole run would have in one process.
-        gpus: how many GPUs, or what share of one, each worker asks of Ray.
+        gpus: what share of a GPU each worker asks of Ray, 0 to 1.
         address: of the Ray cluster; ``auto`` finds the one of this machine.
         retries: how often a fit is tried again whose worker was lost.
     """

@@ -35,7 +35,8 @@ try:
 except ImportError as error:
     raise UsageError("--executor ray needs Ray: pip install 'invsuite[ray]'") from error
 
-#: Variables that workers inherit by their prefix: where weights and photos are, and whether there is a network.
+#: Variables that workers inherit by their prefix: where weights and photos are, and whether there is a network. Tokens
+#: they do not: Ray shows a worker's variables to everybody on the cluster.
 INHERITED = ("INVSUITE_", "HF_", "TRANSFORMERS_", "TORCH_HOME")
 
 
@@ -75,7 +76,8 @@ def _connected(address: str) -> Iterator[None]:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"no Ray cluster at '{address}': start one with: ray start --head") from error
+        why = " ".join(str(error).split())
+        raise SetupError(f"no Ray cluster to join at '{address}' ({why}); start one with: ray start --head") from error
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray's own ends at once, where a write is to be finished
@@ -108,9 +110,8 @@ def share_of(placement: Placement) -> Share:
     if cpus is None:  # as many as this process would use, or a GPU's share of its node
         shares = [int(node.get("CPU", 0) * min(1.0, gpus / node["GPU"])) for node in with_gpus]
         cpus = max(1, min(shares, default=1)) if gpus else torch.get_num_threads()
-    room = sum(
-        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) / gpus if gpus else float("inf"))) for node in nodes
-    )
+    on_one = int(1 / gpus + 1e-6) if gpus else 0  # workers on a GPU
+    room = sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) * on_one if gpus else 1e9)) for node in nodes)
     if not (placement.workers or room):
         raise SetupError(f"no node of the Ray cluster has {cpus} CPUs and {gpus:g} GPUs: see --threads and --gpus")
     return Share(placement.workers or room, cpus, gpus)
@@ -179,8 +180,8 @@ class RayWorker:
         """Where this worker is, or why it cannot work."""
         return self._worker.ready() if self._error is None else Broken(self._error)
 
-    def compute(self, task: bytes) -> Message | None:
-        """Compute a pickled `Task`; None if it was asked to stop."""
+    def compute(self, task: bytes) -> Message:
+        """Compute a pickled `Task`, unless it is stopped."""
         try:
             with interruptible():
                 answer = self._worker.compute(task)
@@ -188,7 +189,7 @@ class RayWorker:
                     ray.get(self._last)  # what was said before the answer arrives before it
                 return answer
         except KeyboardInterrupt:
-            return None
+            return Lost("stopped by a signal")
 
     def _end_when_asked(self) -> None:
         ray.get(self._mailbox.stopped.remote())
@@ -197,12 +198,13 @@ class RayWorker:
 
 @dataclass(eq=False)
 class RayHandle:
-    """An actor, and its call that is under way."""
+    """An actor, its call that is under way, and whether that is a task."""
 
     number: int
     sender: int
     actor: Any
     call: Any
+    computing: bool = False
 
 
 class RayCrew:
@@ -221,7 +223,7 @@ class RayCrew:
         """Ask for an actor; Ray starts it where there is room."""
         self._started += 1
         share = self.share
-        variables = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+        variables = {k: v for k, v in os.environ.items() if k.startswith(INHERITED) and "TOKEN" not in k}
         actor = ray.remote(RayWorker).options(
             num_cpus=share.cpus,
             num_gpus=share.gpus,
@@ -235,6 +237,7 @@ class RayCrew:
 
     def submit(self, worker: RayHandle, task: Task) -> None:
         """A call of the actor."""
+        worker.computing = True
         worker.call = worker.actor.compute.remote(pickle.dumps(task))
 
     def listen(self) -> Iterator[tuple[RayHandle, Message]]:
@@ -246,7 +249,7 @@ class RayCrew:
                 yield self._handles[sender], message
         for call in ended:
             handle = calls[call]
-            handle.call = None
+            handle.call, handle.computing = None, False
             try:
                 yield handle, ray.get(call)
             except ray.exceptions.RayError as error:
@@ -260,7 +263,7 @@ class RayCrew:
     def close(self) -> None:
         """Ask all to stop, wait for those that compute, and end them."""
         self._mailbox.stop.remote()
-        calls = [handle.call for handle in self._handles.values() if handle.call is not None]
+        calls = [handle.call for handle in self._handles.values() if handle.computing]
         if calls:
             ray.wait(calls, num_returns=len(calls), timeout=STOP_SECONDS)
         for handle in list(self._handles.values()):
