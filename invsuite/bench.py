@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from tabulate import tabulate
 
 from invsuite.calibrate import plan_cost
-from invsuite.errors import SetupError, Unavailable, UsageError, unknown_name
+from invsuite.errors import Unavailable, UsageError, unknown_name
+from invsuite.executors import make_executor
+from invsuite.executors.base import Job, Placement
 from invsuite.fetch import fetch, needs
 from invsuite.files import write_atomically
 from invsuite.grid import Plan, Refused, Selection, choose, make_plan
@@ -27,7 +29,7 @@ from invsuite.report.findings import findings_markdown
 from invsuite.report.leaderboard import state_of, terminal
 from invsuite.report.merge import merge_runs
 from invsuite.report.study import study_page
-from invsuite.runner import STRIP_IMAGES, Redo, RunOptions, estimate, run
+from invsuite.runner import STRIP_IMAGES, Redo, RunOptions, estimate
 from invsuite.store import Record, Store
 from invsuite.study import analyse, key_of, plan_pairs, read_answers, read_key, study_table
 from invsuite.suite import Suite, load_suite
@@ -44,7 +46,8 @@ class BenchOptions:
     metrics: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     random_weights: bool = False
-    device: str = "auto"
+    placement: Placement = field(default_factory=Placement)
+    plugins: tuple[Path, ...] = ()
     out: Path = Path("results")
     dry_run: bool = False
     redo: Redo = "unfinished"
@@ -61,26 +64,6 @@ class BenchResult:
     exit_code: int = 0
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one.
-
-    Raises:
-        UsageError: for a name torch does not know.
-        SetupError: for a device this machine has not.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
 def store_of(suite: Suite, out: Path) -> Store:
     """Where a suite's records are."""
     return Store(out / "records" / suite.name)
@@ -89,7 +72,7 @@ def store_of(suite: Suite, out: Path) -> Store:
 def run_bench(options: BenchOptions) -> BenchResult:
     """Run what is missing, render, and say what was done."""
     suite = load_suite(options.suite)
-    device = pick_device(options.device)
+    executor = make_executor(options.placement, options.plugins)
     how = RunOptions(options.redo, options.cell_seconds)
     store = store_of(suite, options.out)
     selection = Selection(
@@ -98,9 +81,9 @@ def run_bench(options: BenchOptions) -> BenchResult:
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
-            return _describe(plan, store, device, how)
-        outcome = run(plan, store, device, reporter, how)
-        relations = relate_models(plan, store, device, reporter.note) if suite.interlayer else []
+            return _describe(plan, store, executor.device, how)
+        outcome = executor.run(plan, Job(suite, selection, store.folder.resolve(), how), reporter)
+        relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)
     every = [*records, *relations]

@@ -109,7 +109,25 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Untrained models: the same architectures with random weights.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; several, comma-separated, with --executor process.")
+    ] = "auto",
+    executor: Annotated[
+        str, typer.Option(help="serial, process (one process a device) or ray (the workers of a Ray cluster).")
+    ] = "serial",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many workers (default: one a device, or as many as there is room).")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each worker, and the CPUs it asks of Ray.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of a GPU that each worker asks of Ray (default: 1).")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster: HOST:PORT, or auto (default).")] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="How often a fit is tried again whose worker was lost (default: 2).")
+    ] = None,
     out: OutOption = Path("results"),
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Only cells that failed or were skipped.")
@@ -132,6 +150,7 @@ def bench(
     if offline:
         go_offline()
     from invsuite.bench import BenchOptions, run_bench
+    from invsuite.executors.base import Placement
 
     _load_plugins(plugin)
     options = BenchOptions(
@@ -142,7 +161,8 @@ def bench(
         metrics=_names(metrics),
         seeds=_seeds(seeds),
         random_weights=random_weights,
-        device=device,
+        placement=Placement(executor, device, workers, threads, gpus, address, retries),
+        plugins=tuple(plugin or ()),
         out=out,
         dry_run=dry_run,
         redo=_redo(retry_failed, only_missing, refresh),

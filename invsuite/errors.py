@@ -76,6 +76,12 @@ class TimeLimitError(InvsuiteError):
     fault = "time limit"
 
 
+class LostWorkerError(InvsuiteError):
+    """A worker that ended under a cell, more often than it is tried again."""
+
+    fault = "lost worker"
+
+
 SHOWN_NAMES = 60  # of a longer list only so many are shown
 
 

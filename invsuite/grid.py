@@ -227,16 +227,8 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
             stages no suite names.
     """
     specs = choose_models(suite, selection)
-    method_names = choose("method", [m.name for m in suite.methods], selection.methods)
-    metric_names = choose("metric", suite.metrics, selection.metrics)
-    seeds = selection.seeds or suite.seeds
-    methods = [m for m in suite.methods if m.name in method_names]
-    params = {m.name: m.method.params() for m in methods}
-    metrics = tuple(make_metric(name) for name in metric_names)
-    shared = {
-        "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
-        "edits": suite.edits,
-    }
+    _choose_methods(suite, selection)
+    metrics = make_metrics(suite, selection)
     words = selection.stages
     if all(spec.stages for spec in specs):
         _check_stages(words, [stage for spec in specs for stage in spec.stages])
@@ -245,45 +237,80 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     _check_stages(
         words, [s for spec, (cut, found) in zip(specs, loaded, strict=True) for s in _known(spec, cut, found)]
     )
-    entries: list[Opened | Refused] = []
-    for spec, found in loaded:
-        stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
+    entries = [_lay_out(suite, selection, metrics, spec, found, note) for spec, found in loaded]
+    return Plan(suite, metrics, tuple(entry for entry in entries if entry is not None))
 
-        def cells(facts: dict[str, Any], spec: ModelSpec = spec, stages: Sequence[str] = stages) -> tuple[Cell, ...]:
-            texts = {part: as_json(value) for part, value in (shared | facts).items()}
-            return tuple(
-                Cell(
-                    spec,
-                    stage,
-                    method,
-                    seed,
-                    _identity(suite, method, params[method.name], stage, spec.stages, seed, shared | facts),
-                    texts,
-                )
-                for seed in seeds
-                for stage in stages
-                for method in methods
-                if method.method.seeded or seed == seeds[0]
+
+def make_metrics(suite: Suite, selection: Selection) -> tuple[Metric, ...]:
+    """The suite's measures that are selected."""
+    return tuple(make_metric(name) for name in choose("metric", suite.metrics, selection.metrics))
+
+
+def open_model(
+    suite: Suite, selection: Selection, metrics: Sequence[Metric], spec: ModelSpec, note: Callable[[str], None]
+) -> Opened | Refused:
+    """One model of a plan again, in another process: ``spec`` is the plan's, with its cut."""
+    entry = _lay_out(suite, selection, metrics, *_load(spec, selection.stages, note), note)
+    assert entry is not None, "the plan has a stage of this model"
+    return entry
+
+
+def _choose_methods(suite: Suite, selection: Selection) -> list[MethodSpec]:
+    names = choose("method", [m.name for m in suite.methods], selection.methods)
+    return [m for m in suite.methods if m.name in names]
+
+
+def _lay_out(
+    suite: Suite,
+    selection: Selection,
+    metrics: Sequence[Metric],
+    spec: ModelSpec,
+    found: Model | InvsuiteError,
+    note: Callable[[str], None],
+) -> Opened | Refused | None:
+    """Open the data of a loaded model and lay out its cells; None if no stage of it is selected."""
+    words = selection.stages
+    stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
+    seeds = selection.seeds or suite.seeds
+    methods = [(m, m.method.params()) for m in _choose_methods(suite, selection)]
+    shared = {
+        "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
+        "edits": suite.edits,
+    }
+
+    def cells(facts: dict[str, Any]) -> tuple[Cell, ...]:
+        texts = {part: as_json(value) for part, value in (shared | facts).items()}
+        return tuple(
+            Cell(
+                spec,
+                stage,
+                method,
+                seed,
+                _identity(suite, method, params, stage, spec.stages, seed, shared | facts),
+                texts,
             )
+            for seed in seeds
+            for stage in stages
+            for method, params in methods
+            if method.method.seeded or seed == seeds[0]
+        )
 
-        try:
-            if isinstance(found, InvsuiteError):
-                raise found
-            if not stages:
-                continue
-            witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
-            splits = _open_data(suite, spec, found, note)
-        except InvsuiteError as error:
-            entries.append(Refused(spec, error, cells({"refused": spec.source})))
-            continue
-        digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
-        facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
-        if isinstance(witness, Model):
-            facts["witness"] = witness.origin.sha256
-        elif isinstance(witness, Unavailable):
-            facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
-        entries.append(Opened(spec, found, splits, cells(facts), witness))
-    return Plan(suite, metrics, tuple(entries))
+    try:
+        if isinstance(found, InvsuiteError):
+            raise found
+        if not stages:
+            return None
+        witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
+        splits = _open_data(suite, spec, found, note)
+    except InvsuiteError as error:
+        return Refused(spec, error, cells({"refused": spec.source}))
+    digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
+    facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
+    if isinstance(witness, Model):
+        facts["witness"] = witness.origin.sha256
+    elif isinstance(witness, Unavailable):
+        facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
+    return Opened(spec, found, splits, cells(facts), witness)
 
 
 def _witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from rich.console import Console
@@ -14,16 +15,25 @@ from invsuite.grid import Cell
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
+@dataclass
+class _Work:
+    """What a worker does: ``done`` of ``weight`` image passes, in words."""
+
+    weight: float
+    done: float = 0.0
+    text: str = ""
+
+
 class ConsoleReporter:
-    """Shows cells done, what the running cell does, and the time left as judged by the work done so far."""
+    """Shows cells done, what each worker does, and the time left as judged by the work that all have done so far."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._cells = self._done = 0
-        self._weight = self._before = self._current = 0.0
-        self._label = ""
+        self._weight = self._before = 0.0
+        self._works: dict[str, _Work] = {}  # by worker
         self._start = self._last_line = time.perf_counter()
 
     def __enter__(self) -> ConsoleReporter:
@@ -53,41 +63,51 @@ class ConsoleReporter:
             self._live.start()
             self._task = self._live.add_task("", total=1.0, cells=f"0/{cells} cells", left="")
 
-    def work(self, label: str, weight: float) -> Callable[[int, int, str], None]:
-        """A group of cells starts; returns its progress hook."""
-        self._before += self._current
-        self._current, self._label = weight, label
+    def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
+        """A worker, who is done with what it did before, starts a group of cells; returns its progress hook."""
+        if not (self._works or self._before):  # loading and checking before the first is no measure of the rest
+            self._start = time.perf_counter()
+        elif worker in self._works:
+            self._before += self._works[worker].weight
+        work = self._works[worker] = _Work(weight)
 
         def hook(done: int, total: int, note: str) -> None:
-            self._show(f"{label}: {done}/{total} {note}", self._before + weight * min(1.0, done / max(total, 1)) * 0.9)
+            work.text, work.done = f"{label}: {done}/{total} {note}", weight * min(1.0, done / max(total, 1)) * 0.9
+            self._show()
 
         return hook
 
-    def cell_done(self, cell: Cell, status: str) -> None:
+    def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
         """A cell has its record; anything but ok is said at once."""
         self._done += 1
         if status != "ok":
             self.note(f"{status}: {cell.key}")
-        self._show(
-            f"{self._label}: {cell.stage} {status}",
-            self._before + self._current * 0.95,
-            force=self._done == self._cells,
-        )
+        work = self._works.setdefault(worker, _Work(0.0))
+        work.text, work.done = f"{cell.model.name} {cell.method.name}: {cell.stage} {status}", work.weight * 0.95
+        self._show(force=self._done == self._cells)
 
-    def _show(self, text: str, worked: float, force: bool = False) -> None:
+    def rest(self, worker: str, finished: bool) -> None:
+        """The worker works no more; what it did last is ``finished``, or lost."""
+        work = self._works.pop(worker, None)
+        if work is not None and finished:
+            self._before += work.weight
+
+    def _show(self, force: bool = False) -> None:
         now = time.perf_counter()
+        worked = self._before + sum(work.done for work in self._works.values())
         share = 1.0 if self._done == self._cells else min(worked / self._weight, 0.999)
         elapsed = now - self._start
         left = (
             "done" if share == 1.0 else "about " + _clock(elapsed / share - elapsed) + " left" if share > 0.02 else ""
         )
+        texts = [f"{worker}: {work.text}" if worker else work.text for worker, work in self._works.items() if work.text]
         if self._live is not None and self._task is not None:
-            self._live.update(
-                self._task, completed=share, description=text, cells=f"{self._done}/{self._cells} cells", left=left
-            )
+            count, text = f"{self._done}/{self._cells} cells", "\n".join(texts)
+            self._live.update(self._task, completed=share, description=text, cells=count, left=left)
         elif force or now - self._last_line >= PLAIN_EVERY:
             self._last_line = now
-            self.note(f"[{self._done}/{self._cells} cells, {_clock(elapsed)}] {text}" + (f", {left}" if left else ""))
+            line = f"[{self._done}/{self._cells} cells, {_clock(elapsed)}] {'; '.join(texts)}"
+            self.note(line + (f", {left}" if left else ""))
 
 
 def _clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import shutil
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -44,7 +44,7 @@ USUAL_PASSES = 10_000
 
 
 class Reporter(Protocol):
-    """What the runner tells while it works."""
+    """What the runner tells while it works; ``worker`` names who does it where several work at the same time."""
 
     def note(self, text: str) -> None:
         """A line worth reading."""
@@ -52,11 +52,14 @@ class Reporter(Protocol):
     def begin(self, cells: int, weight: float) -> None:
         """The run has ``cells`` cells to compute and this much work in all."""
 
-    def work(self, label: str, weight: float) -> Callable[[int, int, str], None]:
+    def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
         """A piece of work starts; the hook reports its progress."""
 
-    def cell_done(self, cell: Cell, status: str) -> None:
+    def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
         """A cell has its record."""
+
+    def rest(self, worker: str, finished: bool) -> None:
+        """The worker works no more; what it did last is ``finished``, or lost."""
 
 
 Redo = Literal["unfinished", "missing", "failed", "all"]
@@ -96,7 +99,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What every step of one run needs; ``stamps`` tell whether another process wrote a cell's record meanwhile."""
 
     plan: Plan
@@ -104,8 +107,8 @@ class _Run:
     device: torch.device
     report: Reporter
     options: RunOptions
-    outcome: Outcome
     stamps: dict[str, int | None]
+    outcome: Outcome = field(default_factory=Outcome)
 
     def finish(self, cell: Cell, body: dict[str, Any]) -> None:
         """Write the cell's record."""
@@ -140,9 +143,39 @@ class _Run:
                 self.report.cell_done(cell, "ok" if self.store.finished(cell.id) else "failed elsewhere")
         return left
 
+    def fits(self) -> Iterator[tuple[Opened, dict[str, list[Cell]]]]:
+        """Every model with cells to compute, and those by the fit they share."""
+        for entry in self.plan.models:
+            fits: dict[str, list[Cell]] = {}
+            for cell in entry.cells:
+                if cell.id in self.stamps:
+                    fits.setdefault(cell.fit_id, []).append(cell)
+            if isinstance(entry, Opened) and fits:
+                yield entry, fits
+
+
+def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions) -> Run:
+    """A run of a plan with nothing computed yet but the records of models that cannot be had.
+
+    Raises:
+        DataError: if a measure gives wrong values for pictures whose values are known.
+        DiskError: if a record cannot be written.
+    """
+    pending = [cell for cell in plan.cells if options.wants(store, cell)]
+    stamps = {cell.id: store.stamp(cell.id) for cell in pending}
+    this = Run(plan, store, device, report, options, stamps, Outcome(reused=len(plan.cells) - len(pending)))
+    if pending:
+        check_measures(plan.metrics)
+    report.begin(len(pending), sum(estimate(plan, cell) for cell in pending))
+    for entry in plan.models:
+        if isinstance(entry, Refused):
+            for cell in this.still_to_do([cell for cell in entry.cells if cell.id in stamps]):
+                this.finish(cell, problem_record(entry.error))
+    return this
+
 
 def run(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None) -> Outcome:
-    """Compute every cell that has no successful record yet, or those that ``options`` name.
+    """Compute every cell that has no successful record yet, or those that ``options`` name, one after the other.
 
     Other processes may run the same plan on the same store: each fit is computed by one of them.
 
@@ -157,22 +190,21 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter, option
         DataError: if a measure gives wrong values for pictures whose values are known.
         DiskError: if a record cannot be written; those that were are kept.
     """
-    options = options or RunOptions()
-    pending = [cell for cell in plan.cells if options.wants(store, cell)]
-    outcome = Outcome(reused=len(plan.cells) - len(pending))
-    stamps = {cell.id: store.stamp(cell.id) for cell in pending}
-    this = _Run(plan, store, device, report, options, outcome, stamps)
-    if pending:
-        check_measures(plan.metrics)
-    report.begin(len(pending), sum(estimate(plan, cell) for cell in pending))
-    for entry in plan.models:
-        cells = [cell for cell in entry.cells if cell.id in stamps]
-        if isinstance(entry, Refused):
-            for cell in this.still_to_do(cells):
-                this.finish(cell, problem_record(entry.error))
-        elif cells:
-            _run_model(this, entry, cells)
-    return outcome
+    this = begin(plan, store, device, report, options or RunOptions())
+    for entry, fits in this.fits():
+        session = Session(this, entry, trained_fits(fits))
+        waiting = fits
+        for wait in (False, True):  # those that no other process has first
+            waiting = {name: cells for name, cells in waiting.items() if not session.fit(name, cells, wait)}
+            if waiting:
+                report.note(f"{len(waiting)} fits of '{entry.spec.name}' are computed by another process; waiting")
+        session.close()
+    return this.outcome
+
+
+def trained_fits(fits: dict[str, list[Cell]]) -> int:
+    """How many of the fits are trained, and so share kept representations."""
+    return sum(cells[0].method.method.uses_budget for cells in fits.values())
 
 
 def estimate(plan: Plan, cell: Cell) -> float:
@@ -190,50 +222,6 @@ def estimate(plan: Plan, cell: Cell) -> float:
     return passes + float(steps) * images
 
 
-def _run_model(this: _Run, entry: Opened, cells: list[Cell]) -> None:
-    """Every fit of one model: those that no other process has first, then, waiting for them, the others."""
-    model, device = entry.model, this.device
-    weights = {"weights": asdict(model.origin)}
-    try:
-        model.to(device)
-        if isinstance(entry.witness, Model):
-            entry.witness.to(device)
-        before = model.fingerprint()
-        samples = entry.splits.score.samples()
-        images = torch.stack([sample.image for sample in samples]).to(device)
-        check_masks(samples)
-        check_normalisation(model)
-        check_chain(model, images[:CANARY_IMAGES])
-    except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
-        for cell in this.still_to_do(cells):
-            this.finish(cell, problem_record(error) | weights)
-        model.to("cpu")
-        return
-    write_atomically(this.store.strip_path(f"{entry.spec.name}-original"), _strip(images))
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.fit_id, []).append(cell)
-    trained = sum(group[0].method.method.uses_budget for group in groups.values())
-    features = FeatureCache(this.plan.suite.engine.cache, max(1, trained), log=this.report.note)
-    scored = Scored(before, samples, images, features)
-    waiting = list(groups.items())
-    for wait in (False, True):
-        busy = []
-        for fit_id, group in waiting:
-            with this.store.claim(fit_id, wait) as mine:
-                if not mine:
-                    busy.append((fit_id, group))
-                elif left := this.still_to_do(group):
-                    _run_fit(this, entry, fit_id, left, scored)
-        if busy:
-            this.report.note(f"{len(busy)} fits of '{entry.spec.name}' are being computed by another process; waiting")
-        waiting = busy
-    features.close()
-    model.to("cpu")
-    if isinstance(entry.witness, Model):
-        entry.witness.to("cpu")
-
-
 @dataclass(frozen=True)
 class Scored:
     """What all fits of a model share: its fingerprint, the scored samples and their images (B, 3, H, W) on the device,
@@ -246,13 +234,71 @@ class Scored:
     of_model: dict[Hashable, Any] = field(default_factory=dict)
 
 
-def _run_fit(this: _Run, entry: Opened, fit_id: str, group: list[Cell], scored: Scored) -> None:
+class Session:
+    """A model of a run on its device, checked, with what its fits share.
+
+    Args:
+        run: where records go.
+        entry: the model.
+        trained: how many fits of the run are trained on it: what keeping representations is weighed by.
+
+    Raises:
+        DiskError: if the disk refuses.
+    """
+
+    def __init__(self, run: Run, entry: Opened, trained: int) -> None:
+        self.run, self.entry = run, entry
+        self.problem: dict[str, Any] | None = None
+        model, device = entry.model, run.device
+        self._features = FeatureCache(run.plan.suite.engine.cache, max(1, trained), log=run.report.note)
+        try:
+            model.to(device)
+            if isinstance(entry.witness, Model):
+                entry.witness.to(device)
+            before = model.fingerprint()
+            samples = entry.splits.score.samples()
+            images = torch.stack([sample.image for sample in samples]).to(device)
+            check_masks(samples)
+            check_normalisation(model)
+            check_chain(model, images[:CANARY_IMAGES])
+            self._scored = Scored(before, samples, images, self._features)
+        except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
+            self.problem = problem_record(error) | {"weights": asdict(model.origin)}
+            return
+        write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images))
+
+    def fit(self, fit_id: str, cells: Sequence[Cell], wait: bool) -> bool:
+        """Compute the cells of one fit that are still to do; False if another process has it and ``wait`` is not asked.
+
+        Raises:
+            DiskError: if a record cannot be written.
+        """
+        with self.run.store.claim(fit_id, wait) as mine:
+            if not mine:
+                return False
+            left = self.run.still_to_do(cells)
+            if self.problem is not None:
+                for cell in left:
+                    self.run.finish(cell, self.problem)
+            elif left:
+                _run_fit(self.run, self.entry, fit_id, left, self._scored)
+        return True
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._features.close()
+        self.entry.model.to("cpu")
+        if isinstance(self.entry.witness, Model):
+            self.entry.witness.to("cpu")
+
+
+def _run_fit(run: Run, entry: Opened, fit_id: str, group: list[Cell], scored: Scored) -> None:
     """Fit once, then invert, score and write each cell of the group."""
-    model, suite, limit = entry.model, this.plan.suite, this.options.cell_seconds
+    model, suite, limit = entry.model, run.plan.suite, run.options.cell_seconds
     method, seed = group[0].method.method, group[0].seed
     weights = {"weights": asdict(model.origin)}
     set_determinism(seed)
-    checkpoints = this.store.fit_path(fit_id)
+    checkpoints = run.store.fit_path(fit_id)
     # a fit that was killed while its cells were scored is whole on disk, for all its stages
     together = [cell for cell in entry.cells if cell.fit_id == fit_id] if checkpoints.is_dir() else group
     problem = Problem(
@@ -263,15 +309,15 @@ def _run_fit(this: _Run, entry: Opened, fit_id: str, group: list[Cell], scored: 
         select=entry.splits.select,
         budget=suite.budget,
         seed=seed,
-        progress=this.report.work(
-            f"{entry.spec.name} {group[0].method.name}", sum(estimate(this.plan, cell) for cell in group)
+        progress=run.report.work(
+            f"{entry.spec.name} {group[0].method.name}", sum(estimate(run.plan, cell) for cell in group)
         ),
         engine=suite.engine,
         features=scored.features,
         checkpoints=checkpoints,
     )
     try:
-        with Meter(this.device) as fit_meter, time_limit(limit and limit * len(group), f"fitting '{method.name}'"):
+        with Meter(run.device) as fit_meter, time_limit(limit and limit * len(group), f"fitting '{method.name}'"):
             fitted = method.fit(problem)
         if model.fingerprint() != scored.fingerprint:
             raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
@@ -279,12 +325,12 @@ def _run_fit(this: _Run, entry: Opened, fit_id: str, group: list[Cell], scored: 
         raise
     except Exception as error:
         for cell in group:
-            this.finish(cell, problem_record(error, "fitting") | weights)
+            run.finish(cell, problem_record(error, "fitting") | weights)
         return
     for cell in group:
         try:
             with time_limit(limit, f"inverting and scoring '{cell.key}'"):
-                body = _score(this.plan, entry, cell, fitted, scored, this.store)
+                body = _score(run.plan, entry, cell, fitted, scored, run.store)
             body["cost"]["fit_total_seconds"] = fit_meter.seconds
             body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
             body["data"] = {
@@ -299,7 +345,7 @@ def _run_fit(this: _Run, entry: Opened, fit_id: str, group: list[Cell], scored: 
             raise
         except Exception as error:
             body = problem_record(error, "inverting and scoring")
-        this.finish(cell, body | weights)
+        run.finish(cell, body | weights)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 

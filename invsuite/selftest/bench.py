@@ -38,11 +38,14 @@ class Silent:
     def begin(self, cells: int, weight: float) -> None:
         """Nothing."""
 
-    def work(self, label: str, weight: float) -> Callable[[int, int, str], None]:
+    def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
         """A hook that shows nothing."""
         return lambda done, total, note: None
 
-    def cell_done(self, cell: Cell, status: str) -> None:
+    def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
+        """Nothing."""
+
+    def rest(self, worker: str, finished: bool) -> None:
         """Nothing."""
 
 

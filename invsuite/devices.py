@@ -1,0 +1,42 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+from invsuite.errors import SetupError, UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        UsageError: for a name torch does not know.
+        SetupError: for a device this machine has not.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def pick_devices(names: str) -> list[torch.device]:
+    """Several devices, comma-separated; ``cuda``, and ``auto`` where there is CUDA, are all that the machine has.
+
+    Raises:
+        UsageError: for a name torch does not know, or devices of two kinds, whose numbers differ.
+        SetupError: for a device this machine has not.
+    """
+    found = [pick_device(name.strip()) for name in names.split(",")]
+    if len(found) == 1 and found[0].type == "cuda" and found[0].index is None:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if len({device.type for device in found}) > 1:
+        raise UsageError(f"devices '{names}' are of two kinds: name CUDA devices, or cpu")
+    return found
