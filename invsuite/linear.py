@@ -16,6 +16,8 @@ COLUMNS = 4096  # features that are put into float64 at a time
 LAMBDAS = tuple(10.0**e for e in range(-8, 3))  # relative to the mean eigenvalue of the standardised features
 GRAM_BLOCK = 256  # columns: small enough to skip most of the half that is symmetric, large enough for a fast product
 
+#: sum of targets over images, (places, t), and their sum of squares
+TargetSums = tuple[torch.Tensor, float]
 #: weights (d, t) -> mean squared error per row
 Judge = Callable[[torch.Tensor], float]
 
@@ -31,8 +33,8 @@ class Equations(Protocol):
     def rows(self) -> int:
         """Rows in all."""
 
-    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
-        """Accumulate a batch: features (B, places, d), targets (B, places, t) and, if known, their sum of squares."""
+    def add(self, features: torch.Tensor, targets: torch.Tensor, sums: TargetSums | None = None) -> None:
+        """Accumulate a batch: features (B, places, d), targets (B, places, t) and, if known, the targets' sums."""
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features (places, d) and mean targets (places, t)."""
@@ -56,21 +58,21 @@ class NormalEquations:
     x: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     y: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
+    def add(self, features: torch.Tensor, targets: torch.Tensor, sums: TargetSums | None = None) -> None:
         """Accumulate a batch; products are computed in float32 a batch, sums kept in float64.
 
         Args:
             features: (B, places, d).
             targets: (B, places, t).
-            square: the targets' sum of squares, if it is known already.
+            sums: the targets', if they are known already.
         """
         self.images += len(features)
         rows, wanted = features.flatten(0, 1), targets.flatten(0, 1)
         self.xx = self.xx + gram(rows).double()
         self.xy = self.xy + (rows.T @ wanted).double()
-        self.yy += sum_of_squares(targets) if square is None else square
         self.x = self.x + features.sum(0).double()  # over the few images of a batch float32 is exact enough
-        self.y = self.y + targets.sum(0).double()
+        y, yy = sums or target_sums(targets)
+        self.y, self.yy = self.y + y, self.yy + yy
 
     @property
     def places(self) -> int:
@@ -118,7 +120,7 @@ class Examples:
     targets: list[torch.Tensor] = field(default_factory=list)
     places: int = 1
 
-    def add(self, features: torch.Tensor, targets: torch.Tensor, square: float | None = None) -> None:
+    def add(self, features: torch.Tensor, targets: torch.Tensor, sums: TargetSums | None = None) -> None:
         """Keep a batch of features (B, 1, d) and targets (B, 1, t)."""
         self.features.append(features[:, 0])
         self.targets.append(targets[:, 0])
@@ -189,9 +191,9 @@ def gram(rows: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def sum_of_squares(targets: torch.Tensor) -> float:
-    """Sum of squares, a row in float32, rows added in float64."""
-    return float(torch.linalg.vecdot(targets, targets).sum(dtype=torch.float64))
+def target_sums(targets: torch.Tensor) -> TargetSums:
+    """Of a batch (B, places, t): over images, and the sum of squares, a row in float32, rows added in float64."""
+    return targets.sum(0).double(), float(torch.linalg.vecdot(targets, targets).sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
-from invsuite.linear import Equations, Examples, NormalEquations, Solution, solve, sum_of_squares
+from invsuite.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.timing import Stopwatch
@@ -123,13 +123,13 @@ class Accumulator:
 
     def add(self, images: torch.Tensor, found: dict[str, Representation], sums: dict[str, Equations]) -> None:
         """One batch of images (B, 3, H, W) and their representations into ``sums``."""
-        targets: dict[object, tuple[torch.Tensor, float]] = {}
+        targets: dict[object, tuple[torch.Tensor, TargetSums]] = {}
         for stage, readout in self.readouts.items():
             if readout.layout.grid not in targets:
                 with self.shared:
-                    rows = readout.targets(images)
-                    rows = rows - self.centre_y.setdefault(readout.layout.grid, rows.mean((0, 1)))
-                    targets[readout.layout.grid] = rows, sum_of_squares(rows)
+                    rows = readout.targets(images).contiguous()  # once: every stage flattens them
+                    rows -= self.centre_y.setdefault(readout.layout.grid, rows.mean((0, 1)))
+                    targets[readout.layout.grid] = rows, target_sums(rows)
             with self.own[stage]:
                 features = readout.features(found[stage].tensor)
                 features = features - self.centre_x.setdefault(stage, features.mean((0, 1)))
