@@ -25,7 +25,16 @@ from invsuite.files import write_atomically
 from invsuite.flops import count_flops
 from invsuite.grid import Cell, Opened, Plan, Refused
 from invsuite.memory import free_memory, halving, is_out_of_memory
-from invsuite.methods.base import Fitted, Problem, ReportingInverter, SeeingInverter, Snapshot, WatchedInverter
+from invsuite.methods.base import (
+    Fitted,
+    Inverter,
+    IterativeInverter,
+    Problem,
+    ReportingInverter,
+    SeeingInverter,
+    Snapshot,
+    WatchedInverter,
+)
 from invsuite.methods.canary import check_inverter, check_reconstructions
 from invsuite.metrics.base import Metric, Scoring
 from invsuite.metrics.golden import check_measures
@@ -455,9 +464,17 @@ def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) ->
 
 
 def _flops_an_image(model: Model, stage: str, fitted: Fitted, images: torch.Tensor) -> int:
-    """Operations of inverting the first image's representation, its own forward pass left out."""
+    """Operations of inverting the first image's representation, its own forward pass left out. Counting is slow: of an
+    inverter that repeats one step, a first and a second one are counted."""
     found = model.represent(images[:1], [stage])[stage]
-    flops = count_flops(lambda: fitted.invert(stage, found, images[:1]))
+
+    def count(inverter: Inverter | SeeingInverter) -> int:
+        return count_flops(lambda: replace(fitted, inverter=inverter).invert(stage, found, images[:1]))
+
+    if isinstance(fitted.inverter, IterativeInverter):
+        one, two = (count(fitted.inverter.shortened(iterations)) for iterations in (1, 2))
+        return one + (fitted.inverter.iterations - 1) * (two - one)
+    flops = count(fitted.inverter)
     if isinstance(fitted.inverter, ReportingInverter):
         fitted.inverter.findings(stage)
     return flops

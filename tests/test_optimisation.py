@@ -8,8 +8,10 @@ import pytest
 import torch
 from helpers import scene_split
 
+from invsuite import runner
+from invsuite.flops import count_flops
 from invsuite.methods import make_method
-from invsuite.methods.base import Problem, Snapshot, WatchedInverter
+from invsuite.methods.base import IterativeInverter, Problem, Snapshot, WatchedInverter
 from invsuite.methods.descent import feature_loss, snapshot_marks
 from invsuite.methods.optimisation import Mahendran2015, Optimisation
 from invsuite.methods.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
@@ -53,6 +55,17 @@ def test_the_curve_is_told_and_the_last_point_is_what_is_returned(
     assert told[4].loss.mean() < told[0].loss.mean()
     assert told[10].seconds >= told[0].seconds
     assert torch.equal(inverter.invert_watched("first", found, None), made), "watching changes nothing"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_iterations_tell_the_operations_of_all(name: str, vit: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(906, 1).images(slice(0, 1))
+    settings = FEW[name] | {"iterations": 4} | ({"restarts": 2} if name == "mahendran2015" else {})
+    fitted = make_method(name, settings).fit(make_problem(vit, ("block01",)))
+    found = vit.represent(images, ["block01"])["block01"]
+    whole = count_flops(lambda: fitted.invert("block01", found, images))
+    assert isinstance(fitted.inverter, IterativeInverter)
+    assert runner._flops_an_image(vit, "block01", fitted, images) == whole > 0
 
 
 def test_restarts_keep_the_best_of_each_image(linear_chain: Model, make_problem: MakeProblem) -> None:

@@ -221,6 +221,18 @@ class WatchedInverter(Protocol):
 
 
 @runtime_checkable
+class IterativeInverter(Protocol):
+    """An inverter that repeats one step ``iterations`` times, so that a few tell the operations of all."""
+
+    @property
+    def iterations(self) -> int:
+        """Of one inversion."""
+
+    def shortened(self, iterations: int) -> Inverter:
+        """The same with so many iterations."""
+
+
+@runtime_checkable
 class ReportingInverter(Protocol):
     """An inverter that learns something while it inverts, e.g. whether an iteration converged."""
 

@@ -11,14 +11,14 @@ reconstruction does not depend on the images beside it (up to rounding, which ma
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from invsuite.errors import ConvergenceError
-from invsuite.methods.base import ProgressHook, Snapshot, Watch, derived_seed
+from invsuite.methods.base import ProgressHook, Snapshot, Watch, derived_seed, silent
 from invsuite.methods.pixels import ClampedPixels, FourierPixels, ImagePrior, Pixels, SigmoidPixels, noise_like
 from invsuite.methods.priors import Views, alpha_norm, total_variation
 from invsuite.models.base import Model, Representation
@@ -99,6 +99,15 @@ class Descent:
     settings: Optimisation
     seed: int
     progress: ProgressHook
+
+    @property
+    def iterations(self) -> int:
+        """Of each restart."""
+        return self.settings.iterations
+
+    def shortened(self, iterations: int) -> Descent:
+        """The same with so many iterations, and silent."""
+        return replace(self, settings=replace(self.settings, iterations=iterations), progress=silent)
 
     def invert(self, stage: str, representation: Representation) -> torch.Tensor:
         """Reconstructions (B, 3, H, W) in [0, 1].
