@@ -35,7 +35,7 @@ from invsuite.methods.ridge import Ridge
 from invsuite.models import load_model
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "3840"))
-LADDER = (1 / 15, 2 / 15, 1 / 5, 4 / 15, 2 / 5, 1)
+LADDER = (2 / 15, 1 / 5, 4 / 15, 2 / 5, 1)
 RATE = 1e-3  # the published scripts use 1e-3 for image decoders and for every module of DETR
 BATCH = {"reference": 16, "engine": 4}  # the engine's steps are cheap enough for small batches
 ENGINES = {"float32": Engine(precision="float32"), "bfloat16": Engine(precision="bfloat16")}
@@ -61,7 +61,7 @@ class Setting:
 
 
 def method(width: int, start: str) -> Modular:
-    recipe = {"patience": 2, "learning_rate": 4e-3}
+    recipe = {"patience": 2, "learning_rate": 8e-3, "linear_rate": 0.01, "output_rate": 0.1}
     made = make_method("modular", {"width": width, "depth": 1, "start": start, "recipe": recipe})
     assert isinstance(made, Modular)
     return made

@@ -31,11 +31,12 @@ from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
 from invsuite.features import Draw, FeatureCache, FeatureStream, SelectionFeatures, selection_features
 from invsuite.flops import count_flops
-from invsuite.inverses.closed_form import ClosedFormPath
+from invsuite.inverses.attention import TokenMixer
+from invsuite.inverses.convolution import SpatialToSpatial
 from invsuite.methods.base import Budget, Problem
 from invsuite.timing import Stopwatch
 
-RECIPE_VERSION = 4  # raise when the loop changes what it computes: it is part of every cell's identity
+RECIPE_VERSION = 5  # raise when the loop changes what it computes: it is part of every cell's identity
 CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, where seconds are the budget
 CHECKPOINT_SECONDS = 5.0  # a checkpoint younger than this is not written anew
 EVALUATED = 1 / 8  # of the images training sees, at most, are looked at in evaluations
@@ -64,8 +65,10 @@ class Recipe:
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its start on an
             equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: see ``sweep``; 0 to 1.
-        linear_rate: share of the learning rate that what ridge regression solved of a `ClosedFormPath` gets: full steps
-            would only shake it.
+        linear_rate: share of the learning rate that what ridge regression solved of a network gets: full steps would
+            only shake it.
+        output_rate: share of the learning rate that the last layer beside a solved path gets: it starts at zero, and
+            short trainings gain from small steps there.
         patience: evaluations without a better selection loss after which, past the middle of the budget, training
             stops; 0 never stops early.
 
@@ -82,6 +85,7 @@ class Recipe:
     sweep: list[float] = field(default_factory=list)
     sweep_share: float = 0.2
     linear_rate: float = 0.02
+    output_rate: float = 1.0
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -364,13 +368,19 @@ class Training:
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters for the optimiser: what ridge regression solved, with its share of the rate, and all others."""
-    paths = [part for part in module.modules() if isinstance(part, ClosedFormPath) and part.solved]
-    solved = [parameter for path in paths for parameter in path.solution]
-    known = {id(parameter) for parameter in solved}
+    """Parameters for the optimiser, each group with its share of the rate: what ridge regression solved, the last
+    layers beside it, and all others."""
+    cores = [part for part in module.modules() if isinstance(part, TokenMixer | SpatialToSpatial)]
+    solved: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+    for core in cores:
+        if core.path is not None and core.path.solved:
+            solved += core.path.solution
+            outputs += core.leave.parameters()
+    known = {id(parameter) for parameter in solved + outputs}
     others = [parameter for parameter in module.parameters() if id(parameter) not in known]
-    groups = [{"params": others, "share": 1.0}, {"params": solved, "share": recipe.linear_rate}]
-    return [group for group in groups if group["params"]]
+    shares = ((others, 1.0), (solved, recipe.linear_rate), (outputs, recipe.output_rate))
+    return [{"params": parameters, "share": share} for parameters, share in shares if parameters]
 
 
 def make_pace(budget: Budget, weight: float, cost: StepCost, before: Spent) -> Pace:
