@@ -349,7 +349,7 @@ def test_what_no_worker_can_work_with_ends_the_run(
 
 def test_a_worker_that_sees_other_images_records_it(begun: Run, tmp_path: Path) -> None:
     task = tasks_of(begun)[0]
-    cells = tuple(replace(cell, identity=cell.identity | {"data": "others"}) for cell in task.cells)
+    cells = tuple(replace(cell, identity=cell.identity | {"data": "others"}, texts={}) for cell in task.cells)
     other = replace(task, fit_id="x", cells=cells, stamps={cell.id: None for cell in cells})
     job = Job(begun.plan.suite, Selection(methods=("mean", "ridge"), metrics=("psnr",)), tmp_path, RunOptions())
     said: list[Message] = []
