@@ -61,6 +61,7 @@ class Setting:
 
 
 def method(width: int, start: str) -> Modular:
+    # large steps, but small ones for what was solved and for what adds to it: the rates of a short training
     recipe = {"patience": 2, "learning_rate": 8e-3, "linear_rate": 0.01, "output_rate": 0.1}
     made = make_method("modular", {"width": width, "depth": 1, "start": start, "recipe": recipe})
     assert isinstance(made, Modular)
