@@ -160,10 +160,11 @@ def test_a_hundred_thousand_cells_are_planned(suite: Suite, tmp_path: Path, caps
 #: What one process does, so that its peak of memory is its own: SUITE OUT.
 ONE_RUN = """
 import resource, sys, time
-from invsuite.bench import BenchOptions, run_bench
 from pathlib import Path
+from invsuite.bench import BenchOptions, run_bench
+from invsuite.executors.base import Placement
 start = time.process_time()
-run_bench(BenchOptions(sys.argv[1], device="cpu", out=Path(sys.argv[2])))
+run_bench(BenchOptions(sys.argv[1], placement=Placement(device="cpu"), out=Path(sys.argv[2])))
 print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

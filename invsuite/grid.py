@@ -227,7 +227,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
             stages no suite names.
     """
     specs = choose_models(suite, selection)
-    _choose_methods(suite, selection)
+    _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
     metrics = make_metrics(suite, selection)
     words = selection.stages
     if all(spec.stages for spec in specs):

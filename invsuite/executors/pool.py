@@ -8,7 +8,19 @@ from dataclasses import asdict, replace
 from typing import Generic, Protocol, TypeVar
 
 from invsuite.errors import LostWorkerError, SetupError
-from invsuite.executors.base import Broken, CellDone, Finished, Lost, Message, Progress, Ready, Said, Task, Working
+from invsuite.executors.base import (
+    RETRIES,
+    Broken,
+    CellDone,
+    Finished,
+    Lost,
+    Message,
+    Progress,
+    Ready,
+    Said,
+    Task,
+    Working,
+)
 from invsuite.grid import Opened
 from invsuite.provenance import source_digest
 from invsuite.runner import Run, problem_record, trained_fits
@@ -87,11 +99,12 @@ class Pool(Generic[H]):
         run: begun; lost fits are recorded by it.
         crew: of workers.
         tasks: all of them.
-        retries: how often a fit is tried again whose worker was lost.
+        retries: how often a fit is tried again whose worker was lost; None is the usual number.
     """
 
-    def __init__(self, run: Run, crew: Crew[H], tasks: Sequence[Task], retries: int) -> None:
-        self.run, self.crew, self.retries = run, crew, retries
+    def __init__(self, run: Run, crew: Crew[H], tasks: Sequence[Task], retries: int | None) -> None:
+        self.run, self.crew = run, crew
+        self.retries = RETRIES if retries is None else retries
         self.backlog = Backlog(tasks)
         self.working: dict[H, Task] = {}
         self.models: dict[H, str] = {}  # that each worker has loaded

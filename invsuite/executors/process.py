@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from invsuite.devices import pick_devices
-from invsuite.executors.base import RETRIES, Job, Lost, Message, Placement, Task
+from invsuite.executors.base import Job, Lost, Message, Placement, Task
 from invsuite.executors.child import main
 from invsuite.executors.pool import STOP_SECONDS, Pool, tasks_of
 from invsuite.grid import Plan
@@ -53,8 +53,7 @@ class Executor:
                     "--threads is faster (and changes last digits)"
                 )
             crew = ProcessCrew(self.workers, self.devices, self.threads, self.plugins, pickle.dumps(job))
-            retries = RETRIES if self.placement.retries is None else self.placement.retries
-            Pool(run, crew, tasks, retries).work()
+            Pool(run, crew, tasks, self.placement.retries).work()
         return run.outcome
 
 

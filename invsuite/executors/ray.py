@@ -22,7 +22,7 @@ import torch
 
 from invsuite.devices import pick_device
 from invsuite.errors import InvsuiteError, SetupError, UsageError
-from invsuite.executors.base import RETRIES, Broken, Job, Lost, Message, Placement, Task
+from invsuite.executors.base import Broken, Job, Lost, Message, Placement, Task
 from invsuite.executors.pool import STOP_SECONDS, Pool, tasks_of
 from invsuite.executors.worker import Worker
 from invsuite.grid import Plan
@@ -54,11 +54,10 @@ class Executor:
         run = begin(plan, Store(job.folder), self.device, report, job.options)
         tasks = tasks_of(run)
         if tasks:
-            retries = RETRIES if self.placement.retries is None else self.placement.retries
             with _connected(self.placement.address or "auto"):
                 share = share_of(self.placement)
                 report.note(f"up to {share.workers} workers of {share.cpus} CPUs and {share.gpus:g} GPUs")
-                Pool(run, RayCrew(share, self.plugins, pickle.dumps(job)), tasks, retries).work()
+                Pool(run, RayCrew(share, self.plugins, pickle.dumps(job)), tasks, self.placement.retries).work()
         return run.outcome
 
 

@@ -76,9 +76,8 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
         truth, found: one an image.
         size: (H, W) of the images in pixels.
     """
-    labels = sorted(
-        {int(label) for boxes in truth for label in boxes.labels}
-    )  # others have neither precision nor recall
+    # a class without an object has neither precision nor recall
+    labels = sorted({int(label) for boxes in truth for label in boxes.labels})
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(_coco(truth, labels), _coco(found, labels), "bbox")
         judge.params.iouThrs = IOUS
