@@ -25,7 +25,7 @@ from invsuite.statistics import distance_from_best
 from invsuite.store import Record
 
 COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
-MAP = matplotlib.colormaps["viridis"]
+MAP = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](range(256))]
 DARK_BELOW = 0.55  # of the map: there text is white
 
 
@@ -60,6 +60,7 @@ def html_page(
     """
     rows, models = ranked_rows(records), by_model(records)
     measures, placed = measures_of(rows), all_places(rows) if placed is None else placed
+    values = {name: [value(row, name, placed) for row in rows] for name in measures}
     done = [r for r in records if r["status"] == "ok"]
     pictures = Pictures()
     shown = [row.done[0] for row in rows if row.done][:CELLS]
@@ -75,10 +76,10 @@ def html_page(
             states=sorted(Counter(state_of(r) for r in records).items()),
             cells=len(records),
             measures=[_measure(name, done) for name in measures],
-            board=_board(rows, measures, placed, timed=len(devices_of(done)) < 2),
+            board=_board(rows, values, timed=len(devices_of(done)) < 2),
             cost_heads=COSTS,
             clocks="/".join(sorted({r["cost"]["clock"] for r in done})) or "wall",
-            maps=[(_measure(name, done), _maps(rows, name, placed)) for name in measures],
+            maps=[(_measure(name, done), _maps(rows, name, found)) for name, found in values.items()],
             charts=[(model, found) for model, own in models.items() if (found := charts(own))],
             plot=(WIDTH, HEIGHT),
             wall=bool(wall),
@@ -128,17 +129,18 @@ def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _board(rows: Sequence[Row], measures: Sequence[str], placed: Places, timed: bool) -> list[dict[str, Any]]:
-    """Lines of the leaderboard; ``timed`` tells whether times and memory may stand side by side."""
+def _board(rows: Sequence[Row], values: dict[str, list[Shown]], timed: bool) -> list[dict[str, Any]]:
+    """Lines of the leaderboard, given what it shows of each measure of each row; ``timed`` tells whether times and
+    memory may stand side by side."""
     return [
         {
             "row": row,
             "position": row.records[0]["cell"].get("position", 0),
             "state": state_of(row.records[0]),
-            "values": [value(row, name, placed) for name in measures],
+            "values": shown,
             "costs": _costs(row, timed),
         }
-        for row in rows
+        for row, *shown in zip(rows, *values.values(), strict=True)
     ]
 
 
@@ -158,7 +160,7 @@ class Shown:
 
     def painted(self, share: float) -> Shown:
         """The same in the colours at ``share`` of the map, 0 to 1."""
-        return replace(self, fill=to_hex(MAP(share)), ink="#ffffff" if share < DARK_BELOW else "#000000")
+        return replace(self, fill=MAP[round(share * (len(MAP) - 1))], ink="#ffffff" if share < DARK_BELOW else "#000000")
 
 
 def value(row: Row, name: str, placed: Places) -> Shown:
@@ -187,18 +189,19 @@ def _costs(row: Row, timed: bool) -> list[Shown]:
     return found if timed else [none, none, none, found[-1]]
 
 
-def _maps(rows: Sequence[Row], name: str, placed: Places) -> list[dict[str, Any]]:
-    """A heat map of a measure for every model: stages down, methods across; the brighter the better."""
+def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[str, Any]]:
+    """A heat map of a measure, given what is shown of it of each row, for every model: stages down, methods across;
+    the brighter the better."""
     found = []
-    models: dict[str, list[Row]] = {}
-    for row in rows:
-        models.setdefault(row.model, []).append(row)
+    models: dict[str, list[tuple[Row, Shown]]] = {}
+    for row, shown in zip(rows, values, strict=True):
+        models.setdefault(row.model, []).append((row, shown))
     for model, own in models.items():
-        cells = {(row.stage, row.label): value(row, name, placed) for row in own}
+        cells = {(row.stage, row.label): shown for row, shown in own}
         losses = {
             (row.stage, row.label): float(distance_from_best(entry["direction"], entry["mean"]))
-            for row in own
-            if (entry := row.found(name)) and entry["status"] == "ok"
+            for row, shown in own
+            if shown.sort and (entry := row.found(name))
         }
         if not losses:
             continue

@@ -58,7 +58,16 @@ class Row:
 
     def having(self, measure: str) -> tuple[Record, ...]:
         """The records in which ``measure`` has a value."""
-        return tuple(r for r in self.done if r["metrics"].get(measure, {}).get("status") == "ok")
+        return self._having.get(measure, ())
+
+    @cached_property
+    def _having(self) -> dict[str, tuple[Record, ...]]:
+        found: dict[str, tuple[Record, ...]] = {}
+        for record in self.done:
+            for measure, entry in record["metrics"].items():
+                if entry["status"] == "ok":
+                    found[measure] = (*found.get(measure, ()), record)
+        return found
 
     def cost(self) -> Cost:
         """Mean over seeds of the times, the largest peak, and the trained values of the first."""
