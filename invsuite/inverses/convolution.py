@@ -1,6 +1,6 @@
 """Upsampling cores: a map or tokens with a place to a map or tokens on a finer grid.
 
-`SpatialToSpatial` does its work on the coarse grid and shuffles pixels once (the ``light`` architecture);
+`SpatialToSpatial` does its work on a coarse grid and shuffles pixels into the fine one (the ``light`` architecture);
 `TransposedLadder` climbs grid by grid as the networks of Rathjens et al. 2024 do (``paper``).
 """
 
@@ -14,6 +14,18 @@ from torch import nn
 
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
 from invsuite.models.base import Layout
+
+
+WORKED = 28  # places a side of the grid that light convolutions work on, at most: four times the cost of the usual 14
+
+
+def coarsening(grid: tuple[int, int]) -> int:
+    """How many places a side are worked on as one, so that a ``grid`` has no more than `WORKED` a side.
+
+    1 where the grid is small enough, or has no divisor of about the size that is needed.
+    """
+    needed = -(-max(grid) // WORKED)
+    return next((s for s in range(needed, 2 * needed + 1) if all(side % s == 0 for side in grid)), 1)
 
 
 def upsampling_factor(source: Layout, target: Layout) -> int:
@@ -88,6 +100,7 @@ class SpatialToSpatial(nn.Module):
 
     A `ClosedFormPath` of each place, linear, stands beside the convolutions, which start at zero: before training the
     network is that readout alone. On a finer grid it reads a place alone: what lies under it is many values already.
+    On a fine source (`coarsening`) the convolutions take several places as one; the path still reads each.
     """
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
@@ -97,13 +110,16 @@ class SpatialToSpatial(nn.Module):
         outputs = target.channels * factor**2
         self.path = ClosedFormPath(source.channels, outputs, grid=read_neighbours(source) if factor == 1 else None)
         self.prefix = nn.Linear(source.prefix * source.channels, width) if source.prefix else None
-        self.enter = nn.Conv2d(source.channels, width, 1)
+        assert source.grid is not None
+        step = coarsening(source.grid)
+        self.enter = nn.Conv2d(source.channels, width, step, stride=step)
         self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
-        self.leave = nn.Conv2d(width, outputs, 3, padding=1)
+        # one place that was several has no need to look at its neighbours once more
+        self.leave = nn.Conv2d(width, outputs, 3, padding=1) if step == 1 else nn.Conv2d(width, outputs * step**2, 1)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
-        self.shuffle = nn.PixelShuffle(factor)
+        self.spread, self.shuffle = nn.PixelShuffle(step), nn.PixelShuffle(factor)
         self.target_prefix = PrefixTokens.wanted(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +128,7 @@ class SpatialToSpatial(nn.Module):
         if self.prefix is not None:
             hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
         read = self.path(places.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, places.shape[2:])
-        finer = self.shuffle(read + self.leave(self.body(hidden)))
+        finer = self.shuffle(read + self.spread(self.leave(self.body(hidden))))
         return from_map(self.target, finer, None if self.target_prefix is None else self.target_prefix(x))
 
 

@@ -56,7 +56,7 @@ class NetworkMethod(Method):
     start: str = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
-    version = 5
+    version = 6
     uses_cut = True
     seeded = True
     uses_budget = True
