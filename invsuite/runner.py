@@ -579,5 +579,5 @@ def _strip(images: torch.Tensor) -> bytes:
     """The first images side by side as PNG bytes."""
     row = from_unit_range(torch.cat(list(images[:STRIP_IMAGES].cpu()), dim=2)).permute(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(row.numpy()).save(buffer, "PNG")
+    Image.fromarray(row.numpy()).save(buffer, "PNG", compress_level=1)  # a fifth of the time for a fifth more bytes
     return buffer.getvalue()
