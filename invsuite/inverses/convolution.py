@@ -15,7 +15,6 @@ from torch import nn
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
 from invsuite.models.base import Layout
 
-
 WORKED = 28  # places a side of the grid that light convolutions work on, at most: four times the cost of the usual 14
 
 

@@ -160,7 +160,8 @@ class Shown:
 
     def painted(self, share: float) -> Shown:
         """The same in the colours at ``share`` of the map, 0 to 1."""
-        return replace(self, fill=MAP[round(share * (len(MAP) - 1))], ink="#ffffff" if share < DARK_BELOW else "#000000")
+        ink = "#ffffff" if share < DARK_BELOW else "#000000"
+        return replace(self, fill=MAP[round(share * (len(MAP) - 1))], ink=ink)
 
 
 def value(row: Row, name: str, placed: Places) -> Shown:
