@@ -12,6 +12,7 @@ from torch import nn
 
 from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
+from invsuite.inverses.convolution import SpatialToSpatial, coarsening
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
 from invsuite.linear import NormalEquations, error_of, solve
 from invsuite.methods import METHODS, make_method
@@ -302,6 +303,7 @@ LAYOUTS = {
     "finer map": Layout("map", 6, (8, 12)),
     "finer tokens": Layout("tokens", 6, (8, 12), 98, 2),
     "odd map": Layout("map", 6, (7, 11)),
+    "large map": Layout("map", 4, (32, 48)),
     "many prefix tokens": Layout("tokens", 24, (4, 6), 29, 5),
     "detections": Layout("predictions", 9, None, 7, boxes=4),
     "classes": Layout("predictions", 5, None, 1),
@@ -337,6 +339,8 @@ LAYOUTS = {
         ("odd map", "finer tokens"),
         ("odd map", "image"),
         ("finer map", "odd map"),
+        ("large map", "large map"),
+        ("large map", "image"),
     ],
 )
 def test_inverse_networks_join_layouts(source: str, target: str, architecture: str) -> None:
@@ -348,6 +352,26 @@ def test_inverse_networks_join_layouts(source: str, target: str, architecture: s
     made.square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None]
     assert not silent, "every parameter is used"
+
+
+@pytest.mark.parametrize(
+    ("grid", "step"),
+    [((14, 14), 1), ((28, 28), 1), ((56, 56), 2), ((32, 48), 2), ((80, 80), 4), ((128, 128), 8), ((31, 31), 1)],
+)
+def test_convolutions_take_several_places_of_a_fine_grid_as_one(grid: tuple[int, int], step: int) -> None:
+    """No more than 28 worked places a side where the grid can be divided so; ``(n, n)`` of a prime is left whole."""
+    assert coarsening(grid) == step
+    layout = Layout("map", 4, grid)
+    core = SpatialToSpatial(layout, layout, width=8, depth=1)
+    seen = []
+    core.body.register_forward_hook(lambda module, given, made: seen.append(tuple(made.shape[2:])))
+    nn.init.normal_(core.leave.weight)
+    x = torch.randn(1, *layout.shape)
+    moved = x.clone()
+    moved[..., -1, -1] += 1
+    changed = ((core(moved) - core(x)).abs().amax((0, 1)) > 0).nonzero()
+    assert seen == [(grid[0] // step, grid[1] // step)] * 2
+    assert changed.amin() >= min(grid) - 3 * step - 1, "what is changed in a corner changes that corner"
 
 
 def test_the_paper_architecture_is_sized_by_the_model() -> None:
