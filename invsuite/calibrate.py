@@ -192,7 +192,7 @@ def model_seconds(plan: Plan, entry: Opened, cells: Sequence[Cell], found: Calib
             seconds += updates * images * BACKWARD * forward[cell.stage]
         if method.uses_budget:
             trained.add(cell.fit_id)
-        elif method.family == "closed form":
+        elif method.reads_fit:
             solved.add(cell.fit_id)
     seconds += SOLVED * len(solved) * len(splits.fit) * deepest
     if trained:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import invoke
+from helpers import invoke, small_suite
 
 from invsuite import fetch as fetching
 from invsuite.calibrate import calibrate, plan_cost
@@ -21,6 +21,7 @@ from invsuite.fetch import Archive, Item, fetch, needs
 from invsuite.grid import Selection, make_plan
 from invsuite.models.base import Model
 from invsuite.offline import SWITCHES, go_offline
+from invsuite.runner import MEASURE, estimate, work
 from invsuite.suite import load_suite
 
 
@@ -89,6 +90,21 @@ def test_a_dry_run_estimates_from_timed_pieces(tiny_suite: Path, tmp_path: Path,
     ids = {cell.method.name: {c.id for c in plan.cells if c.method == cell.method} for cell in plan.cells}
     costs = {name: plan_cost(plan, cells, torch.device("cpu")).hours for name, cells in ids.items()}
     assert costs["layerwise"] > costs["modular"] > costs["mean"] > 0
+
+
+def test_the_time_left_knows_fit_images_and_measures(tmp_path: Path) -> None:
+    """24 fit images read once for two stages, 4 scored and twice 2 edited; each measure is worth some passes more."""
+    methods = {"mean": "{}", "ridge": "{}", "layerwise": "{ width = 8 }", "optimisation": "{ iterations = 5 }"}
+    path = tmp_path / "left.toml"
+    path.write_text(small_suite("left", methods, metrics=("psnr", "ssim")))
+    one, two = (
+        make_plan(load_suite(str(path)), Selection(metrics=measures), lambda _: None)
+        for measures in (("psnr",), ("psnr", "ssim"))
+    )
+    passes = {cell.method.name: estimate(one, cell) for cell in one.cells}
+    assert passes == {"mean": 8, "ridge": 8 + 24 / 2, "layerwise": 8 + 32, "optimisation": 8 + 5 * 8}
+    more = [work(two, b) - work(one, a) for a, b in zip(one.cells, two.cells, strict=True)]
+    assert more == pytest.approx([MEASURE * 8] * len(one.cells))
 
 
 def zipped(tmp_path: Path, names: list[str]) -> Path:

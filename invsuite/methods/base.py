@@ -285,6 +285,7 @@ class Method(ABC):
     Class attributes: ``name``; ``family``; ``source`` (paper); ``version``, to be raised when results change;
     ``uses_cut``, true where the result at a stage depends on the cuts before it; ``uses_whole_cut``, where it depends
     on the later ones too; ``seeded``, true where it depends on the seed; ``uses_budget``, on the budget;
+    ``reads_fit``, true where it takes all fit images through the model once, for all stages together;
     ``sees_image``, true for a floor that is shown the image itself.
     """
 
@@ -296,6 +297,7 @@ class Method(ABC):
     uses_whole_cut: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
     uses_budget: ClassVar[bool] = False
+    reads_fit: ClassVar[bool] = False
     sees_image: ClassVar[bool] = False
 
     @abstractmethod

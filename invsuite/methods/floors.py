@@ -100,6 +100,7 @@ class Nearest(Method):
     name = "nearest"
     family = "floor"
     source = "nearest neighbour in feature space (Cover & Hart 1967, doi 10.1109/TIT.1967.1053964)"
+    reads_fit = True
 
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
