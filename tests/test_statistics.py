@@ -174,6 +174,15 @@ def test_a_row_of_too_few_images_has_no_place() -> None:
     assert places_of(rows[::2], "psnr") == {}, "nobody to compete with"
 
 
+def test_a_row_that_sees_the_image_marks_a_level_and_takes_no_place() -> None:
+    """However good: a thumbnail of the image is no inversion, and must not hide which method is best."""
+    oracle, *others = *seeded("bicubic", 1, shift=9), record("ridge"), *seeded("mean", 1, shift=-3)
+    oracle["identity"] = oracle["identity"] | {"method": {"name": "bicubic"}}
+    rows = rows_of([oracle, *others])
+    assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 2}
+    assert [row.label for row in rows] == ["bicubic (sees the image)", "ridge", "mean"]
+
+
 def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:
     rng = np.random.default_rng(7)
     hits = 0

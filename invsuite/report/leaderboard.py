@@ -36,7 +36,8 @@ NOTES = (
         "(distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of "
         "a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
         "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell. Rows defined on fewer than half of the images of the others have no place."
+        "are too few to tell. Rows defined on fewer than half of the images of the others have no place, and neither "
+        "have those that see the image: they mark a level that methods, shown the representation alone, are held to."
     ),
     (
         "**Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from invsuite.errors import UsageError, unknown_name
+from invsuite.methods import METHODS
 from invsuite.statistics import Array, Difference, differences, distance_from_best, places, summarise_seeds
 from invsuite.store import Record
 
@@ -45,11 +46,18 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The method, with its seeds where there are several or not all of them have numbers."""
-        if len(self.records) == 1:
-            return self.method
+        """The method; whether it sees the image; its seeds where there are several or not all of them have numbers."""
         done, every = len(self.done), len(self.records)
-        return f"{self.method} ({every} seeds)" if done == every else f"{self.method} ({done} of {every} seeds)"
+        facts = ["sees the image"] * self.sees_image
+        if every > 1:
+            facts.append(f"{every} seeds" if done == every else f"{done} of {every} seeds")
+        return f"{self.method} ({', '.join(facts)})" if facts else self.method
+
+    @cached_property
+    def sees_image(self) -> bool:
+        """Whether this is a floor that is shown the image itself: it marks a level, and competes with no method."""
+        kind = METHODS.get(self.records[0]["identity"].get("method", {}).get("name", ""))
+        return kind is not None and kind.sees_image
 
     @cached_property
     def done(self) -> tuple[Record, ...]:
@@ -154,10 +162,10 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     """Place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
 
     Per-image distances from the best are compared pairwise (`invsuite.statistics.places`). Rows without a value have no
-    place, and neither have those defined on fewer than half as many images as the row with most: of them too little
-    is known to let them share one.
+    place, and neither have those that see the image, nor those defined on fewer than half as many images as the row
+    with most: of them too little is known to let them share one.
     """
-    having = [row for row in rows if row.having(measure)]
+    having = [row for row in rows if row.having(measure) and not row.sees_image]
     if not having:
         return {}
     images = _all_images(having)
