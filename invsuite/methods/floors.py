@@ -106,22 +106,21 @@ class Nearest(Method):
         model = problem.model
         watch = Stopwatch(problem.device)
         room = KEEP_BYTES
-        parts: dict[str, list[torch.Tensor]] = {}
+        kept: dict[str, torch.Tensor] = {}  # made whole at once: joined from parts they would be there twice
         for stage in problem.stages:
             size = 4 * model.layout(stage).values * len(problem.fit)
             if size <= room:
-                room, parts[stage] = room - size, []
+                room, kept[stage] = room - size, torch.empty(len(problem.fit), *model.layout(stage).shape)
         sums = {s: Moments(model.layout(s)) for s in problem.stages}
         done = 0
         with watch:
             for images in problem.fit.batches(FIT_BATCH):
                 for stage, found in model.represent(images.to(problem.device), problem.stages).items():
                     sums[stage].add(found.tensor)
-                    if stage in parts:
-                        parts[stage].append(found.tensor.cpu())
+                    if stage in kept:
+                        kept[stage][done : done + len(images)] = found.tensor.cpu()
                 done += len(images)
                 problem.progress(done, len(problem.fit), "images")
-        kept = {stage: torch.cat(batches) for stage, batches in parts.items()}
         cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}
