@@ -80,12 +80,13 @@ def quality(suite: str, out: Path) -> list[dict[str, str]]:
 
 
 def after(seconds: float, out: Path) -> Moment:
-    """``seconds`` after the run has begun to work, which its lock on a fit shows; or when it has ended."""
+    """``seconds`` after the run has begun to work, which the first model's original pictures show; or when it has
+    ended. (A lock would not do: that of a fit which goes on is there already, and taking it leaves no trace.)"""
 
     def wait(process: subprocess.Popen[str]) -> None:
         begun = time.time()
         while process.poll() is None and not any(
-            path.stat().st_mtime >= begun - 0.01 for path in out.rglob("*.lock") if path.exists()
+            path.stat().st_mtime >= begun - 0.01 for path in out.rglob("*-original.png") if path.exists()
         ):
             time.sleep(0.02)
         end = time.perf_counter() + seconds
@@ -111,13 +112,15 @@ def main() -> None:
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unbroken", type=Path, help="--out of a finished run to compare with, else one is made first")
+    parser.add_argument("--seconds", type=float, help="that a run works, over which kills are spread, else measured")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
-        whole, broken = Path(folder) / "whole", Path(folder) / "broken"
+        whole, broken = options.unbroken or Path(folder) / "whole", Path(folder) / "broken"
         begun = time.perf_counter()
         print(f"unbroken: {finish(options.suite, whole)}", flush=True)
-        seconds, expected = time.perf_counter() - begun, quality(options.suite, whole)
+        seconds, expected = options.seconds or time.perf_counter() - begun, quality(options.suite, whole)
         kills = 0
         while kills < options.kills:
             # so that the kills are spread over one whole run; should it end too early, another begins
