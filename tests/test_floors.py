@@ -9,6 +9,7 @@ import torch
 from helpers import scene_split
 
 from invsuite.errors import NotApplicable
+from invsuite.features import RowsInFile
 from invsuite.methods import METHODS, floors, make_method
 from invsuite.methods.base import Problem, SeeingInverter
 from invsuite.methods.oracles import thumbnail_size
@@ -61,14 +62,22 @@ def test_mean_colour_and_bicubic(linear_chain: Model, make_problem: MakeProblem)
     assert fitted.notes["first"]["thumbnail"] == [24, 24]
 
 
-@pytest.mark.parametrize("keep", [2**30, 0])
+@pytest.mark.parametrize(
+    ("memory", "disk", "where"),
+    [(2**30, 0.5, "in memory"), (0, 0.5, "on disk"), (0, 0.0, "computed again"), (0, -1.0, "computed again")],
+)
 def test_nearest_finds_a_fit_image_again(
-    keep: int, vit: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    memory: int, disk: float, where: str, vit: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floors, "KEEP_BYTES", keep)
+    """Wherever features are kept; a negative share of the disk stands for one that is full when it is written to."""
+    monkeypatch.setattr(floors, "KEEP_BYTES", memory)
+    monkeypatch.setattr(floors, "DISK_SHARE", abs(disk))
+    if disk < 0:
+        monkeypatch.setattr(RowsInFile, "append", lambda self, rows: False)
     problem = make_problem(vit, ("embed", "block03"))
     fitted = make_method("nearest", {}).fit(problem)
-    assert fitted.notes["embed"]["features"] == ("kept" if keep else "streamed")
+    assert fitted.notes["embed"]["features"] == where
+    assert (fitted.cost.parameters["embed"] > 0) == (where != "computed again")
     images = problem.fit.images([40, 7, 33])
     for stage, found in vit.represent(images, problem.stages).items():
         assert torch.equal(fitted.invert(stage, found, images), images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from invsuite.data.split import Split
+from invsuite.features import DISK_SHARE, RowsInFile
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.methods.moments import Moments
 from invsuite.models.base import Model, Representation
@@ -53,13 +56,13 @@ class NearestInverter:
     """Answers with the fit image whose standardised representation is nearest.
 
     Attributes:
-        kept: every fit image's representation (N, ...), of the stages that fit in memory.
+        kept: every fit image's representation (N, ...), of the stages that fit in memory or on the disk.
         weight: one over each channel's deviation over fit images and places, as the layout broadcasts.
     """
 
     model: Model
     fit: Split
-    kept: dict[str, torch.Tensor]
+    kept: dict[str, torch.Tensor | RowsInFile]
     weight: dict[str, torch.Tensor]
 
     def invert(self, stage: str, representation: Representation) -> torch.Tensor:
@@ -93,8 +96,8 @@ class NearestInverter:
 class Nearest(Method):
     """The fit image with the nearest representation, every channel standardised: a retrieval floor.
 
-    One pass over the fit images; features are kept up to 4 GiB in all, stages beyond that are streamed again at each
-    inversion.
+    One pass over the fit images; features are kept in memory up to 4 GiB in all, then in a temporary file where the
+    disk has room for them, else they are computed again at each inversion.
     """
 
     name = "nearest"
@@ -105,25 +108,32 @@ class Nearest(Method):
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
         watch = Stopwatch(problem.device)
-        room = KEEP_BYTES
-        kept: dict[str, torch.Tensor] = {}  # made whole at once: joined from parts they would be there twice
+        room, disk = KEEP_BYTES, DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
+        kept: dict[str, torch.Tensor | RowsInFile] = {}
         for stage in problem.stages:
+            shape = model.layout(stage).shape
             size = 4 * model.layout(stage).values * len(problem.fit)
-            if size <= room:
-                room, kept[stage] = room - size, torch.empty(len(problem.fit), *model.layout(stage).shape)
+            if size <= room:  # made whole at once: joined from parts they would be there twice
+                room, kept[stage] = room - size, torch.empty(len(problem.fit), *shape)
+            elif size <= disk:
+                disk, kept[stage] = disk - size, RowsInFile(shape)
         sums = {s: Moments(model.layout(s)) for s in problem.stages}
         done = 0
         with watch:
             for images in problem.fit.batches(FIT_BATCH):
                 for stage, found in model.represent(images.to(problem.device), problem.stages).items():
                     sums[stage].add(found.tensor)
-                    if stage in kept:
-                        kept[stage][done : done + len(images)] = found.tensor.cpu()
+                    place = kept.get(stage)
+                    if isinstance(place, torch.Tensor):
+                        place[done : done + len(images)] = found.tensor.cpu()
+                    elif place is not None and not place.append(found.tensor.cpu()):
+                        del kept[stage]
                 done += len(images)
                 problem.progress(done, len(problem.fit), "images")
         cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}
-        notes = {s: {"features": "kept" if s in kept else "streamed", "images": len(problem.fit)} for s in sums}
+        where = {s: "in memory" if isinstance(rows, torch.Tensor) else "on disk" for s, rows in kept.items()}
+        notes = {s: {"features": where.get(s, "computed again"), "images": len(problem.fit)} for s in sums}
         weight = {s: 1 / found.std for s, found in sums.items()}
         return Fitted(NearestInverter(model, problem.fit, kept, weight), cost, dict(notes))
