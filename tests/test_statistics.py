@@ -183,6 +183,17 @@ def test_a_row_that_sees_the_image_marks_a_level_and_takes_no_place() -> None:
     assert [row.label for row in rows] == ["bicubic (sees the image)", "ridge", "mean"]
 
 
+def test_a_table_names_all_code_it_was_made_with() -> None:
+    first, second = record("ridge"), record("modular")
+    second["provenance"] = second["provenance"] | {"git": {"sha": "f" * 40, "dirty": False}}
+    one, both = markdown("t", [first]), markdown("t", [first, second, record("mean")])
+    assert [line.split(":")[0] for line in one.splitlines() if line.startswith("Code")] == ["Code"]
+    assert [line.split(",")[0] for line in both.splitlines() if line.startswith("Code")] == [
+        "Code of 2 cells: commit cccccccccc (dirty)",
+        "Code of 1 cell: commit ffffffffff",
+    ]
+
+
 def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:
     rng = np.random.default_rng(7)
     hits = 0

@@ -17,7 +17,18 @@ from invsuite.extremes import EACH, extreme_rows, ranking
 from invsuite.metrics.base import Metric
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.interlayer import READING, Matrix, matrices
-from invsuite.report.leaderboard import ARROWS, NOTES, Places, all_places, metric_of, missing, ranked_rows, state_of
+from invsuite.report.leaderboard import (
+    ARROWS,
+    NOTES,
+    Places,
+    all_places,
+    code_of,
+    metric_of,
+    missing,
+    ranked_rows,
+    state_of,
+    versions_of,
+)
 from invsuite.report.merge import devices_of
 from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
 from invsuite.report.rows import Row, by_model, measures_of
@@ -306,14 +317,12 @@ def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:
     counts: Counter[str] = Counter()
     for record in records:
         origin = record["provenance"]
-        git = origin["git"]
-        code = f"{git['sha'][:10]}{' (dirty)' if git['dirty'] else ''}" if git["sha"] else "installed package"
         facts = {
-            "Code": f"{code}, source {origin['source_sha256'][:12]}",
+            "Code": code_of(origin),
             "Device": f"{origin['device']}, {origin['threads']} threads",
             "Platform": origin["platform"],
             "Determinism": f"deterministic {origin['deterministic']}, TF32 {origin['tf32']}",
-            "Versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if v),
+            "Versions": versions_of(origin),
             "Plug-ins": ", ".join(" ".join(map(str, p.values())) for p in origin.get("plugins", ())) or "none",
         }
         counts[json.dumps(facts)] += 1

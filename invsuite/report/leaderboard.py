@@ -150,6 +150,18 @@ def to_csv(records: Sequence[Record]) -> str:
     return buffer.getvalue()
 
 
+def code_of(provenance: dict[str, Any]) -> str:
+    """The code a record was made with."""
+    git = provenance["git"]
+    shown = f"commit {git['sha'][:10]}{' (dirty)' if git['dirty'] else ''}" if git["sha"] else "installed package"
+    return f"{shown}, source {provenance['source_sha256'][:12]}"
+
+
+def versions_of(provenance: dict[str, Any]) -> str:
+    """The packages a record was made with."""
+    return ", ".join(f"{name} {version}" for name, version in provenance["versions"].items() if version)
+
+
 def state_of(record: Record) -> str:
     """The record's status for people: a stage that a method does not apply to is no missing result."""
     return "not applicable" if record.get("settled") else str(record["status"])
@@ -160,9 +172,6 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
     lines = [f"{len(records)} cells: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())) + "."]
     if done:
         origin = done[0]["provenance"]
-        code = origin["git"]["sha"]
-        shown = f"commit {code[:10]}{' (dirty)' if origin['git']['dirty'] else ''}" if code else "installed package"
-        versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if v)
         devices = sorted({r["provenance"]["device"] for r in done})
         data = done[0]["data"]
         lines.append(
@@ -172,7 +181,9 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
         weights = {r["cell"]["model"]: r["weights"] for r in done}
         named = ", ".join(f"{m}: {w['source']} (SHA-256 {w['sha256'][:12]})" for m, w in weights.items())
         lines.append(f"Weights: {named}.")
-        lines.append(f"Code: {shown}, source {origin['source_sha256'][:12]}; {versions}.")
+        codes = Counter(f"{code_of(r['provenance'])}; {versions_of(r['provenance'])}" for r in done)
+        whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
+        lines += [f"Code{whose[code]}: {code}." for code in codes]
     return [*lines, ""]
 
 
