@@ -35,17 +35,16 @@ MACHINE = ("s", "bytes")  # units of the numbers that differ from run to run; th
 Moment = Callable[[subprocess.Popen[str]], None]
 
 
-def start(suite: str, out: Path) -> subprocess.Popen[str]:
-    """The command that a user gives, and gives again."""
+def start(suite: str, out: Path, said: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    """The command that a user gives, and gives again; ``said`` is where its standard output goes (a pipe that nobody
+    reads would stop it at the end)."""
     words = ["bench", "--suite", suite, "--out", str(out), "--device", "cpu", "--json"]
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", CHILD, *words], stdout=said, stderr=subprocess.DEVNULL, text=True)
 
 
 def finish(suite: str, out: Path) -> dict[str, int]:
     """Run to the end; returns how many cells were computed and how many reused."""
-    process = start(suite, out)
+    process = start(suite, out, subprocess.PIPE)
     said, _ = process.communicate()
     assert process.returncode == 0, f"the run ended with exit code {process.returncode}"
     tree = json.loads(said)

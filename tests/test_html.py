@@ -15,11 +15,13 @@ from browser import launched, opened
 from helpers import TINY_SUITE, invoke
 from PIL import Image
 from playwright.sync_api import Browser, Page
+from test_store_and_check import record as a_record
 
 from invsuite.bench import load_records, store_of
 from invsuite.extremes import EACH, MOST, extreme_rows, ranking, sheet
-from invsuite.report.html import html_page
+from invsuite.report.html import _maps, html_page, value
 from invsuite.report.pictures import Pictures, extremes
+from invsuite.report.rows import rows_of
 from invsuite.store import Record, Store
 from invsuite.suite import load_suite
 
@@ -310,3 +312,13 @@ def test_many_pictures_are_made_smaller() -> None:
     large, small = pictures.encode(), pictures.encode(sides=(32,))
     assert len(large) == len(small) == 2
     assert sum(map(len, small)) < sum(map(len, large)) / 4
+
+
+def test_a_row_that_sees_the_image_does_not_set_the_scale_of_a_heat_map() -> None:
+    oracle, worse, better = a_record("bicubic", shift=80), a_record("mean"), a_record("ridge", shift=1)
+    oracle["identity"] = oracle["identity"] | {"method": {"name": "bicubic"}}
+    rows = rows_of([oracle, worse, better])
+    [found] = _maps(rows, "psnr", [value(row, "psnr", {"psnr": {}}) for row in rows])
+    [(_, cells)] = found["lines"]
+    brightest, darkest = "#fde725", "#440154"
+    assert [cell.fill for cell in cells] == [brightest, darkest, brightest]

@@ -203,7 +203,7 @@ def _costs(row: Row, timed: bool) -> list[Shown]:
 
 def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[str, Any]]:
     """A heat map of a measure, given what is shown of it of each row, for every model: stages down, methods across;
-    the brighter the better."""
+    the brighter the better, on the scale of the rows that compete: those that see the image would darken all others."""
     found = []
     models: dict[str, list[tuple[Row, Shown]]] = {}
     for row, shown in zip(rows, values, strict=True):
@@ -217,9 +217,12 @@ def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[
         }
         if not losses:
             continue
-        low, high = min(losses.values()), max(losses.values())
+        blind = {(row.stage, row.label) for row, _ in own if not row.sees_image}
+        scale = [loss for key, loss in losses.items() if key in blind] or list(losses.values())
+        low, high = min(scale), max(scale)
         for key, loss in losses.items():
-            cells[key] = cells[key].painted(1 - (loss - low) / (high - low) if high > low else 0.5)
+            share = 1 - (min(max(loss, low), high) - low) / (high - low) if high > low else 0.5
+            cells[key] = cells[key].painted(share)
         stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
         lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
         found.append({"model": model, "methods": methods, "lines": lines})
