@@ -2,8 +2,8 @@
 
 An estimate, not a measurement. Timed for each model, after a warm-up: its forward pass to every stage, a training step
 of every inverse network of the cut, and the suite's measures on a few scored images. Counted as the run does it: one
-frozen forward an image for all fits (`invsuite.features`), one pass over the fit images a closed form, whatever the
-number of stages. Early stopping, reading data and writing files are left out.
+frozen forward an image for all fits (`invsuite.features`), one pass over the fit images a method that reads them,
+whatever the number of stages. Early stopping, reading data and writing files are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMAGES = 4  # of a timed piece
 FIT_IMAGES = 64  # that measures may look at while they are timed
 BACKWARD = 3.0  # forward passes that one forward and backward pass is worth
 EVALUATED = 1.1  # what training takes with its evaluations, over its steps alone
-SOLVED = 1.5  # what a closed form takes, over the frozen forward it needs
+SOLVED = 1.5  # what a method that reads the fit images takes, over the frozen forward it needs
 
 
 @dataclass(frozen=True)
