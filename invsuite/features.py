@@ -12,7 +12,6 @@ size of its batch at most, not on its neighbours (tested).
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -21,7 +20,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import psutil
 import torch
@@ -62,40 +60,6 @@ class Rates:
     def saved(self, asked: float, distinct: float) -> float:
         """Seconds that keeping saves where ``asked`` images are wanted, ``distinct`` of them different."""
         return (asked - distinct) * (self.forward - self.read) - distinct * self.write
-
-
-class RowsInFile:
-    """float32 rows (N, ...) in a nameless temporary file, which goes with this object, however the process ends.
-
-    Args:
-        shape: of a row.
-    """
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        self._shape, self._rows = tuple(shape), 0
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="invsuite-features-")  # noqa: SIM115 it is read later
-
-    def append(self, rows: torch.Tensor) -> bool:
-        """Write ``rows`` after those that are there; False if the disk does not take them."""
-        try:
-            self._file.write(rows.contiguous().numpy().data)
-            self._file.flush()
-        except OSError:
-            return False
-        self._rows += len(rows)
-        return True
-
-    def numel(self) -> int:
-        """Values in all."""
-        return self._rows * math.prod(self._shape)
-
-    def split(self, size: int) -> Iterator[torch.Tensor]:
-        """All rows, ``size`` at a time."""
-        self._file.seek(0)
-        for start in range(0, self._rows, size):
-            found = torch.empty(min(size, self._rows - start), *self._shape)
-            self._file.readinto(found.numpy().data)  # type: ignore[attr-defined]
-            yield found
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +22,7 @@ from invsuite.data.folder import PhotoFile, PhotoFolder, verify
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
 from invsuite.data.imagenet import ImageNetFolder
-from invsuite.data.pixels import InFile, InMemory
+from invsuite.data.pixels import InMemory
 from invsuite.data.scenes import Scenes
 from invsuite.data.sources import (
     CocoSource,
@@ -36,6 +35,7 @@ from invsuite.data.sources import (
 )
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import DataError, Unavailable, UsageError
+from invsuite.rows_in_file import RowsInFile
 
 SIZE = (32, 32)
 
@@ -349,7 +349,7 @@ def test_held_back_images_are_chosen_by_content() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "kept"),
-    [({}, InMemory), ({"MEMORY_LIMIT": 0}, InFile), ({"MEMORY_LIMIT": 0, "DISK_SHARE": 0.0}, type(None))],
+    [({}, InMemory), ({"MEMORY_LIMIT": 0}, RowsInFile), ({"MEMORY_LIMIT": 0, "DISK_SHARE": 0.0}, type(None))],
 )
 def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
     limits: dict[str, float], kept: type, monkeypatch: pytest.MonkeyPatch
@@ -364,11 +364,11 @@ def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
 
 
 def test_pixels_that_the_disk_does_not_take_are_decoded_at_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(images: Iterator[torch.Tensor], shape: tuple[int, ...]) -> InFile:
+    def full(self: RowsInFile, rows: torch.Tensor) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("invsuite.data.pixels.MEMORY_LIMIT", 0)
-    monkeypatch.setattr("invsuite.data.pixels.InFile", full)
+    monkeypatch.setattr(RowsInFile, "append", full)
     assert torch.equal(Split(Scenes(1, 6), (1,)).images([0])[0], Scenes(1, 6)[1].image)
 
 

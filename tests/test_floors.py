@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
 from helpers import scene_split
 
 from invsuite.errors import NotApplicable
-from invsuite.features import RowsInFile
 from invsuite.methods import METHODS, floors, make_method
 from invsuite.methods.base import Problem, SeeingInverter
 from invsuite.methods.oracles import thumbnail_size
 from invsuite.models.base import Model
+from invsuite.rows_in_file import RowsInFile
 
 MakeProblem = Callable[..., Problem]
 
@@ -73,7 +74,7 @@ def test_nearest_finds_a_fit_image_again(
     monkeypatch.setattr(floors, "KEEP_BYTES", memory)
     monkeypatch.setattr(floors, "DISK_SHARE", abs(disk))
     if disk < 0:
-        monkeypatch.setattr(RowsInFile, "append", lambda self, rows: False)
+        monkeypatch.setattr(RowsInFile, "append", Mock(side_effect=OSError))
     problem = make_problem(vit, ("embed", "block03"))
     fitted = make_method("nearest", {}).fit(problem)
     assert fitted.notes["embed"]["features"] == where

@@ -7,9 +7,11 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, Protocol
+from typing import Protocol
 
 import torch
+
+from invsuite.rows_in_file import RowsInFile
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of pixels of a split; more go to a file
 DISK_SHARE = 0.5  # of the free space of the temporary folder that pixels may take
@@ -34,29 +36,6 @@ class InMemory:
         return self._kept[list(rows)]
 
 
-class InFile:
-    """Pixels in a nameless temporary file, which goes with this object, however the process ends. It is read, not
-    mapped: mapped pages would count as the process's memory.
-
-    Raises:
-        OSError: if the disk does not take them.
-    """
-
-    def __init__(self, images: Iterator[torch.Tensor], shape: Sequence[int]) -> None:
-        self._shape, self._bytes = tuple(shape), math.prod(shape)
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="invsuite-pixels-")  # noqa: SIM115 it is read later
-        for image in images:
-            self._file.write(image.contiguous().numpy().data)
-        self._file.flush()
-
-    def read(self, rows: Sequence[int]) -> torch.Tensor:
-        found = torch.empty((len(rows), *self._shape), dtype=torch.uint8)
-        for image, row in zip(found.numpy(), rows, strict=True):
-            self._file.seek(row * self._bytes)
-            self._file.readinto(image.data)  # type: ignore[attr-defined]
-        return found
-
-
 def keep(images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> Pixels | None:
     """Keep ``count`` uint8 images (3, H, W) of one ``shape``; None where neither memory nor disk has room: they are
     decoded at every use then."""
@@ -66,6 +45,9 @@ def keep(images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> Pi
     if size > DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
         return None
     try:
-        return InFile(images, shape)
+        pixels = RowsInFile(shape, torch.uint8)
+        for image in images:
+            pixels.append(image[None])
     except OSError:  # another process took the room
         return None
+    return pixels

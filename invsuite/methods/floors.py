@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from invsuite.data.split import Split
-from invsuite.features import DISK_SHARE, RowsInFile
+from invsuite.features import DISK_SHARE
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.methods.moments import Moments
 from invsuite.models.base import Model, Representation
+from invsuite.rows_in_file import RowsInFile
 from invsuite.timing import Stopwatch
 
 
@@ -126,8 +127,11 @@ class Nearest(Method):
                     place = kept.get(stage)
                     if isinstance(place, torch.Tensor):
                         place[done : done + len(images)] = found.tensor.cpu()
-                    elif place is not None and not place.append(found.tensor.cpu()):
-                        del kept[stage]
+                    elif place is not None:
+                        try:
+                            place.append(found.tensor.cpu())
+                        except OSError:  # another process took the room
+                            del kept[stage]
                 done += len(images)
                 problem.progress(done, len(problem.fit), "images")
         cost = FitCost(shared_seconds=watch.seconds)
