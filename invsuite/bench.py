@@ -252,12 +252,17 @@ def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[
     return files, merged.notes
 
 
+def _titled(suite: Suite, out: Path) -> tuple[str, list[Record]]:
+    """The heading of a suite's records, and the records."""
+    records = load_records(suite, out)
+    return full_title(suite.title, records), records
+
+
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     """Render ``efficiency.md`` from the records of suites; returns the file."""
     suites = [load_suite(name) for name in suite_names]
     path = out / "efficiency.md"
-    found = [(suite.title, load_records(suite, out)) for suite in suites]
-    page = efficiency_markdown([(full_title(title, records), records) for title, records in found])
+    page = efficiency_markdown([_titled(suite, out) for suite in suites])
     write_atomically(path, page.encode())
     return path
 
@@ -270,8 +275,7 @@ def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
         if method not in known:
             raise unknown_name(f"method of suite '{suite.name}'", method, known)
     path = out / "findings.md"
-    found = [(suite.title, load_records(suite, out), load_relations(suite, out)) for suite in suites]
-    page = findings_markdown(found, method)
+    page = findings_markdown([(*_titled(suite, out), load_relations(suite, out)) for suite in suites], method)
     write_atomically(path, page.encode())
     return path
 

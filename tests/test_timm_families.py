@@ -274,7 +274,9 @@ def test_families_that_the_code_never_names_run_from_the_command_line(tmp_path: 
     assert result.exit_code == 0, result.output
     assert "24 cells computed, 0 reused; 24 ok" in result.stdout
     table = (tmp_path / "r" / "tiny.md").read_text()
-    assert table.splitlines()[0].endswith("RANDOM WEIGHTS, untrained: " + ", ".join(f"{n}-random" for n in NEVER_NAMED))
+    assert table.splitlines()[0].endswith(
+        "tests - RANDOM WEIGHTS, untrained: " + ", ".join(f"{n}-random" for n in NEVER_NAMED)
+    )
     record = json.loads(
         invoke("show", "starnet_s050-random-stage2-modular", "--suite", suite, "--out", tmp_path / "r").stdout
     )

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
 
-from invsuite.bundled import recipe
+from invsuite.bundled import BUNDLED, recipe
 from invsuite.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, VIT_ARGS
 from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
@@ -120,7 +120,7 @@ def _finish(
     data = save({key: value.contiguous() for key, value in network.state_dict().items()})
     path = out / f"{name}.safetensors"
     write_atomically(path, data)
-    origin = WeightsOrigin(f"bundled {name}", hashlib.sha256(data).hexdigest())
+    origin = WeightsOrigin(f"{BUNDLED} {name}", hashlib.sha256(data).hexdigest())
     model = bundled_chain(name, network, origin)
     measured: dict[str, Any] = {"held_out_scenes": HELD_OUT}
     if name == "vit":

@@ -11,6 +11,7 @@ from safetensors.torch import load
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from invsuite.bundled import BUNDLED
 from invsuite.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
 from invsuite.data.scenes import CLASSES
 from invsuite.errors import WeightsError, unknown_name
@@ -49,7 +50,7 @@ def load_bundled(name: str, source: str) -> Model:
     network: nn.Module = BUILDERS[source]()
     network.load_state_dict(load(data), strict=True)
     wanted = facts["normalisation"]
-    origin = WeightsOrigin(f"bundled {source}", digest, "Apache-2.0", (tuple(wanted["mean"]), tuple(wanted["std"])))
+    origin = WeightsOrigin(f"{BUNDLED} {source}", digest, "Apache-2.0", (tuple(wanted["mean"]), tuple(wanted["std"])))
     return bundled_chain(name, network, origin)
 
 

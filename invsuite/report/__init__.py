@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from invsuite.bundled import BUNDLED
 from invsuite.files import write_atomically
 from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
@@ -19,9 +20,13 @@ from invsuite.store import Record
 
 
 def full_title(title: str, records: Sequence[Record]) -> str:
-    """The suite's ``title``, which names the models with random weights, if any."""
-    random = dict.fromkeys(r["cell"]["model"] for r in records if r.get("weights", {}).get("random"))
-    return f"{title} - RANDOM WEIGHTS, untrained: {', '.join(random)}" if random else title
+    """The suite's ``title``, and which models are not what a reader may take them for: the small bundled ones, and
+    those with random weights. It is read from the records, so it holds for whatever models a suite was run on."""
+    weights = {r["cell"]["model"]: r["weights"] for r in records if "weights" in r}
+    small = [model for model, origin in weights.items() if origin["source"].startswith(f"{BUNDLED} ")]
+    random = [model for model, origin in weights.items() if origin.get("random")]
+    kinds = {"small bundled models": small, "RANDOM WEIGHTS, untrained": random}
+    return " - ".join([title, *(f"{kind}: {', '.join(models)}" for kind, models in kinds.items() if models)])
 
 
 @contextmanager
