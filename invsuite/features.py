@@ -27,12 +27,12 @@ import torch
 from invsuite.data.split import Split
 from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
+from invsuite.rows_in_file import disk_room
 
 POLICIES = ("auto", "memory", "disk", "off")
 TIMED_BATCHES = 2  # computed before deciding; the faster one counts, the first warms up
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 MEMORY_SHARE = 0.4  # of the memory that is free
-DISK_SHARE = 0.5  # of the disk space that is free
 
 #: fit images of one batch: rows, and which of them are mirrored
 Draw = tuple[list[int], list[bool]]
@@ -165,7 +165,7 @@ class FeatureCache:
         distinct = expected_distinct(asked - repeats * self.users, items)
         room = MEMORY_SHARE * psutil.virtual_memory().available
         place = "memory" if size <= room else "disk"
-        if place == "disk" and size > DISK_SHARE * psutil.disk_usage(str(self.folder or tempfile.gettempdir())).free:
+        if place == "disk" and size > disk_room(str(self.folder) if self.folder else None):
             self.decided = Policy("off", f"too large for memory and disk; {told}")
             return
         rates = self._measured(sample, batch, forward, place)

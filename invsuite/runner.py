@@ -18,6 +18,7 @@ from PIL import Image
 
 from invsuite.data.base import Sample, check_images, from_unit_range
 from invsuite.data.canary import check_masks
+from invsuite.data.split import sample_batches
 from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
 from invsuite.extremes import extreme_rows, sheet
 from invsuite.features import FeatureCache
@@ -41,6 +42,7 @@ from invsuite.metrics.golden import check_measures
 from invsuite.models.base import Layout, Model, Representation
 from invsuite.models.canary import check_chain, check_normalisation
 from invsuite.provenance import collect, set_determinism
+from invsuite.rows_in_file import Rows, gather
 from invsuite.signals import time_limit
 from invsuite.statistics import summarise
 from invsuite.store import Record, Store
@@ -245,12 +247,12 @@ def _reconstructed(plan: Plan, cell: Cell) -> int:
 
 @dataclass(frozen=True)
 class Scored:
-    """What all fits of a model share: its fingerprint, the scored samples and their images (B, 3, H, W) on the device,
+    """What all fits of a model share: its fingerprint, the scored samples and their images (N, 3, H, W) for the device,
     kept representations, and what measures found for the model's other cells (``of_model``)."""
 
     fingerprint: str
-    samples: list[Sample]
-    images: torch.Tensor
+    samples: Sequence[Sample]
+    images: Rows
     features: FeatureCache
     of_model: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -278,15 +280,18 @@ class Session:
                 entry.witness.to(device)
             before = model.fingerprint()
             samples = entry.splits.score.samples()
-            images = torch.stack([sample.image for sample in samples]).to(device)
+            parts = sample_batches(samples, INVERT_BATCH)
+            images = gather((torch.stack([s.image for s in part]).to(device) for part in parts), len(samples))
             check_masks(samples)
             check_normalisation(model)
             check_chain(model, images[:CANARY_IMAGES])
             self._scored = Scored(before, samples, images, self._features)
+        except DiskError:
+            raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
             self.problem = problem_record(error) | {"weights": asdict(model.origin)}
             return
-        write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images))
+        write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images[:STRIP_IMAGES]))
 
     def fit(self, fit_id: str, cells: Sequence[Cell], wait: bool) -> bool:
         """Compute the cells of one fit that are still to do; False if another process has it and ``wait`` is not asked.
@@ -384,23 +389,25 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
     samples, images = scored.samples, scored.images
     made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
 
-    def reconstruct(shown: torch.Tensor, curve: Curve | None = None) -> torch.Tensor:
-        made = halving(lambda batch: in_batches(shown, batch, curve), INVERT_BATCH, f"inverting '{cell.key}'")
-        if made.shape != shown.shape:
-            raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(shown.shape)}")
-        return check_images(made, made_by)
+    def reconstruct(shown: Rows, curve: Curve | None = None) -> Rows:
+        work = f"inverting '{cell.key}'"
+        return halving(lambda batch: gather(in_batches(shown, batch, curve), len(shown)), INVERT_BATCH, work)
 
-    def in_batches(shown: torch.Tensor, batch: int, curve: Curve | None) -> torch.Tensor:
-        parts = []
+    def in_batches(shown: Rows, batch: int, curve: Curve | None) -> Iterator[torch.Tensor]:
         if curve is not None:
             curve.points.clear()  # of an attempt that memory did not suffice for
         for true in shown.split(batch):
             found = model.represent(true, [cell.stage])[cell.stage]
             if curve is not None and isinstance(inverter, WatchedInverter):
-                parts.append(inverter.invert_watched(cell.stage, found, curve.beside(true)))
+                made = inverter.invert_watched(cell.stage, found, curve.beside(true))
             else:
-                parts.append(fitted.invert(cell.stage, found, true))
-        return torch.cat(parts).detach()
+                made = fitted.invert(cell.stage, found, true)
+            if made.shape != true.shape:
+                raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(true.shape)}")
+            yield check_images(made.detach(), made_by)
+
+    def again(shown: torch.Tensor) -> torch.Tensor:
+        return reconstruct(shown)[:]
 
     check_inverter(inverter, f"'{cell.method.name}' at '{cell.stage}'")
     with Meter(model.device) as meter:
@@ -412,12 +419,12 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
         notes = notes | inverter.findings(cell.stage)
     if curve.points:
         notes = notes | {"inversion_curve": curve.notes()}
-    flops = _flops_an_image(model, cell.stage, fitted, images)
+    flops = _flops_an_image(model, cell.stage, fitted, images[:1])
     scoring = Scoring(
         samples,
         images,
         made,
-        reconstruct,
+        again,
         plan.suite.edits,
         model=model,
         stage=cell.stage,
@@ -429,7 +436,7 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
         of_model=scored.of_model,
     )
     metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
-    write_atomically(store.strip_path(cell.id), _strip(made))
+    write_atomically(store.strip_path(cell.id), _strip(made[:STRIP_IMAGES]))
     extremes = extreme_rows(metrics)
     if extremes:
         write_atomically(store.extremes_path(cell.id), sheet(images[extremes], made[extremes]))
@@ -475,13 +482,13 @@ def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) ->
     return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
 
 
-def _flops_an_image(model: Model, stage: str, fitted: Fitted, images: torch.Tensor) -> int:
-    """Operations of inverting the first image's representation, its own forward pass left out. Counting is slow: of an
-    inverter that repeats one step, a first and a second one are counted."""
-    found = model.represent(images[:1], [stage])[stage]
+def _flops_an_image(model: Model, stage: str, fitted: Fitted, image: torch.Tensor) -> int:
+    """Operations of inverting an image's (1, 3, H, W) representation, its own forward pass left out. Counting is slow:
+    of an inverter that repeats one step, a first and a second one are counted."""
+    found = model.represent(image, [stage])[stage]
 
     def count(inverter: Inverter | SeeingInverter) -> int:
-        return count_flops(lambda: replace(fitted, inverter=inverter).invert(stage, found, images[:1]))
+        return count_flops(lambda: replace(fitted, inverter=inverter).invert(stage, found, image))
 
     if isinstance(fitted.inverter, IterativeInverter):
         one, two = (count(fitted.inverter.shortened(iterations)) for iterations in (1, 2))
@@ -588,8 +595,8 @@ def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
 
 
 def _strip(images: torch.Tensor) -> bytes:
-    """The first images side by side as PNG bytes."""
-    row = from_unit_range(torch.cat(list(images[:STRIP_IMAGES].cpu()), dim=2)).permute(1, 2, 0)
+    """Images side by side as PNG bytes."""
+    row = from_unit_range(torch.cat(list(images.cpu()), dim=2)).permute(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(row.numpy()).save(buffer, "PNG", compress_level=1)  # a fifth of the time for a fifth more bytes
     return buffer.getvalue()

@@ -23,6 +23,7 @@ from scipy.stats import bootstrap, norm
 RESAMPLES = 2000
 POOLED_RESAMPLES = 1000
 LEVEL = 0.95
+MOST_VALUES = 2**24  # of resampled images, held at once
 BLOCK = 16  # pairs of rows at a time: their resamples fit in a cache, and memory stays flat
 
 Array = NDArray[np.float64]
@@ -73,7 +74,13 @@ def summarise(values: Sequence[float | None]) -> Summary:
     if np.ptp(defined) == 0.0:
         return Summary(len(defined), mean, mean, mean)
     found = bootstrap(
-        (defined,), np.mean, n_resamples=RESAMPLES, method="percentile", vectorized=True, rng=np.random.default_rng(0)
+        (defined,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=_at_once(len(defined)),
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
     )
     return Summary(len(defined), mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
@@ -180,10 +187,30 @@ def _small_sample(reach: float, n: NDArray[np.int_]) -> Array:
     return np.asarray(np.sqrt(n / (n - 1)) * stdtrit(n - 1, ndtr(reach)))
 
 
+def _at_once(n: int) -> int:
+    """How many resamples of ``n`` images are held at the same time."""
+    return max(1, MOST_VALUES // n)
+
+
 @lru_cache(maxsize=32)
-def _image_weights(n: int) -> Array:
-    """Weights (RESAMPLES, n) of n images in every resample, the same for all rows: each row of weights adds up to 1."""
-    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+def _image_counts(n: int) -> NDArray[np.uint8]:
+    """How often each of n images is in every resample (RESAMPLES, n), the same for all rows."""
+    generator, size = np.random.default_rng(0), _at_once(n)
+    sizes = [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
+    # a byte is enough: counts of an image are Poisson of mean 1, above 10 in one of 10^8
+    return np.concatenate([generator.multinomial(n, np.full(n, 1 / n), k).astype(np.uint8) for k in sizes])
+
+
+def _image_weights(n: int, common: NDArray[np.bool_]) -> Iterator[Array]:
+    """Weights of the ``common`` ones of n images in every resample, some resamples at a time; a row adds up to 1."""
+    for counts in np.split(_image_counts(n), range(_at_once(n), RESAMPLES, _at_once(n))):
+        weights = counts / n
+        if not common.all():  # a resample that drew none of the common images weighs them evenly
+            weights = weights[:, common]
+            total = weights.sum(axis=1, keepdims=True)
+            even = 1 / max(1, weights.shape[1])
+            weights = np.where(total > 0, weights / np.where(total > 0, total, 1), even)
+        yield weights
 
 
 @lru_cache(maxsize=256)
@@ -208,18 +235,13 @@ def _by_images(common: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], N
 def _resample(rows: Sequence[Array], which: Iterable[int], common: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Of the rows numbered ``which``, over the ``common`` images: the means, in the data (len(which),), NaN without an
     image, and in every resample (len(which), RESAMPLES)."""
-    weights = _image_weights(len(common))
-    if not common.all():  # a resample that drew none of the common images weighs them evenly
-        weights = weights[:, common]
-        total = weights.sum(axis=1, keepdims=True)
-        even = 1 / max(1, weights.shape[1])
-        weights = np.where(total > 0, weights / np.where(total > 0, total, 1), even)
-    means, draws = [], []
-    for index in which:
-        values = rows[index][:, common]
-        means.append(float(values.mean()) if values.size else float("nan"))
-        each = weights @ values.T
-        draws.append(each[:, 0] if len(values) == 1 else (each * _seed_weights(len(values), index)).sum(axis=1))
+    values = {index: rows[index][:, common] for index in which}
+    means = [float(found.mean()) if found.size else float("nan") for found in values.values()]
+    parts = [[weights @ found.T for found in values.values()] for weights in _image_weights(len(common), common)]
+    draws = []
+    for index, *pieces in zip(values, *parts, strict=True):
+        each = np.concatenate(pieces)
+        draws.append(each[:, 0] if each.shape[1] == 1 else (each * _seed_weights(each.shape[1], index)).sum(axis=1))
     return np.array(means), np.stack(draws)
 
 
@@ -246,11 +268,17 @@ def pool(statistic: Statistic, n: int) -> Pooled:
     value = float(statistic(np.ones((1, n)))[0])
     if n < 2:
         return Pooled(value, [value] * n, None)
-    left_out = statistic(1.0 - np.eye(n))
+    left_out = np.concatenate([statistic(1.0 - part) for part in _eye(n)])
     left_out = np.where(np.isnan(left_out), value, left_out)  # without this image there is nothing to measure
     contributions = value + (n - 1) * (left_out.mean() - left_out)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=POOLED_RESAMPLES).astype(np.float64)
     return Pooled(value, contributions.tolist(), _bca(value, statistic(draws), left_out))
+
+
+def _eye(n: int) -> Iterator[Array]:
+    """The rows of the identity matrix of ``n``, some at a time."""
+    for start in range(0, n, _at_once(n)):
+        yield np.eye(min(_at_once(n), n - start), n, start)
 
 
 def _bca(value: float, resampled: NDArray[np.float64], left_out: NDArray[np.float64]) -> tuple[float, float]:

@@ -22,7 +22,6 @@ from invsuite.data.folder import PhotoFile, PhotoFolder, verify
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
 from invsuite.data.imagenet import ImageNetFolder
-from invsuite.data.pixels import InMemory
 from invsuite.data.scenes import Scenes
 from invsuite.data.sources import (
     CocoSource,
@@ -38,6 +37,7 @@ from invsuite.errors import DataError, Unavailable, UsageError
 from invsuite.rows_in_file import RowsInFile
 
 SIZE = (32, 32)
+LIMIT = "invsuite.data.pixels.MEMORY_LIMIT"
 
 
 def gradient(width: int = 48, height: int = 40) -> np.ndarray:
@@ -349,13 +349,13 @@ def test_held_back_images_are_chosen_by_content() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "kept"),
-    [({}, InMemory), ({"MEMORY_LIMIT": 0}, RowsInFile), ({"MEMORY_LIMIT": 0, "DISK_SHARE": 0.0}, type(None))],
+    [({}, torch.Tensor), ({LIMIT: 0}, RowsInFile), ({LIMIT: 0, "invsuite.rows_in_file.DISK_SHARE": 0.0}, type(None))],
 )
 def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
     limits: dict[str, float], kept: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in limits.items():
-        monkeypatch.setattr(f"invsuite.data.pixels.{name}", limit)
+        monkeypatch.setattr(name, limit)
     split = Split(Scenes(1, 6), (1, 3, 5))
     expected = torch.stack([Scenes(1, 6)[i].image for i in (3, 5)])
     assert torch.equal(split.images(slice(1, 3)), expected)
@@ -367,7 +367,7 @@ def test_pixels_that_the_disk_does_not_take_are_decoded_at_every_use(monkeypatch
     def full(self: RowsInFile, rows: torch.Tensor) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("invsuite.data.pixels.MEMORY_LIMIT", 0)
+    monkeypatch.setattr(LIMIT, 0)
     monkeypatch.setattr(RowsInFile, "append", full)
     assert torch.equal(Split(Scenes(1, 6), (1,)).images([0])[0], Scenes(1, 6)[1].image)
 

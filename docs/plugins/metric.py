@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from invsuite.metrics.base import Metric, Scoring, Values
+from invsuite.metrics.base import Metric, Scoring, Values, batches
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class WorstError(Metric):
     digits = 2
 
     def compute(self, scoring: Scoring) -> Values:
-        error = (scoring.reconstructions - scoring.images).abs()
-        return Values(error.flatten(1).amax(1).tolist())
+        errors = [(made - true).abs() for made, true in batches(scoring.reconstructions, scoring.images)]
+        return Values([float(image.max()) for error in errors for image in error])
 
 
 def register(registry) -> None:

@@ -4,45 +4,25 @@ file, so that memory does not grow with the number of images."""
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 
-from invsuite.rows_in_file import RowsInFile
+from invsuite.rows_in_file import Rows, RowsInFile, disk_room
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of pixels of a split; more go to a file
-DISK_SHARE = 0.5  # of the free space of the temporary folder that pixels may take
 
 
-class Pixels(Protocol):
-    """Images by row."""
-
-    def read(self, rows: Sequence[int]) -> torch.Tensor:
-        """The images (len(rows), 3, H, W), uint8."""
-
-
-class InMemory:
-    """Pixels as one tensor (N, 3, H, W)."""
-
-    def __init__(self, images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> None:
-        self._kept = torch.empty((count, *shape), dtype=torch.uint8)
-        for row, image in enumerate(images):
-            self._kept[row] = image
-
-    def read(self, rows: Sequence[int]) -> torch.Tensor:
-        return self._kept[list(rows)]
-
-
-def keep(images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> Pixels | None:
+def keep(images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> Rows | None:
     """Keep ``count`` uint8 images (3, H, W) of one ``shape``; None where neither memory nor disk has room: they are
     decoded at every use then."""
     size = count * math.prod(shape)
     if size <= MEMORY_LIMIT:
-        return InMemory(images, count, shape)
-    if size > DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
+        kept = torch.empty((count, *shape), dtype=torch.uint8)
+        for row, image in enumerate(images):
+            kept[row] = image
+        return kept
+    if size > disk_room():
         return None
     try:
         pixels = RowsInFile(shape, torch.uint8)

@@ -8,12 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from typing import overload
 
 import torch
 
 from invsuite.data.base import Dataset, Sample, from_unit_range, to_unit_range
-from invsuite.data.pixels import Pixels, keep
+from invsuite.data.pixels import keep
 from invsuite.errors import UsageError
+from invsuite.rows_in_file import Rows
+
+SAMPLES_LIMIT = 256 * 2**20  # bytes of decoded samples, with their masks, that are kept of a split
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,20 @@ class Split:
         """Sample ``index`` with its instances."""
         return self.dataset[self.rows[index]]
 
-    def samples(self) -> list[Sample]:
-        """Every sample, decoded now."""
-        return [self.sample(i) for i in range(len(self))]
+    def samples(self) -> Samples:
+        """Every sample with its instances."""
+        return Samples(self)
 
     @cached_property
-    def _pixels(self) -> Pixels | None:
+    def _pixels(self) -> Rows | None:
         images = (from_unit_range(self.sample(i).image) for i in range(len(self)))
         return keep(images, len(self), self.sample(0).image.shape)
 
     def images(self, indices: Sequence[int] | slice) -> torch.Tensor:
         """Images (B, 3, H, W), float32 in [0, 1]."""
-        chosen = range(len(self))[indices] if isinstance(indices, slice) else indices
+        chosen = list(range(len(self))[indices] if isinstance(indices, slice) else indices)
         if self._pixels is not None:
-            return to_unit_range(self._pixels.read(chosen))
+            return to_unit_range(self._pixels[chosen])
         return torch.stack([self.sample(i).image for i in chosen])
 
     def batches(self, size: int) -> Iterator[torch.Tensor]:
@@ -58,6 +62,39 @@ class Split:
     def digest(self) -> str:
         """SHA-256 over the dataset's digest and the rows."""
         return hashlib.sha256(f"{self.dataset.digest()}-{self.rows}".encode()).hexdigest()
+
+
+class Samples(Sequence[Sample]):
+    """The samples of a split, in order. The first ones are decoded once and kept, up to `SAMPLES_LIMIT` bytes; the
+    others are decoded at every use, so that memory does not grow with their number."""
+
+    def __init__(self, split: Split) -> None:
+        self._split, self._kept, self._room = split, dict[int, Sample](), SAMPLES_LIMIT
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        index = range(len(self))[index]
+        sample = self._kept.get(index)
+        if sample is None:
+            sample = self._split.sample(index)
+            self._room -= sample.image.nbytes + sum(instance.mask.nbytes for instance in sample.instances)
+            if self._room >= 0:
+                self._kept[index] = sample
+        return sample
+
+
+def sample_batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """All samples once, in order, ``size`` at a time."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
 
 
 @dataclass(frozen=True)

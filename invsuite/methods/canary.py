@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from invsuite.errors import DataError
+from invsuite.rows_in_file import Rows
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # do nothing of their own, so their mode means nothing
 FEW = 4  # images below which nothing is concluded from all of them agreeing
 SWAPPED = 0.7  # error with red and blue swapped, over the error as it is, below which they are swapped
 EXTREMES = 3  # values at exactly 0 and at exactly 1 that a rescaled image has at most; clamped ones have many
+BATCH = 64  # images looked at together
 SAME = 1e-6  # largest difference of pixels between reconstructions that are one and the same image
 
 
@@ -30,7 +32,7 @@ def check_inverter(inverter: object, what: str) -> None:
                 raise DataError(f"{what}: inverse network in train mode at '{name or 'root'}': call eval()")
 
 
-def check_reconstructions(made: torch.Tensor, images: torch.Tensor, what: str) -> list[str]:
+def check_reconstructions(made: Rows, images: Rows, what: str) -> list[str]:
     """Look at all reconstructions of unedited images together; of fewer than four, nothing is concluded.
 
     Args:
@@ -46,22 +48,25 @@ def check_reconstructions(made: torch.Tensor, images: torch.Tensor, what: str) -
     """
     if len(made) < FEW:
         return []
-    if not _stretched(images) and _stretched(made):
+    error = swapped = 0.0
+    stretched, same = {"made": True, "true": True}, {"made": True, "true": True}
+    for parts in zip(made.split(BATCH), images.split(BATCH), strict=True):
+        error += float((parts[0] - parts[1]).square().sum())
+        swapped += float((parts[0].flip(1) - parts[1]).square().sum())
+        for name, part, first in zip(stretched, parts, (made[:1], images[:1]), strict=True):
+            stretched[name] &= _stretched(part)
+            same[name] &= float((part - first).abs().max()) < SAME
+    if stretched["made"] and not stretched["true"]:
         raise DataError(f"{what}: each spans exactly [0, 1]: rescaled by its own minimum and maximum; clamp instead")
-    error = (made - images).square().mean()
-    swapped = (made.flip(1) - images).square().mean()
-    if float(swapped) < SWAPPED * float(error):
+    if swapped < SWAPPED * error:
+        error, swapped = (value / made.shape.numel() for value in (error, swapped))
         raise DataError(
-            f"{what}: the error falls from {float(error):.4f} to {float(swapped):.4f} with red and blue swapped: "
+            f"{what}: the error falls from {error:.4f} to {swapped:.4f} with red and blue swapped: "
             "channels are BGR, expected RGB"
         )
-    if _same(made) and not _same(images):
+    if same["made"] and not same["true"]:
         return [f"all {len(made)} reconstructions are the same image, whatever the representation"]
     return []
-
-
-def _same(images: torch.Tensor) -> bool:
-    return float((images - images[:1]).abs().max()) < SAME
 
 
 def _stretched(images: torch.Tensor) -> bool:

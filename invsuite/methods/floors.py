@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from invsuite.data.split import Split
-from invsuite.features import DISK_SHARE
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
 from invsuite.methods.moments import Moments
 from invsuite.models.base import Model, Representation
-from invsuite.rows_in_file import RowsInFile
+from invsuite.rows_in_file import Rows, RowsInFile, disk_room
 from invsuite.timing import Stopwatch
 
 
@@ -63,7 +60,7 @@ class NearestInverter:
 
     model: Model
     fit: Split
-    kept: dict[str, torch.Tensor | RowsInFile]
+    kept: dict[str, Rows]
     weight: dict[str, torch.Tensor]
 
     def invert(self, stage: str, representation: Representation) -> torch.Tensor:
@@ -109,8 +106,8 @@ class Nearest(Method):
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
         watch = Stopwatch(problem.device)
-        room, disk = KEEP_BYTES, DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free
-        kept: dict[str, torch.Tensor | RowsInFile] = {}
+        room, disk = KEEP_BYTES, disk_room()
+        kept: dict[str, Rows] = {}
         for stage in problem.stages:
             shape = model.layout(stage).shape
             size = 4 * model.layout(stage).values * len(problem.fit)
@@ -129,7 +126,7 @@ class Nearest(Method):
                         place[done : done + len(images)] = found.tensor.cpu()
                     elif place is not None:
                         try:
-                            place.append(found.tensor.cpu())
+                            place.append(found.tensor)
                         except OSError:  # another process took the room
                             del kept[stage]
                 done += len(images)

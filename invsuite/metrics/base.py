@@ -17,6 +17,7 @@ from invsuite.data.edits import editable
 from invsuite.data.split import Split
 from invsuite.errors import DataError, InvsuiteError, NotApplicable
 from invsuite.models.base import Model
+from invsuite.rows_in_file import Rows
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image
@@ -32,7 +33,8 @@ class Scoring:
 
     Attributes:
         samples: the scored samples (image and instances).
-        images: their images (N, 3, H, W) in [0, 1].
+        images: their images (N, 3, H, W) in [0, 1]: a tensor while they are few, else rows of a file, which are chosen
+            and split in the same way; `batches` gives tensors of either.
         reconstructions: what the method made of them, same shape and range.
         reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
         edit_limit: how many images measures that need further reconstructions use (of edited images, of other stages).
@@ -47,8 +49,8 @@ class Scoring:
     """
 
     samples: Sequence[Sample]
-    images: torch.Tensor
-    reconstructions: torch.Tensor
+    images: Rows
+    reconstructions: Rows
     reconstruct: Callable[[torch.Tensor], torch.Tensor]
     edit_limit: int
     model: Model
@@ -87,18 +89,21 @@ class Scoring:
             masks: list[Mask] = []
             labels: list[int | None] = []
             for row, sample in enumerate(self.samples):
+                if len(rows) == self.edit_limit:
+                    break
                 found = editable(sample) if target == "object" else None
-                if len(rows) == self.edit_limit or (found is None and target == "object"):
+                if found is None and target == "object":
                     continue
                 rows.append(row)
                 masks.append(np.ones(sample.image.shape[-2:], dtype=bool) if found is None else found.mask)
                 labels.append(None if found is None else found.label)
-            edited = [edit(self.images[row], mask) for row, mask in zip(rows, masks, strict=True)]
-            shown = torch.stack(edited) if rows else self.images[:0]
+            before = self.images[rows]
+            edited = [edit(image, mask) for image, mask in zip(before, masks, strict=True)]
+            shown = torch.stack(edited) if rows else before
             after = self.reconstruct(shown) if rows else shown
             where = torch.from_numpy(np.stack(masks)) if rows else torch.zeros(shown[:, 0].shape, dtype=torch.bool)
             self._edits[key] = Edits(
-                rows, where.to(shown.device), labels, self.images[rows], shown, self.reconstructions[rows], after
+                rows, where.to(shown.device), labels, before, shown, self.reconstructions[rows], after
             )
         return self._edits[key]
 
@@ -150,9 +155,9 @@ class Values:
             )
 
 
-def batches(*tensors: torch.Tensor, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Tensors of the same length, ``size`` rows at a time."""
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+def batches(*stacks: Rows, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Tensors, or rows of files, of the same length, ``size`` rows at a time."""
+    return zip(*(stack.split(size) for stack in stacks), strict=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError, NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
 from invsuite.models.base import Layout, Model
+from invsuite.rows_in_file import Rows
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
 KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage
@@ -78,7 +79,7 @@ def measure_scales(model: Model, stages: Sequence[str], fit: Split) -> dict[str,
     return scales
 
 
-def represented(model: Model, stage: str, images: torch.Tensor) -> Iterator[torch.Tensor]:
+def represented(model: Model, stage: str, images: Rows) -> Iterator[torch.Tensor]:
     """Representations (B, ...) at ``stage`` of images (N, 3, H, W), a batch at a time."""
     for (part,) in batches(images):
         yield model.represent(resized(part, model.image_size), [stage])[stage].tensor

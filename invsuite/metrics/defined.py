@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from invsuite.metrics.base import Values
+from invsuite.metrics.base import Values, batches
+from invsuite.rows_in_file import Rows
 
 NO_OBJECT = "no scored image has an object mask of a fitting size"
 BATCH = 16  # images whose maps and matrices are held at once
@@ -26,15 +27,15 @@ def mean_defined(found: torch.Tensor) -> float | None:
     return float(kept.mean()) if len(kept) else None
 
 
-def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: torch.Tensor, reason: str) -> Values:
+def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: Rows, reason: str) -> Values:
     """Values of all images, with the means of their ceilings and floors.
 
     Args:
         measure: takes a batch of every stack and gives three (B,): values, ceilings and floors, NaN where undefined.
-        stacks: tensors with one row an image.
+        stacks: tensors, or rows of files, with one row an image.
         reason: why a value may be undefined.
     """
-    batches = zip(*(stack.split(BATCH) for stack in stacks), strict=True)
-    found, ceiling, floor = torch.cat([torch.stack([m.double() for m in measure(*batch)]) for batch in batches], 1)
+    parts = [torch.stack([m.double() for m in measure(*batch)]) for batch in batches(*stacks, size=BATCH)]
+    found, ceiling, floor = torch.cat(parts, 1)
     values = per_image(found, range(len(found)), len(found))
     return Values(values, reason if None in values else "", mean_defined(ceiling), mean_defined(floor))

@@ -6,18 +6,19 @@ Precision and recall are statistics of all images together: their intervals resa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from invsuite.data.base import Sample
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import Metric, Scoring, Values
+from invsuite.metrics.base import Metric, Scoring, Values, batches
 from invsuite.metrics.boxes import Array, Boxes, Matches, Ranked, average_precision, average_recall, match
-from invsuite.metrics.task import answers
-from invsuite.models.base import Prediction
+from invsuite.models.base import Model, Prediction
+from invsuite.rows_in_file import Rows
 from invsuite.statistics import pool
 
 Average = Callable[[Sequence[Ranked], Array], Array]
@@ -41,13 +42,26 @@ def found_boxes(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
     return [Boxes(*image) for image in zip(*parts, strict=True)]
 
 
-def true_boxes(samples: Sequence[Sample], label_of: Sequence[int]) -> list[Boxes]:
-    """The labelled objects; ``label_of`` is the detector's class of each label of the data."""
+def boxes_in(model: Model, images: Rows) -> list[Boxes]:
+    """The detector's boxes in images (N, 3, H, W) in [0, 1], a batch at a time."""
+    size = model.image_size
+    return [boxes for (part,) in batches(images) for boxes in found_boxes(model.predict(part), size)]
+
+
+def seen_boxes(scoring: Scoring) -> tuple[list[Boxes], list[Boxes]]:
+    """The detector's boxes in the scored images and in their reconstructions."""
+    true = scoring.once_a_model("seen boxes", lambda: boxes_in(scoring.model, scoring.images))
+    made = scoring.once("seen boxes", lambda: boxes_in(scoring.model, scoring.reconstructions))
+    return true, made
+
+
+def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
+    """The labelled objects, with the data's own labels."""
     found = []
     for sample in samples:
         items = sample.instances
         corners = np.array([item.box for item in items], dtype=np.float64).reshape(-1, 4)
-        labels = np.array([label_of[item.label] for item in items], dtype=np.int64)
+        labels = np.array([item.label for item in items], dtype=np.int64)
         areas = np.array([item.mask.sum() for item in items], dtype=np.float64)
         found.append(Boxes(corners, labels, np.ones(len(items)), areas))
     return found
@@ -58,15 +72,15 @@ def _require_detector(scoring: Scoring) -> None:
         raise NotApplicable(f"'{scoring.model.name}' is a classifier: it draws no boxes")
 
 
-def shared_classes(scoring: Scoring) -> list[int]:
-    """The detector's class of each label of the scored data, -1 for labels that no scored object has.
+def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
+    """The detector's class of each label of the scored data, -1 for labels that none of the true boxes has.
 
     Raises:
         NotApplicable: for a classifier, for images without labelled objects, and where an object's class is not one of
             the detector's, by name.
     """
     _require_detector(scoring)
-    seen = {item.label for sample in scoring.samples for item in sample.instances}
+    seen = {label for boxes in truth for label in boxes.labels.tolist()}
     if not seen:
         raise NotApplicable("the scored images have no labelled objects")
     unknown = sorted(scoring.classes[label] for label in seen if scoring.classes[label] not in scoring.model.classes)
@@ -78,7 +92,7 @@ def shared_classes(scoring: Scoring) -> list[int]:
     return [scoring.model.classes.index(name) if i in seen else -1 for i, name in enumerate(scoring.classes)]
 
 
-def _only(boxes: Sequence[Boxes], classes: Sequence[int]) -> list[Boxes]:
+def _only(boxes: Sequence[Boxes], classes: NDArray[np.int64]) -> list[Boxes]:
     """The boxes of ``classes``: others are no mistake where nobody labelled them."""
     kept = []
     for image in boxes:
@@ -99,11 +113,12 @@ class Matched:
 
 def against_truth(scoring: Scoring) -> Matched:
     """Matches with the labelled objects; raises as `shared_classes`."""
-    label_of = shared_classes(scoring)
-    size = scoring.model.image_size
-    known = [label for label in label_of if label >= 0]
-    truth = true_boxes(scoring.samples, label_of)
-    original, made = (_only(found_boxes(answer, size), known) for answer in answers(scoring))
+    _require_detector(scoring)
+    truth = scoring.once_a_model("true boxes", lambda: true_boxes(scoring.samples))
+    label_of = np.array(shared_classes(scoring, truth))
+    size, known = scoring.model.image_size, label_of[label_of >= 0]
+    truth = [replace(boxes, labels=label_of[boxes.labels]) for boxes in truth]
+    original, made = (_only(boxes, known) for boxes in seen_boxes(scoring))
     copied = scoring.once_a_model("copied boxes", lambda: match(truth, original, size))
     other = match(truth, made[-1:] + made[:-1], size) if len(made) > 1 else None
     return Matched(match(truth, made, size), copied, other)
@@ -161,7 +176,7 @@ class DetectorSelfAp(Metric):
     def compute(self, scoring: Scoring) -> Values:
         _require_detector(scoring)
         size = scoring.model.image_size
-        original, made = (found_boxes(answer, size) for answer in answers(scoring))
+        original, made = seen_boxes(scoring)
         truth = []
         for image in original:
             rows = image.scores >= self.confident

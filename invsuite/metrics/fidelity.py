@@ -55,10 +55,11 @@ class Psnr(Metric):
     digits = 2
 
     def compute(self, scoring: Scoring) -> Values:
-        found = peak_signal_noise_ratio(
-            scoring.reconstructions, scoring.images, data_range=1.0, reduction="none", dim=(1, 2, 3)
-        )
-        return Values([min(float(v), PSNR_CAP) for v in found])
+        found = [
+            peak_signal_noise_ratio(made, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
+            for made, true in batches(scoring.reconstructions, scoring.images)
+        ]
+        return Values([min(float(v), PSNR_CAP) for v in torch.cat(found)])
 
 
 @dataclass(frozen=True)

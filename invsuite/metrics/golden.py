@@ -104,7 +104,7 @@ def _ssim(metric: Metric) -> None:
 
 
 def _pairs(scoring: Scoring) -> Iterator[tuple[Any, Any]]:
-    return zip(scoring.images.numpy(), scoring.reconstructions.numpy(), strict=True)
+    return zip(scoring.images[:].numpy(), scoring.reconstructions[:].numpy(), strict=True)
 
 
 def _correspondence(metric: Metric) -> None:
@@ -130,8 +130,8 @@ def _lpips_range(metric: Metric) -> None:
 
     with _inputs_of(ScalingLayer) as seen:
         scoring = _scoring(_copy)
-        scoring.images = torch.zeros_like(scoring.images)
-        scoring.reconstructions = torch.ones_like(scoring.images)
+        scoring.images = torch.zeros(scoring.images.shape)
+        scoring.reconstructions = torch.ones(scoring.images.shape)
         metric.compute(scoring)
     low, high = min(float(x.min()) for x in seen), max(float(x.max()) for x in seen)
     if (low, high) != (-1.0, 1.0):

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.data.base import Sample
+from invsuite.data.split import sample_batches
 from invsuite.metrics.base import Metric, Scoring, Values
-from invsuite.metrics.defined import with_levels
+from invsuite.metrics.defined import BATCH, with_levels
 from invsuite.metrics.patches import patch_side
 from invsuite.metrics.permutation import shuffle
+from invsuite.rows_in_file import Rows, gather
 
 NO_BORDER = "the image has no object mask that covers a part of it"
 LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
@@ -27,13 +29,23 @@ SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
 
 def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
-    """Segment of each pixel (N, H, W): 0 the background, then one number an object, small objects over large ones."""
-    maps = np.zeros((len(samples), *samples[0].image.shape[-2:]), dtype=np.int64)
+    """Segment of each pixel (N, H, W), int16: 0 the background, then one number an object, small objects over large
+    ones."""
+    maps = np.zeros((len(samples), *samples[0].image.shape[-2:]), dtype=np.int16)
     for segments, sample in zip(maps, samples, strict=True):
         by_size = sorted(sample.instances, key=lambda instance: -int(instance.mask.sum()))
         for number, instance in enumerate(by_size, start=1):
             segments[instance.mask] = number
     return torch.from_numpy(maps)
+
+
+def segments_of(scoring: Scoring) -> Rows:
+    """Segment maps of the scored images."""
+
+    def drawn() -> Rows:
+        return gather(map(segment_maps, sample_batches(scoring.samples, BATCH)), len(scoring.samples))
+
+    return scoring.once_a_model("segments", drawn)
 
 
 def borders(segments: torch.Tensor) -> torch.Tensor:
@@ -128,16 +140,15 @@ class BoundaryF(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        truth = borders(segment_maps(scoring.samples)).to(scoring.images.device)
-        high, wide = truth.shape[1:]
+        high, wide = scoring.images.shape[2:]
         tolerance, side = max(1.0, self.tolerance * math.hypot(high, wide)), patch_side((high, wide))
 
-        def levels(images: torch.Tensor, made: torch.Tensor, true: torch.Tensor) -> list[torch.Tensor]:
-            found = edges(made)
+        def levels(images: torch.Tensor, made: torch.Tensor, segments: torch.Tensor) -> list[torch.Tensor]:
+            found, true = edges(made), borders(segments.to(made.device))
             strengths = (found, edges(images), shuffle(found[:, None], side)[:, 0])
             return [boundary_f(strength, true, tolerance) for strength in strengths]
 
-        return with_levels(levels, scoring.images, scoring.reconstructions, truth, reason=NO_BORDER)
+        return with_levels(levels, scoring.images, scoring.reconstructions, segments_of(scoring), reason=NO_BORDER)
 
 
 def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
@@ -149,7 +160,7 @@ def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tens
     most = int(segments.max()) + 1
     pixels = images.double().flatten(2)
     pixels = pixels - pixels.mean(2, keepdim=True)
-    belongs = segments.flatten(1)
+    belongs = segments.flatten(1).long()
     counts = pixels.new_zeros(len(pixels), most).scatter_add_(1, belongs, torch.ones_like(pixels[:, 0]))
     sums = pixels.new_zeros(len(pixels), 3, most).scatter_add_(2, belongs[:, None].expand(-1, 3, -1), pixels)
     between = (sums.square().sum(1) / counts.clamp(min=1)).sum(1)
@@ -169,11 +180,12 @@ class ObjectUnity(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        segments = segment_maps(scoring.samples).to(scoring.images.device)
-        side = patch_side((segments.shape[1], segments.shape[2]))
+        high, wide = scoring.images.shape[2:]
+        side = patch_side((high, wide))
 
         def levels(images: torch.Tensor, made: torch.Tensor, part: torch.Tensor) -> list[torch.Tensor]:
+            part = part.to(made.device)
             return [variance_between(x, part) for x in (made, images, shuffle(made, side))]
 
         reason = f"{NO_BORDER}, or the reconstruction is flat"
-        return with_levels(levels, scoring.images, scoring.reconstructions, segments, reason=reason)
+        return with_levels(levels, scoring.images, scoring.reconstructions, segments_of(scoring), reason=reason)

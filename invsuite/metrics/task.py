@@ -9,26 +9,18 @@ import torch
 
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, batches
-from invsuite.models.base import Model, Prediction
+from invsuite.models.base import Model
+from invsuite.rows_in_file import Rows
 
+BLOCK = 4096  # images whose probabilities are held at once
 OTHERS = 16  # other images that each image's chance level is taken over
 
 Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def predictions(model: Model, images: torch.Tensor) -> Prediction:
-    """What ``model`` says about images (N, 3, H, W) in [0, 1], a batch at a time."""
-    parts = [model.predict(part) for (part,) in batches(images)]
-    boxes = [part.boxes for part in parts if part.boxes is not None]
-    logits = torch.cat([part.logits for part in parts])
-    return Prediction(logits, torch.cat(boxes) if boxes else None, parts[0].no_object)
-
-
-def answers(scoring: Scoring) -> tuple[Prediction, Prediction]:
-    """The model's answers to the scored images and to their reconstructions."""
-    true = scoring.once_a_model("answers", lambda: predictions(scoring.model, scoring.images))
-    made = scoring.once("answers", lambda: predictions(scoring.model, scoring.reconstructions))
-    return true, made
+def class_logits(model: Model, images: Rows) -> torch.Tensor:
+    """What a classifier says about images (N, 3, H, W) in [0, 1], a batch at a time: (N, classes)."""
+    return torch.cat([model.predict(part).logits for (part,) in batches(images)])
 
 
 def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,8 +31,9 @@ def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if scoring.model.task != "classification":
         raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class an image")
-    true, made = answers(scoring)
-    return true.logits, made.logits
+    true = scoring.once_a_model("class logits", lambda: class_logits(scoring.model, scoring.images))
+    made = scoring.once("class logits", lambda: class_logits(scoring.model, scoring.reconstructions))
+    return true, made
 
 
 def named_again(true: torch.Tensor, made: torch.Tensor, k: int) -> torch.Tensor:
@@ -51,10 +44,12 @@ def named_again(true: torch.Tensor, made: torch.Tensor, k: int) -> torch.Tensor:
 def jensen_shannon(true: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """Jensen-Shannon divergence in bits, [0, 1], of the softmax of logits (N, classes): (N,) float64 (Lin 1991,
     doi 10.1109/18.61115)."""
-    p, q = true.double().softmax(1), made.double().softmax(1)
-    middle = (p + q) / 2
-    entropies = [-torch.special.xlogy(d, d).sum(1) for d in (middle, p, q)]
-    bits = (entropies[0] - (entropies[1] + entropies[2]) / 2) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    found = []
+    for logits in batches(true, made, size=BLOCK):
+        p, q = (part.double().softmax(1) for part in logits)
+        entropies = [-torch.special.xlogy(d, d).sum(1) for d in ((p + q) / 2, p, q)]
+        found.append(entropies[0] - (entropies[1] + entropies[2]) / 2)
+    bits = torch.cat(found) / torch.log(torch.tensor(2.0, dtype=torch.float64))
     return bits.clamp(0, 1)
 
 

@@ -1,0 +1,125 @@
+"""Scored images and reconstructions that memory has no room for are read from a file: every number stays the same."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import TINY_SUITE, invoke
+
+from invsuite.bench import load_records, store_of
+from invsuite.data import split as data_split
+from invsuite.data.scenes import Scenes
+from invsuite.data.split import Samples, Split
+from invsuite.metrics import METRICS
+from invsuite.rows_in_file import Rows, RowsInFile, gather
+from invsuite.suite import load_suite
+
+NAMES = ", ".join(f'"{name}"' for name in METRICS)
+SUITE = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', NAMES)
+SUITE = SUITE.replace("seed = 33\ncount = 6", "seed = 33\ncount = 20")  # more than any measure's batch of maps
+METHODS = ("optimisation", "modular")
+LIMITS = (
+    "invsuite.rows_in_file.MEMORY_LIMIT",
+    "invsuite.data.split.SAMPLES_LIMIT",
+    "invsuite.data.pixels.MEMORY_LIMIT",
+)
+
+
+def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Any], bytes, list[int]]]:
+    """Measures, strip and extreme images of every cell of the suite."""
+    (folder / "tiny.toml").write_text(SUITE)
+    done = invoke("bench", "--suite", folder / "tiny.toml", "--out", folder, "--methods", ",".join(METHODS))
+    assert done.exit_code == 0, done.output
+    suite = load_suite(str(folder / "tiny.toml"))
+    store = store_of(suite, folder)
+    return {
+        tuple(record["cell"][k] for k in ("model", "stage", "method")): (
+            record["metrics"],
+            store.strip_path(record["cell"]["id"]).read_bytes(),
+            record["extremes"],
+        )
+        for record in load_records(suite, folder)
+    }
+
+
+def test_every_measure_is_the_same_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "file").mkdir()
+    expected = run(tmp_path / "memory")
+    read: list[RowsInFile] = []
+    split = RowsInFile.split
+
+    def watched(self: RowsInFile, size: int) -> Any:
+        read.append(self)
+        return split(self, size)
+
+    monkeypatch.setattr(RowsInFile, "split", watched)
+    for limit in LIMITS:
+        monkeypatch.setattr(limit, 0)
+    found = run(tmp_path / "file")
+    assert len(found) == 8
+    assert len(read) > 8 * len(METRICS) / 2, "the measures read files"
+    assert {tuple(rows.shape) for rows in read} >= {(20, 3, 96, 96), (20, 96, 96)}, "images, and segments"
+    for cell, (measures, strip, extremes) in expected.items():
+        assert found[cell][0] == measures, cell
+        assert found[cell][1:] == (strip, extremes), cell
+
+
+@pytest.mark.parametrize("limit", [2**30, 0])
+def test_rows_are_chosen_and_split_as_a_tensors_are(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", limit)
+    whole = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
+    rows: Rows = gather((whole[start : start + 3] for start in (0, 3, 6)), 7)
+    assert isinstance(rows, RowsInFile if limit == 0 else torch.Tensor)
+    assert len(rows) == 7
+    assert rows.shape == whole.shape
+    assert rows.numel() == whole.numel()
+    for chosen in (slice(None), slice(2, 5), slice(-2, None), slice(3, 3), [5, 0, 5], []):
+        assert torch.equal(rows[chosen], whole[chosen]), chosen
+    assert [len(part) for part in rows.split(4)] == [4, 3]
+    assert torch.equal(torch.cat(list(rows.split(4))), whole)
+
+
+def test_rows_keep_the_order_of_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
+    whole = torch.randn(4, 3, 5, 6).to(memory_format=torch.channels_last)
+    rows = gather(whole.split(3), 4)
+    assert isinstance(rows, RowsInFile)
+    assert torch.equal(rows[:], whole)
+    assert rows[1:].stride() == whole[1:].stride()
+
+
+def test_rows_stay_in_memory_where_the_disk_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("invsuite.rows_in_file.DISK_SHARE", 0.0)
+    assert isinstance(gather([torch.ones(2, 3)], 2), torch.Tensor)
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: RowsInFile, rows: torch.Tensor) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
+    monkeypatch.setattr(RowsInFile, "append", full)
+    (tmp_path / "tiny.toml").write_text(TINY_SUITE)
+    done = invoke("bench", "--suite", tmp_path / "tiny.toml", "--out", tmp_path, "--methods", "mean")
+    assert done.exit_code == 3
+    assert "No space left on device; finished cells are kept: free some space" in done.stderr
+
+
+def test_samples_that_are_not_kept_are_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(Scenes(1, 6), (1, 3, 5))
+    size = split.sample(0).image.nbytes + sum(item.mask.nbytes for item in split.sample(0).instances)
+    monkeypatch.setattr(data_split, "SAMPLES_LIMIT", size)
+    samples = Samples(split)
+    assert [sample.key for sample in samples] == [split.sample(i).key for i in range(3)]
+    assert samples[0] is samples[0]
+    assert samples[-1] is not samples[-1]
+    assert torch.equal(samples[-1].image, split.sample(2).image)
+    assert [sample.key for sample in samples[1:]] == [samples[1].key, samples[2].key]
+    with pytest.raises(IndexError):
+        samples[3]
