@@ -181,10 +181,33 @@ def test_a_ray_cluster_of_two_nodes_one_worker_killed_gives_the_serial_records(
         # time limits need the main thread of an actor
         result = bench(folder, "ray", "--executor", "ray", "--address", cluster.address, "--cell-seconds", 600)
         assert not ray.is_initialized(), "the command has left the cluster"
+        lost = without_mailbox(folder, cluster.address)
     finally:
         cluster.shutdown()
     assert "up to 2 workers of 1 CPUs and 0 GPUs" in result.stderr
     same_after_a_kill(result, folder, "ray", serial)
+    assert lost.exit_code == 3, lost.output
+    said = " ".join(lost.stderr.split())
+    assert "the actor that workers report to was lost" in said
+    assert "finished cells are kept: give its node more memory or fewer workers" in said
+
+
+def without_mailbox(folder: Path, address: str) -> Result:
+    """Run the suite on a Ray cluster whose memory monitor takes the mailbox when the first fit begins."""
+    import ray
+
+    from invsuite.executors.ray import RayCrew
+
+    submit = RayCrew.submit
+
+    def submit_and_lose(self: Any, worker: Any, task: Any) -> None:
+        submit(self, worker, task)
+        ray.kill(self._mailbox)
+
+    (folder / "lost.pid").write_text("no worker is killed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayCrew, "submit", submit_and_lose)
+        return bench(folder, "lost", "--executor", "ray", "--address", address)
 
 
 def test_a_signal_stops_the_workers_and_ends_with_130(folder: Path) -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,8 @@ class RayWorker:
             return Lost("stopped by a signal")
 
     def _end_when_asked(self) -> None:
-        ray.get(self._mailbox.stopped.remote())
+        with suppress(ray.exceptions.RayError):  # a lost mailbox is the end of the run, too
+            ray.get(self._mailbox.stopped.remote())
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -240,10 +241,21 @@ class RayCrew:
         worker.call = worker.actor.compute.remote(pickle.dumps(task))
 
     def listen(self) -> Iterator[tuple[RayHandle, Message]]:
-        """What was said meanwhile, then the answers of calls that ended."""
+        """What was said meanwhile, then the answers of calls that ended.
+
+        Raises:
+            SetupError: if the mailbox is lost: what was said is, too.
+        """
         calls = {handle.call: handle for handle in self._handles.values() if handle.call is not None}
         ended, _ = ray.wait(list(calls), timeout=1.0)
-        for sender, message in ray.get(self._mailbox.take.remote()):
+        try:
+            heard = ray.get(self._mailbox.take.remote())
+        except ray.exceptions.RayError as error:
+            raise SetupError(
+                f"the actor that workers report to was lost ({_ending(error)}); finished cells are kept: give its node "
+                "more memory or fewer workers, and run the same command again"
+            ) from error
+        for sender, message in heard:
             if sender in self._handles:
                 yield self._handles[sender], message
         for call in ended:
