@@ -11,17 +11,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from invsuite.errors import NotApplicable
 from invsuite.models.base import Layout
-from invsuite.models.resume import Border, Call, Resumable, record_calls, tensors_of
+from invsuite.models.resume import Border, Call, Resumable, record_answers, tensors_of, watch_calls
 
 TOLERANCE = 1e-5  # relative difference that another batch may cause
 VECTOR_NOISE = 0.02  # on gains, offsets and layer scales, many of which begin at nearly zero
 MATRIX_NOISE = 0.1  # on other weights, as a share of their size: a deep network must not explode
+PROBED = 8  # channels of one place that are compared first
 SEARCHED_PLACES = 4096  # a grid with more places is not searched for another order
 
 #: the feature maps of a network for images
@@ -107,22 +109,21 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
     Raises:
         Uncuttable: if a map is no module's answer, or a piece needs more than the tensor at its start.
     """
-    shape = (images.shape[1], images.shape[2], images.shape[3])
     other = _with_other_weights(network)
-    calls = record_calls(other, images)
-    found: list[tuple[Call, Cut]] = []
     maps = feature_maps(other, images)
-    for number, wanted in enumerate(maps, 1):
-        free = [call for call in calls if not found or call.began > found[-1][0].ended]
-        match = _giver(free, wanted)
-        if match is None:
+    calls, givers = _givers(other, images, maps)
+    found: list[tuple[Call, Cut]] = []
+    for number, cut_of in enumerate(givers, 1):
+        free = [call for call in calls if call.path in cut_of and (not found or call.began > found[-1][0].ended)]
+        if not free:
             raise Uncuttable(f"feature map {number} of {len(maps)} is the answer of no module")
-        found.append(match)
-    embedding = _embedding(Resumable(other, shape, calls, len(images), []), calls, *found[0], images)
+        outermost = min(free, key=lambda call: call.began)
+        found.append((outermost, cut_of[outermost.path]))
+    embedding = _embedding(Resumable(other, images, calls, []), calls, *found[0], images)
     cuts = _with_blocks(other, calls, [c for c in (embedding, *(cut for _, cut in found)) if c is not None])
     borders = [cut.border for cut in cuts]
-    _check(Resumable(other, shape, calls, len(images), borders), calls, cuts, images)
-    pieces = Resumable(network, shape, record_calls(network, images), len(images), borders)
+    _check(Resumable(other, images, calls, borders), cuts, images)
+    pieces = Resumable(network, images, calls, borders)
     return CutNetwork(cuts[0] if embedding else None, tuple(cuts[len(cuts) - len(maps) :]), pieces)
 
 
@@ -139,21 +140,27 @@ def _with_other_weights(network: nn.Module) -> nn.Module:
     return other
 
 
-def _giver(calls: Sequence[Call], wanted: torch.Tensor) -> tuple[Call, Cut] | None:
-    """The call that began first, so the outermost, whose answer holds the map ``wanted``."""
-    for call in sorted(calls, key=lambda call: call.began):
-        for leaf, tensor in enumerate(tensors_of(call.output)):
-            arrangement = arrangement_of(tensor, wanted)
-            if arrangement is not None:
-                return call, Cut(Border(call.path, True, leaf), arrangement)
-    return None
+def _givers(
+    network: nn.Module, images: torch.Tensor, maps: Sequence[torch.Tensor]
+) -> tuple[list[Call], list[dict[str, Cut]]]:
+    """All calls of one forward and, for each of the ``maps``, the cuts behind the modules whose answer holds it."""
+    givers: list[dict[str, Cut]] = [{} for _ in maps]
+
+    def look(path: str, output: Any) -> None:
+        for leaf, tensor in enumerate(tensors_of(output)):
+            for found, wanted in zip(givers, maps, strict=True):
+                arrangement = arrangement_of(tensor, wanted) if path not in found else None
+                if arrangement is not None:
+                    found[path] = Cut(Border(path, True, leaf), arrangement)
+
+    return watch_calls(network, images, look), givers
 
 
 def arrangement_of(tensor: torch.Tensor, wanted: torch.Tensor) -> Arrangement | None:
     """How ``tensor`` (B, ...) holds the map ``wanted`` (B, channels, h, w); None where it does not."""
     channels, grid = wanted.shape[1], (wanted.shape[2], wanted.shape[3])
     shape = tuple(tensor.shape[1:])
-    if tensor.dim() < 3 or len(tensor) != len(wanted):
+    if tensor.dim() < 3 or len(tensor) != len(wanted) or not _may_hold(tensor, wanted):
         return None
     if torch.equal(tensor, wanted):
         return Arrangement(Layout("map", channels, grid), shape, channels_last=False)
@@ -169,6 +176,17 @@ def arrangement_of(tensor: torch.Tensor, wanted: torch.Tensor) -> Arrangement | 
     if tensor.dim() > 3:
         return Arrangement(Layout("map", channels, grid), shape, True, order)
     return Arrangement(Layout("tokens", channels, grid, rows.shape[1], prefix), shape, True, order)
+
+
+def _may_hold(tensor: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether a place of ``tensor`` has the first channels of the middle place of ``wanted``: quick to see, seldom so
+    where it does not hold it."""
+    height, width = wanted.shape[2:]
+    probe = wanted[0, :PROBED, height // 2, width // 2]
+    if tensor.shape == wanted.shape and torch.equal(tensor[0, :PROBED, height // 2, width // 2], probe):
+        return True
+    rows = tensor[0].flatten(0, -2)
+    return rows.shape[1] == wanted.shape[1] and bool((rows[:, :PROBED] == probe).all(1).any())
 
 
 def _order(rows: torch.Tensor, places: torch.Tensor) -> tuple[int, ...] | None:
@@ -257,16 +275,17 @@ def _call(calls: Sequence[Call], border: Border) -> Call:
 
 
 @torch.no_grad()
-def _check(pieces: Resumable, calls: Sequence[Call], cuts: Sequence[Cut], images: torch.Tensor) -> None:
+def _check(pieces: Resumable, cuts: Sequence[Cut], images: torch.Tensor) -> None:
     """Run every piece alone, from the tensor that the whole forward had at its start.
 
     Raises:
         Uncuttable: if one gives something else than the whole forward had at its end.
     """
+    answers = record_answers(pieces.network, images, {cut.border.path for cut in cuts if cut.border.after})
     truths = [images]
     for cut in cuts:
         if cut.border.after:
-            truths.append(tensors_of(_call(calls, cut.border).output)[cut.border.leaf])
+            truths.append(tensors_of(answers[cut.border.path])[cut.border.leaf])
         else:
             truths.append(pieces.run(images, None, cut.border))
     truths.append(pieces.network(images))

@@ -13,7 +13,7 @@ whoever cuts one must try it (`invsuite.models.cut` does, at load).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +26,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in a recorded forward: its ``path`` in the network, the tick at which it ``began`` and
-    ``ended``, and its answer (``output``)."""
+    """One call of a module in a forward: its ``path`` in the network, and the ticks at which it ``began`` and
+    ``ended``."""
 
     path: str
     began: int
     ended: int
-    output: Any
 
     def inside(self, other: Call) -> bool:
         """Whether this call was made by ``other``."""
@@ -80,8 +79,13 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def record_calls(network: nn.Module, images: torch.Tensor) -> list[Call]:
-    """Every module's first call in one forward over ``images`` (B, C, H, W), in the order in which they ended."""
+def watch_calls(network: nn.Module, images: torch.Tensor, see: Callable[[str, Any], None]) -> list[Call]:
+    """Every module's first call in one forward over ``images`` (B, C, H, W), in the order in which they ended.
+
+    Args:
+        see: is shown the path of each and its answer, which the network may go on to change in place. All answers of a
+            large network together are tens of gigabytes.
+    """
     calls: list[Call] = []
     began: dict[str, int] = {}
     ended: set[str] = set()
@@ -97,7 +101,8 @@ def record_calls(network: nn.Module, images: torch.Tensor) -> list[Call]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if path not in ended:
                 ended.add(path)
-                calls.append(Call(path, began[path], next(ticks), tree_map(_copied, output)))
+                calls.append(Call(path, began[path], next(ticks)))
+                see(path, output)
 
         return hook
 
@@ -114,9 +119,16 @@ def record_calls(network: nn.Module, images: torch.Tensor) -> list[Call]:
     return calls
 
 
-def _copied(leaf: Any) -> Any:
-    """A tensor as it is now: the network may go on in place."""
-    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf
+def record_answers(network: nn.Module, images: torch.Tensor, paths: Container[str]) -> dict[str, Any]:
+    """What the modules ``paths`` answer at first in one forward over ``images`` (B, C, H, W)."""
+    answers: dict[str, Any] = {}
+
+    def copy(path: str, output: Any) -> None:
+        if path in paths:
+            answers[path] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, output)
+
+    watch_calls(network, images, copy)
+    return answers
 
 
 class Resumable:
@@ -124,24 +136,24 @@ class Resumable:
 
     Args:
         network: in eval mode; its modules are as they were after every run.
-        shape: (C, H, W) of its input.
-        calls: of one forward over ``batch`` images, as `record_calls` gives them; the first image's answers are kept.
+        images: some (B, C, H, W), as it takes them; what modules before a border answer to the first is kept.
+        calls: of one forward, as `watch_calls` gives them.
         borders: where runs will start.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        shape: tuple[int, int, int],
+        images: torch.Tensor,
         calls: Sequence[Call],
-        batch: int,
         borders: Sequence[Border],
     ) -> None:
         self.network = network
-        self.shape = shape
+        self.shape = tuple(images.shape[1:])
         self._past = {border: _outermost_before(calls, border) for border in borders}
         wanted = {path for paths in self._past.values() for path in paths}
-        self._answers = {c.path: tree_map(partial(_one_image, batch), c.output) for c in calls if c.path in wanted}
+        answers = record_answers(network, images, wanted) if wanted else {}
+        self._answers = {path: tree_map(partial(_one_image, len(images)), a) for path, a in answers.items()}
         self._device: torch.device | None = None  # where the answers are known to be
 
     def run(self, tensor: torch.Tensor, start: Border | None, stop: Border | None) -> Any:
