@@ -6,6 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -99,21 +100,31 @@ def gather(parts: Iterable[torch.Tensor], count: int) -> Rows:
     Raises:
         DiskError: if another process took the room meanwhile.
     """
-    made: list[torch.Tensor] = []
-    file: RowsInFile | None = None
-    for part in parts:
-        if file is None and not made:
-            size = count * part[0].numel() * part.element_size()
-            if MEMORY_LIMIT < size <= disk_room():
-                file = RowsInFile(part.shape[1:], part.dtype, part.device, _channels_last(part))
-        if file is None:
-            made.append(part)
-            continue
-        try:
+    parts = iter(parts)
+    first = next(parts)
+    size = count * first[0].numel() * first.element_size()
+    if not MEMORY_LIMIT < size <= disk_room():
+        return joined(chain([first], parts), count)
+    file = RowsInFile(first.shape[1:], first.dtype, first.device, _channels_last(first))
+    try:
+        for part in chain([first], parts):
             file.append(part)
-        except OSError as error:
-            raise refused(Path(tempfile.gettempdir()) / "rows of images", error) from error
-    return torch.cat(made) if file is None else file
+    except OSError as error:
+        raise refused(Path(tempfile.gettempdir()) / "rows of images", error) from error
+    return file
+
+
+def joined(parts: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """The ``parts`` (B, ...) as one tensor of ``count`` rows. Its memory is taken before the second part is made: small
+    results that are kept while large ones come and go leave gaps, by which memory grows."""
+    whole, done = torch.empty(0), 0
+    for part in parts:
+        if done == 0:
+            order = torch.channels_last if _channels_last(part) else torch.contiguous_format
+            whole = torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=order)
+        whole[done : done + len(part)] = part
+        done += len(part)
+    return whole
 
 
 def _channels_last(rows: torch.Tensor) -> bool:

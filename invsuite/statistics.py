@@ -23,7 +23,7 @@ from scipy.stats import bootstrap, norm
 RESAMPLES = 2000
 POOLED_RESAMPLES = 1000
 LEVEL = 0.95
-MOST_VALUES = 2**24  # of resampled images, held at once
+MOST_VALUES = 2**22  # of resampled images, held at once
 BLOCK = 16  # pairs of rows at a time: their resamples fit in a cache, and memory stays flat
 
 Array = NDArray[np.float64]

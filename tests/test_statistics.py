@@ -13,9 +13,18 @@ import pytest
 from helpers import TINY_SUITE, invoke
 from test_store_and_check import record
 
+from invsuite import statistics
 from invsuite.report.leaderboard import markdown, terminal
 from invsuite.report.rows import advantage, places_of, rows_of
-from invsuite.statistics import differences, percentile_interval, places, resampled_means, summarise, summarise_seeds
+from invsuite.statistics import (
+    differences,
+    percentile_interval,
+    places,
+    pool,
+    resampled_means,
+    summarise,
+    summarise_seeds,
+)
 from invsuite.store import Record, Store
 
 
@@ -108,6 +117,30 @@ def test_seeds_widen_the_interval() -> None:
 def test_one_seed_is_the_plain_summary() -> None:
     values = [1.0, None, 2.0, 4.0]
     assert summarise_seeds(np.array([values], dtype=float)) == summarise(values)
+
+
+def test_resamples_are_the_same_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bootstrap, ranking and jackknife of many images are done in blocks: no number may depend on their size."""
+    rng = np.random.default_rng(3)
+    rows = [rng.normal(20 + i, 3, (seeds, 40)) for i, seeds in enumerate((1, 1, 3))]
+    rows[1][:, 7] = np.nan
+
+    def everything() -> tuple[Any, ...]:
+        statistics._image_counts.cache_clear()
+        pooled = pool(lambda weights: (weights @ rows[0][0]) / weights.sum(1), 40)
+        return (
+            summarise(rows[0][0].tolist()),
+            places(rows),
+            resampled_means(rows)[1],
+            (pooled.value, *pooled.contributions, *(pooled.interval or ())),
+        )
+
+    whole = everything()
+    monkeypatch.setattr(statistics, "MOST_VALUES", 7 * 40)  # neither 2,000 resamples nor 40 images are a multiple of 7
+    parts = everything()
+    assert parts[:2] == whole[:2]
+    np.testing.assert_allclose(parts[2], whole[2], rtol=1e-13)
+    np.testing.assert_allclose(parts[3], whole[3], rtol=1e-12)
 
 
 def seeded(method: str, seeds: int, shift: float = 0.0, spread: float = 0.0) -> list[Record]:

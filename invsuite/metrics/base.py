@@ -17,7 +17,7 @@ from invsuite.data.edits import editable
 from invsuite.data.split import Split
 from invsuite.errors import DataError, InvsuiteError, NotApplicable
 from invsuite.models.base import Model
-from invsuite.rows_in_file import Rows
+from invsuite.rows_in_file import Rows, joined
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image
@@ -158,6 +158,11 @@ class Values:
 def batches(*stacks: Rows, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
     """Tensors, or rows of files, of the same length, ``size`` rows at a time."""
     return zip(*(stack.split(size) for stack in stacks), strict=True)
+
+
+def by_image(measure: Callable[..., torch.Tensor], *stacks: Rows, size: int = MODEL_BATCH) -> torch.Tensor:
+    """``measure`` (B, ...) of batches of the ``stacks``, joined over all images: (N, ...)."""
+    return joined((measure(*batch) for batch in batches(*stacks, size=size)), len(stacks[0]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError, NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
 from invsuite.models.base import Layout, Model
-from invsuite.rows_in_file import Rows
+from invsuite.rows_in_file import Rows, joined
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
 KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage
@@ -95,7 +95,9 @@ def errors(scoring: Scoring, model: Model, stage: str, scale: Scale) -> list[flo
     else:
         true = represented(model, stage, scoring.images)
     made = represented(model, stage, scoring.reconstructions)
-    return torch.cat([scale.distances(a, b) for a, b in zip(made, true, strict=True)]).tolist()
+    distances = (scale.distances(a, b) for a, b in zip(made, true, strict=True))
+    found: list[float | None] = joined(distances, len(scoring.images)).tolist()
+    return found
 
 
 @dataclass(frozen=True)

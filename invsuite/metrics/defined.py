@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from invsuite.metrics.base import Values, batches
+from invsuite.metrics.base import Values, by_image
 from invsuite.rows_in_file import Rows
 
 NO_OBJECT = "no scored image has an object mask of a fitting size"
@@ -35,7 +35,10 @@ def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: Rows, r
         stacks: tensors, or rows of files, with one row an image.
         reason: why a value may be undefined.
     """
-    parts = [torch.stack([m.double() for m in measure(*batch)]) for batch in batches(*stacks, size=BATCH)]
-    found, ceiling, floor = torch.cat(parts, 1)
+
+    def columns(*batch: torch.Tensor) -> torch.Tensor:
+        return torch.stack([level.double() for level in measure(*batch)], 1)
+
+    found, ceiling, floor = by_image(columns, *stacks, size=BATCH).unbind(1)
     values = per_image(found, range(len(found)), len(found))
     return Values(values, reason if None in values else "", mean_defined(ceiling), mean_defined(floor))

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from invsuite.metrics.base import Metric, Scoring, Values, batches
+from invsuite.metrics.base import Metric, Scoring, Values, by_image
 
 PSNR_CAP = 100.0  # dB; identical images have infinite PSNR, which no mean survives
 WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest scale first
 
+_psnr = partial(peak_signal_noise_ratio, data_range=1.0, reduction="none", dim=(1, 2, 3))
 _ssim = partial(structural_similarity_index_measure, data_range=1.0, reduction="none")
 
 
@@ -55,11 +56,8 @@ class Psnr(Metric):
     digits = 2
 
     def compute(self, scoring: Scoring) -> Values:
-        found = [
-            peak_signal_noise_ratio(made, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
-            for made, true in batches(scoring.reconstructions, scoring.images)
-        ]
-        return Values([min(float(v), PSNR_CAP) for v in torch.cat(found)])
+        found = by_image(_psnr, scoring.reconstructions, scoring.images)
+        return Values([min(value, PSNR_CAP) for value in found.tolist()])
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,7 @@ class Ssim(Metric):
     direction = "higher"
 
     def compute(self, scoring: Scoring) -> Values:
-        found = [ssim(made, true) for made, true in batches(scoring.reconstructions, scoring.images)]
-        return Values(torch.cat(found).tolist())
+        return Values(by_image(ssim, scoring.reconstructions, scoring.images).tolist())
 
 
 @dataclass(frozen=True)
@@ -91,5 +88,4 @@ class MsSsim(Metric):
         if min(height, width) < least:
             reason = f"five scales need at least {least} px a side, these images have {height} x {width}"
             return Values([None] * len(scoring.images), reason)
-        found = [ms_ssim(made, true) for made, true in batches(scoring.reconstructions, scoring.images)]
-        return Values(torch.cat(found).tolist())
+        return Values(by_image(ms_ssim, scoring.reconstructions, scoring.images).tolist())

@@ -14,7 +14,7 @@ import torch
 from torchmetrics.functional.image.dists import DISTSNetwork
 
 from invsuite.errors import Unavailable
-from invsuite.metrics.base import Metric, Scoring, Values, batches
+from invsuite.metrics.base import Metric, Scoring, Values, by_image
 
 #: torchvision's file name and address of each backbone; the name ends in the first 8 digits of its SHA-256
 BACKBONES = {
@@ -72,8 +72,10 @@ def _dists(device: str) -> tuple[torch.nn.Module, str]:
 
 
 def _values(distance: Distance, scoring: Scoring) -> Values:
-    pairs = batches(scoring.reconstructions, scoring.images, size=BATCH)
-    return Values(torch.cat([distance(made, true).reshape(-1) for made, true in pairs]).tolist())
+    def one_an_image(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return distance(made, true).reshape(-1)
+
+    return Values(by_image(one_an_image, scoring.reconstructions, scoring.images, size=BATCH).tolist())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import Metric, Scoring, Values, batches
+from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.models.base import Model
 from invsuite.rows_in_file import Rows
 
@@ -20,7 +20,7 @@ Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def class_logits(model: Model, images: Rows) -> torch.Tensor:
     """What a classifier says about images (N, 3, H, W) in [0, 1], a batch at a time: (N, classes)."""
-    return torch.cat([model.predict(part).logits for (part,) in batches(images)])
+    return by_image(lambda part: model.predict(part).logits, images)
 
 
 def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,12 +44,14 @@ def named_again(true: torch.Tensor, made: torch.Tensor, k: int) -> torch.Tensor:
 def jensen_shannon(true: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """Jensen-Shannon divergence in bits, [0, 1], of the softmax of logits (N, classes): (N,) float64 (Lin 1991,
     doi 10.1109/18.61115)."""
-    found = []
-    for logits in batches(true, made, size=BLOCK):
-        p, q = (part.double().softmax(1) for part in logits)
-        entropies = [-torch.special.xlogy(d, d).sum(1) for d in ((p + q) / 2, p, q)]
-        found.append(entropies[0] - (entropies[1] + entropies[2]) / 2)
-    bits = torch.cat(found) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+
+    def nats(true: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+        p, q = true.double().softmax(1), made.double().softmax(1)
+        middle = (p + q) / 2
+        entropies = [-torch.special.xlogy(d, d).sum(1) for d in (middle, p, q)]
+        return entropies[0] - (entropies[1] + entropies[2]) / 2
+
+    bits = by_image(nats, true, made, size=BLOCK) / torch.log(torch.tensor(2.0, dtype=torch.float64))
     return bits.clamp(0, 1)
 
 
