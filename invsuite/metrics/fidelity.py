@@ -15,8 +15,12 @@ PSNR_CAP = 100.0  # dB; identical images have infinite PSNR, which no mean survi
 WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest scale first
 
-_psnr = partial(peak_signal_noise_ratio, data_range=1.0, reduction="none", dim=(1, 2, 3))
 _ssim = partial(structural_similarity_index_measure, data_range=1.0, reduction="none")
+
+
+def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB (B,) of images (B, 3, H, W) in [0, 1], of each by itself; infinite for a copy."""
+    return peak_signal_noise_ratio(made, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
 def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -56,7 +60,7 @@ class Psnr(Metric):
     digits = 2
 
     def compute(self, scoring: Scoring) -> Values:
-        found = by_image(_psnr, scoring.reconstructions, scoring.images)
+        found = by_image(psnr, scoring.reconstructions, scoring.images)
         return Values([min(value, PSNR_CAP) for value in found.tolist()])
 
 
