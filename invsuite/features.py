@@ -165,7 +165,7 @@ class FeatureCache:
         distinct = expected_distinct(asked - repeats * self.users, items)
         room = MEMORY_SHARE * psutil.virtual_memory().available
         place = "memory" if size <= room else "disk"
-        if place == "disk" and size > disk_room(str(self.folder) if self.folder else None):
+        if place == "disk" and size > disk_room(self.folder):
             self.decided = Policy("off", f"too large for memory and disk; {told}")
             return
         rates = self._measured(sample, batch, forward, place)

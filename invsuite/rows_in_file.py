@@ -88,7 +88,7 @@ class RowsInFile:
 Rows = torch.Tensor | RowsInFile
 
 
-def disk_room(folder: str | None = None) -> int:
+def disk_room(folder: Path | None = None) -> int:
     """Bytes that rows may take of the disk of ``folder``, the temporary one by default."""
     return int(DISK_SHARE * shutil.disk_usage(folder or tempfile.gettempdir()).free)
 

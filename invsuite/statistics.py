@@ -192,19 +192,24 @@ def _at_once(n: int) -> int:
     return max(1, MOST_VALUES // n)
 
 
+def _blocks(count: int, n: int) -> list[range]:
+    """The numbers of ``count`` resamples of ``n`` images, as many together as are held at the same time."""
+    every, size = range(count), _at_once(n)
+    return [every[start : start + size] for start in range(0, count, size)]
+
+
 @lru_cache(maxsize=32)
 def _image_counts(n: int) -> NDArray[np.uint8]:
     """How often each of n images is in every resample (RESAMPLES, n), the same for all rows."""
-    generator, size = np.random.default_rng(0), _at_once(n)
-    sizes = [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]
+    generator, even = np.random.default_rng(0), np.full(n, 1 / n)
     # a byte is enough: counts of an image are Poisson of mean 1, above 10 in one of 10^8
-    return np.concatenate([generator.multinomial(n, np.full(n, 1 / n), k).astype(np.uint8) for k in sizes])
+    return np.concatenate([generator.multinomial(n, even, len(b)).astype(np.uint8) for b in _blocks(RESAMPLES, n)])
 
 
 def _image_weights(n: int, common: NDArray[np.bool_]) -> Iterator[Array]:
     """Weights of the ``common`` ones of n images in every resample, some resamples at a time; a row adds up to 1."""
-    for counts in np.split(_image_counts(n), range(_at_once(n), RESAMPLES, _at_once(n))):
-        weights = counts / n
+    for block in _blocks(RESAMPLES, n):
+        weights = _image_counts(n)[block.start : block.stop] / n
         if not common.all():  # a resample that drew none of the common images weighs them evenly
             weights = weights[:, common]
             total = weights.sum(axis=1, keepdims=True)
@@ -268,17 +273,11 @@ def pool(statistic: Statistic, n: int) -> Pooled:
     value = float(statistic(np.ones((1, n)))[0])
     if n < 2:
         return Pooled(value, [value] * n, None)
-    left_out = np.concatenate([statistic(1.0 - part) for part in _eye(n)])
+    left_out = np.concatenate([statistic(1.0 - np.eye(len(block), n, block.start)) for block in _blocks(n, n)])
     left_out = np.where(np.isnan(left_out), value, left_out)  # without this image there is nothing to measure
     contributions = value + (n - 1) * (left_out.mean() - left_out)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=POOLED_RESAMPLES).astype(np.float64)
     return Pooled(value, contributions.tolist(), _bca(value, statistic(draws), left_out))
-
-
-def _eye(n: int) -> Iterator[Array]:
-    """The rows of the identity matrix of ``n``, some at a time."""
-    for start in range(0, n, _at_once(n)):
-        yield np.eye(min(_at_once(n), n - start), n, start)
 
 
 def _bca(value: float, resampled: NDArray[np.float64], left_out: NDArray[np.float64]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from invsuite.rows_in_file import Rows, RowsInFile, disk_room
+from invsuite.rows_in_file import Rows, RowsInFile, disk_room, joined
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of pixels of a split; more go to a file
 
@@ -18,10 +18,7 @@ def keep(images: Iterator[torch.Tensor], count: int, shape: Sequence[int]) -> Ro
     decoded at every use then."""
     size = count * math.prod(shape)
     if size <= MEMORY_LIMIT:
-        kept = torch.empty((count, *shape), dtype=torch.uint8)
-        for row, image in enumerate(images):
-            kept[row] = image
-        return kept
+        return joined((image[None] for image in images), count)
     if size > disk_room():
         return None
     try:

@@ -48,29 +48,34 @@ def check_reconstructions(made: Rows, images: Rows, what: str) -> list[str]:
     """
     if len(made) < FEW:
         return []
-    error = swapped = 0.0
-    stretched, same = {"made": True, "true": True}, {"made": True, "true": True}
-    for parts in zip(made.split(BATCH), images.split(BATCH), strict=True):
-        error += float((parts[0] - parts[1]).square().sum())
-        swapped += float((parts[0].flip(1) - parts[1]).square().sum())
-        for name, part, first in zip(stretched, parts, (made[:1], images[:1]), strict=True):
-            stretched[name] &= _stretched(part)
-            same[name] &= float((part - first).abs().max()) < SAME
-    if stretched["made"] and not stretched["true"]:
+    if not _stretched(images) and _stretched(made):
         raise DataError(f"{what}: each spans exactly [0, 1]: rescaled by its own minimum and maximum; clamp instead")
+    error = swapped = 0.0
+    for found, true in zip(made.split(BATCH), images.split(BATCH), strict=True):
+        error += float((found - true).square().sum())
+        swapped += float((found.flip(1) - true).square().sum())
     if swapped < SWAPPED * error:
         error, swapped = (value / made.shape.numel() for value in (error, swapped))
         raise DataError(
             f"{what}: the error falls from {error:.4f} to {swapped:.4f} with red and blue swapped: "
             "channels are BGR, expected RGB"
         )
-    if same["made"] and not same["true"]:
+    if _same(made) and not _same(images):
         return [f"all {len(made)} reconstructions are the same image, whatever the representation"]
     return []
 
 
-def _stretched(images: torch.Tensor) -> bool:
+def _same(images: Rows) -> bool:
+    first = images[:1]
+    return all(float((part - first).abs().max()) < SAME for part in images.split(BATCH))
+
+
+def _stretched(images: Rows) -> bool:
     """Whether every image has its least value at exactly 0 and its greatest at exactly 1, in hardly any pixel."""
+    return all(map(_spans, images.split(BATCH)))
+
+
+def _spans(images: torch.Tensor) -> bool:
     flat = images.flatten(1)
     lowest, highest = (flat == 0).sum(1), (flat == 1).sum(1)
     return bool(((lowest > 0) & (lowest <= EXTREMES) & (highest > 0) & (highest <= EXTREMES)).all())

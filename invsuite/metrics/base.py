@@ -78,6 +78,11 @@ class Scoring:
         found: T = self._of_cell[key]
         return found
 
+    def of_both(self, key: Hashable, see: Callable[[Rows], T]) -> tuple[T, T]:
+        """``see`` of the scored images, kept for all cells of this model, and of their reconstructions, for this."""
+        made = self.once(key, lambda: see(self.reconstructions))
+        return self.once_a_model(key, lambda: see(self.images)), made
+
     def edits(self, name: str, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target = "object") -> Edits:
         """Apply ``edit(image, mask)`` to the ``target`` of the first images that have one, and reconstruct.
 

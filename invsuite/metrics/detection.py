@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -50,9 +51,7 @@ def boxes_in(model: Model, images: Rows) -> list[Boxes]:
 
 def seen_boxes(scoring: Scoring) -> tuple[list[Boxes], list[Boxes]]:
     """The detector's boxes in the scored images and in their reconstructions."""
-    true = scoring.once_a_model("seen boxes", lambda: boxes_in(scoring.model, scoring.images))
-    made = scoring.once("seen boxes", lambda: boxes_in(scoring.model, scoring.reconstructions))
-    return true, made
+    return scoring.of_both("seen boxes", partial(boxes_in, scoring.model))
 
 
 def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
@@ -76,10 +75,9 @@ def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
     """The detector's class of each label of the scored data, -1 for labels that none of the true boxes has.
 
     Raises:
-        NotApplicable: for a classifier, for images without labelled objects, and where an object's class is not one of
-            the detector's, by name.
+        NotApplicable: for images without labelled objects, and where an object's class is not one of the detector's, by
+            name.
     """
-    _require_detector(scoring)
     seen = {label for boxes in truth for label in boxes.labels.tolist()}
     if not seen:
         raise NotApplicable("the scored images have no labelled objects")
@@ -112,7 +110,7 @@ class Matched:
 
 
 def against_truth(scoring: Scoring) -> Matched:
-    """Matches with the labelled objects; raises as `shared_classes`."""
+    """Matches with the labelled objects; raises as `shared_classes`, and for a classifier."""
     _require_detector(scoring)
     truth = scoring.once_a_model("true boxes", lambda: true_boxes(scoring.samples))
     label_of = np.array(shared_classes(scoring, truth))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -31,9 +32,7 @@ def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if scoring.model.task != "classification":
         raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class an image")
-    true = scoring.once_a_model("class logits", lambda: class_logits(scoring.model, scoring.images))
-    made = scoring.once("class logits", lambda: class_logits(scoring.model, scoring.reconstructions))
-    return true, made
+    return scoring.of_both("class logits", partial(class_logits, scoring.model))
 
 
 def named_again(true: torch.Tensor, made: torch.Tensor, k: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from invsuite.bundled import BUNDLED
 from invsuite.files import write_atomically
 from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
-from invsuite.report.leaderboard import all_places, markdown, ranked_rows, to_csv
+from invsuite.report.leaderboard import all_places, markdown, ranked_rows, to_csv, weights_of
 from invsuite.report.pictures import StoreOf
 from invsuite.report.rows import by_model
 from invsuite.report.strips import draw_strip
@@ -22,7 +22,7 @@ from invsuite.store import Record
 def full_title(title: str, records: Sequence[Record]) -> str:
     """The suite's ``title``, and which models are not what a reader may take them for: the small bundled ones, and
     those with random weights. It is read from the records, so it holds for whatever models a suite was run on."""
-    weights = {r["cell"]["model"]: r["weights"] for r in records if "weights" in r}
+    weights = weights_of(records)
     small = [model for model, origin in weights.items() if origin["source"].startswith(f"{BUNDLED} ")]
     random = [model for model, origin in weights.items() if origin.get("random")]
     kinds = {"small bundled models": small, "RANDOM WEIGHTS, untrained": random}

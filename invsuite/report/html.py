@@ -28,6 +28,7 @@ from invsuite.report.leaderboard import (
     ranked_rows,
     state_of,
     versions_of,
+    weights_of,
 )
 from invsuite.report.merge import devices_of
 from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
@@ -105,7 +106,7 @@ def html_page(
             reading=READING.replace("**", ""),
             missing=_missing(records),
             origins=_origins(records),
-            weights=_weights(done),
+            weights=weights_of(done),
             data=_data(done),
             records=records,
             notes=[note.replace("**", "").replace("`", "") for note in NOTES],
@@ -330,10 +331,6 @@ def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:
         }
         counts[json.dumps(facts)] += 1
     return [json.loads(facts) | {"Cells": n} for facts, n in counts.items()]
-
-
-def _weights(done: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    return {r["cell"]["model"]: r["weights"] for r in done}
 
 
 def _data(done: Sequence[Record]) -> list[str]:

@@ -162,6 +162,11 @@ def versions_of(provenance: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in provenance["versions"].items() if version)
 
 
+def weights_of(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Where the weights of each model come from, of those that could be had."""
+    return {r["cell"]["model"]: r["weights"] for r in records if "weights" in r}
+
+
 def state_of(record: Record) -> str:
     """The record's status for people: a stage that a method does not apply to is no missing result."""
     return "not applicable" if record.get("settled") else str(record["status"])
@@ -178,8 +183,7 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
             f"Fit on {data['fit']} images, selected on {data['select']}, scored on {data['score']}; the three are "
             f"disjoint. Device: {'; '.join(devices)}, {origin['threads']} threads."
         )
-        weights = {r["cell"]["model"]: r["weights"] for r in done}
-        named = ", ".join(f"{m}: {w['source']} (SHA-256 {w['sha256'][:12]})" for m, w in weights.items())
+        named = ", ".join(f"{m}: {w['source']} (SHA-256 {w['sha256'][:12]})" for m, w in weights_of(done).items())
         lines.append(f"Weights: {named}.")
         codes = Counter(f"{code_of(r['provenance'])}; {versions_of(r['provenance'])}" for r in done)
         whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
