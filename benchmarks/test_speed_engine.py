@@ -27,11 +27,11 @@ from torch import nn
 from invsuite.data.scenes import Scenes
 from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, open_splits
 from invsuite.data.split import Split
-from invsuite.features import FeatureCache
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Fitted, Problem
 from invsuite.methods.networks import Modular, compose
 from invsuite.methods.ridge import Ridge
+from invsuite.methods.training.features import FeatureCache
 from invsuite.models import load_model
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "3840"))

@@ -38,7 +38,7 @@ from invsuite.metrics.base import Scoring
 from invsuite.models import load_model
 from invsuite.models.base import Model, Representation, WeightsOrigin
 from invsuite.models.timm import vit_chain
-from invsuite.statistics import summarise
+from invsuite.results.statistics import summarise
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "4000"))
 COUNT, SIZE, STAGE = 100, 224, "block06"

@@ -28,16 +28,16 @@ import pytest
 import torch
 from helpers import small_suite
 
-from invsuite import runner
-from invsuite.bench import load_records
-from invsuite.grid import Selection, make_plan
+from invsuite.api import load_records
+from invsuite.benchmark import runner
+from invsuite.benchmark.cells import Selection, make_plan
+from invsuite.benchmark.progress import ConsoleReporter
+from invsuite.benchmark.runner import RunOptions, estimate, run
+from invsuite.benchmark.suite import MethodSpec, Suite, load_suite
 from invsuite.methods import make_method
-from invsuite.progress import ConsoleReporter
 from invsuite.report import write_report
-from invsuite.report.leaderboard import markdown, to_csv
-from invsuite.runner import RunOptions, estimate, run
-from invsuite.store import Store
-from invsuite.suite import MethodSpec, Suite, load_suite
+from invsuite.report.markdown import markdown, to_csv
+from invsuite.results.store import Store
 
 LIMIT = 5.0  # seconds
 SLACK = 1.5  # how much more than in proportion ten times as many cells may take
@@ -163,8 +163,8 @@ def test_a_hundred_thousand_cells_are_planned(suite: Suite, tmp_path: Path, caps
 ONE_RUN = """
 import resource, sys, time
 from pathlib import Path
-from invsuite.bench import BenchOptions, run_bench
-from invsuite.executors.base import Placement
+from invsuite.api import BenchOptions, run_bench
+from invsuite.benchmark.executors.base import Placement
 start = time.process_time()
 run_bench(BenchOptions(sys.argv[1], placement=Placement(device="cpu"), out=Path(sys.argv[2])))
 print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

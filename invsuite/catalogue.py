@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any
 
+from invsuite.benchmark.suite import bundled_suites, load_suite
 from invsuite.methods import METHODS
 from invsuite.metrics import METRICS
 from invsuite.models import ADAPTERS, ALIASES, load_model, split_source
-from invsuite.models.bundled import BUILDERS, card
+from invsuite.models.bundled.loader import BUILDERS, card
 from invsuite.models.timm import timm_origin
-from invsuite.suite import bundled_suites, load_suite
 
 Row = dict[str, Any]
 

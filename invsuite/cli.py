@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from invsuite._system.offline import go_offline
+from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
-from invsuite.offline import go_offline
-from invsuite.signals import interruptible
 
 if TYPE_CHECKING:
-    from invsuite.runner import Redo
+    from invsuite.benchmark.runner import Redo
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +92,7 @@ def _redo(retry_failed: bool, only_missing: bool, refresh: bool) -> Redo:
 
 
 def _load_plugins(paths: list[Path] | None) -> None:
-    from invsuite.plugins import load_plugins
+    from invsuite.registry import load_plugins
 
     load_plugins(paths or ())
 
@@ -149,8 +149,8 @@ def bench(
     """Run a suite (cells already computed are reused) and write its leaderboard."""
     if offline:
         go_offline()
-    from invsuite.bench import BenchOptions, run_bench
-    from invsuite.executors.base import Placement
+    from invsuite.api import BenchOptions, run_bench
+    from invsuite.benchmark.executors.base import Placement
 
     _load_plugins(plugin)
     options = BenchOptions(
@@ -187,7 +187,7 @@ def fetch(
     """Say what a suite needs and how large it is; with --yes bring weights and COCO, with their digests."""
     if offline:
         go_offline()
-    from invsuite.bench import run_fetch
+    from invsuite.api import run_fetch
 
     result = run_fetch(suite, yes, lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
@@ -204,7 +204,7 @@ def report(
     plugin: PluginOption = None,
 ) -> None:
     """Render leaderboard, HTML page and pictures again from the records, or one leaderboard of several runs."""
-    from invsuite.bench import merge_folders, rerender
+    from invsuite.api import merge_folders, rerender
 
     _load_plugins(plugin)
     paths, notes = merge_folders(suite, runs, out) if runs else (rerender(suite, out), [])
@@ -225,7 +225,7 @@ def study(
     plugin: PluginOption = None,
 ) -> None:
     """Write a page for a blind study, pairs of reconstructions side by side, and the key that tells which are whose."""
-    from invsuite.bench import write_study
+    from invsuite.api import write_study
 
     _load_plugins(plugin)
     page, key = write_study(suite, out, _names(methods), questions, seed)
@@ -242,7 +242,7 @@ def study_results(
     as_json: JsonOption = False,
 ) -> None:
     """Strengths of methods from the answers to a study, with intervals and n."""
-    from invsuite.bench import study_results
+    from invsuite.api import study_results
 
     _load_plugins(plugin)
     strengths, text = study_results(suite, out, files)
@@ -257,7 +257,7 @@ def efficiency(
     plugin: PluginOption = None,
 ) -> None:
     """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
-    from invsuite.bench import write_efficiency
+    from invsuite.api import write_efficiency
 
     _load_plugins(plugin)
     print(write_efficiency(suites, out))
@@ -271,7 +271,7 @@ def findings(
     out: OutOption = Path("results"),
 ) -> None:
     """Write findings.md: each claim of the paper with number, interval, n and verdict, side by side for the models."""
-    from invsuite.bench import write_findings
+    from invsuite.api import write_findings
 
     print(write_findings(suites, out, method))
 
@@ -287,7 +287,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Paired differences of two rows, with intervals, over the images and seeds they were measured on."""
-    from invsuite.bench import compare_two
+    from invsuite.api import compare_two
 
     entries, text = compare_two(suite, out, (first, second), _names(metric))
     print(json.dumps(entries, indent=1) if as_json else text)
@@ -304,7 +304,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
-    from invsuite.bench import check_records
+    from invsuite.api import check_records
 
     _load_plugins(plugin)
     findings, text = check_records(suite, out, baseline, markdown)
@@ -323,7 +323,7 @@ def pin_baseline(
 ) -> None:
     """Pin the records' quality values as the baseline that `check` compares with; records of other seeds than the
     suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance to twice that."""
-    from invsuite.bench import pin_records
+    from invsuite.api import pin_records
 
     _load_plugins(plugin)
     print(pin_records(suite, out, baseline))
@@ -357,7 +357,7 @@ def show(
     plugin: PluginOption = None,
 ) -> None:
     """Print one cell's record."""
-    from invsuite.bench import find_record
+    from invsuite.api import find_record
 
     _load_plugins(plugin)
     print(json.dumps(find_record(suite, out, cell), indent=1))
@@ -382,7 +382,7 @@ def train_bundled(
     scale: Annotated[float, typer.Option(help="Share of the full recipe's steps (1 takes about 50 minutes).")] = 1.0,
 ) -> None:
     """Train the two bundled models again from nothing and write weights and model card."""
-    from invsuite.bundled.train import train_all
+    from invsuite.models.bundled.train import train_all
 
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

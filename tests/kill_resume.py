@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from invsuite.store import Store
-from invsuite.suite import load_suite
+from invsuite.benchmark.suite import load_suite
+from invsuite.results.store import Store
 
 #: The command line with a checkpoint after every evaluation, however short the time since the last.
 CHILD = """
 import sys
-import invsuite.bench
-from invsuite import training
-training.CHECKPOINT_SECONDS = 0.0
+import invsuite.api
+from invsuite.methods.training import engine
+engine.CHECKPOINT_SECONDS = 0.0
 from invsuite.cli import app
 app(sys.argv[1:])
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SUITE, invoke
 
-from invsuite.migrate import SCHEMA
+from invsuite.results.migrate import SCHEMA
 
 Words = tuple[object, ...]
 

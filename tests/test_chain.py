@@ -13,8 +13,8 @@ from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
 from invsuite.models import load_model
 from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
-from invsuite.models.detection import load_detr
 from invsuite.models.detr import detr_chain
+from invsuite.models.transformers import load_detr
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -193,7 +193,7 @@ def test_representation_checks_its_layout() -> None:
 def test_one_changed_byte_in_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from invsuite.models import bundled
+    from invsuite.models.bundled import loader as bundled
 
     copy = tmp_path / "bundled"
     shutil.copytree(str(bundled.FOLDER), copy)

@@ -41,7 +41,7 @@ from invsuite.metrics.correspondence import Correspondence
 from invsuite.metrics.prototype import CONCENTRATION, Prototype, PullToPrototype, prototypes, pull, usual_colour
 from invsuite.metrics.regions import Regions
 from invsuite.metrics.representation import RepresentationShift, pair_distance, representations
-from invsuite.statistics import summarise
+from invsuite.results.statistics import summarise
 
 GAINS: tuple[ColourEdit, ...] = (
     *(HueGain(), HueGainImage(), HueGainLch(), ChromaGain(), ChromaGainGrey()),

@@ -11,12 +11,12 @@ import torch
 from helpers import TINY_SUITE, invoke, scene_split, scoring
 from PIL import Image
 
-from invsuite import grid
+from invsuite.benchmark import cells
+from invsuite.benchmark.cells import Plan, Refused, Selection, make_plan
+from invsuite.benchmark.suite import load_suite
 from invsuite.errors import NotApplicable, UsageError
-from invsuite.grid import Plan, Refused, Selection, make_plan
 from invsuite.metrics.consistency import FeatureError, WitnessError, measure_scales, resized
 from invsuite.models.base import Model
-from invsuite.suite import load_suite
 
 
 def noisy(images: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_the_witness_is_part_of_a_cell_that_asks_it(tmp_path: Path) -> None:
 def test_a_model_is_not_its_own_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: Model) -> None:
     with pytest.raises(UsageError, match=r"'models\.vit\.witness' is the model itself"):
         plan_of(tmp_path, "bundled:vit")
-    monkeypatch.setattr(grid, "load_model", lambda *_: vit)  # another name for the same weights
+    monkeypatch.setattr(cells, "load_model", lambda *_: vit)  # another name for the same weights
     entry = plan_of(tmp_path, "timm:a-copy").models[0]
     assert isinstance(entry, Refused)
     assert "has its very weights" in str(entry.error)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from invsuite._system.spill import RowsInFile
 from invsuite.data.base import Instance, Sample, check_images
 from invsuite.data.coco import CocoInstances
 from invsuite.data.edits import editable, relight, turn_hue
@@ -34,7 +35,6 @@ from invsuite.data.sources import (
 )
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import DataError, Unavailable, UsageError
-from invsuite.rows_in_file import RowsInFile
 
 SIZE = (32, 32)
 LIMIT = "invsuite.data.pixels.MEMORY_LIMIT"
@@ -349,7 +349,7 @@ def test_held_back_images_are_chosen_by_content() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "kept"),
-    [({}, torch.Tensor), ({LIMIT: 0}, RowsInFile), ({LIMIT: 0, "invsuite.rows_in_file.DISK_SHARE": 0.0}, type(None))],
+    [({}, torch.Tensor), ({LIMIT: 0}, RowsInFile), ({LIMIT: 0, "invsuite._system.spill.DISK_SHARE": 0.0}, type(None))],
 )
 def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
     limits: dict[str, float], kept: type, monkeypatch: pytest.MonkeyPatch

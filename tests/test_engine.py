@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from helpers import scene_split
 from torch import nn
 
-from invsuite import training
 from invsuite.errors import UsageError
-from invsuite.features import FeatureCache, FeatureStream, expected_distinct
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours, with_neighbours
 from invsuite.methods import make_method
 from invsuite.methods.base import Engine, Problem
 from invsuite.methods.networks import compose
 from invsuite.methods.ridge import Ridge
-from invsuite.methods.start import place_rows, solve_path
+from invsuite.methods.training import engine
+from invsuite.methods.training.engine import Job, Recipe, draws, train
+from invsuite.methods.training.features import FeatureCache, FeatureStream, expected_distinct
+from invsuite.methods.training.initialisation import place_rows, solve_path
 from invsuite.models.base import Layout, Model, image_layout
-from invsuite.training import Job, Recipe, draws, train
 
 MakeProblem = Callable[..., Problem]
 STAGES = {"vit": ("embed", "block03"), "detr": ("backbone", "encoder", "decoder")}
@@ -122,7 +122,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
     params = {"width": 16, "depth": 1, "start": "random", "recipe": {"patience": 0}}
     problem = make_problem(linear_chain, ("first", "second"), passes=1280)
     whole = make_method(name, params).fit(problem)
@@ -156,7 +156,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
 def test_a_checkpoint_of_something_else_is_not_taken_up(
     linear_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
     problem = replace(make_problem(linear_chain, ("first",), passes=64), checkpoints=tmp_path)
     method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
     images = scene_split(904, 2, 24).images(slice(0, 2))
@@ -307,14 +307,14 @@ def test_no_step_reads_a_value_back(
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
-    step = training.Training.step
+    step = engine.Training.step
 
-    def watched(self: training.Training, images: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+    def watched(self: engine.Training, images: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
         inside[0] = True
         step(self, images, found)
         inside[0] = False
 
-    monkeypatch.setattr(training.Training, "step", watched)
+    monkeypatch.setattr(engine.Training, "step", watched)
     problem = make_problem(linear_chain, ("first", "second"), passes=160)
     make_method("modular", {"width": 16, "depth": 1, "start": "random"}).fit(problem)
     assert reads == []

@@ -24,12 +24,12 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import Result
 
-from invsuite import plugins
-from invsuite.cli import app
-from invsuite.devices import pick_devices
-from invsuite.errors import DiskError, SetupError, UsageError
-from invsuite.executors import EXECUTORS
-from invsuite.executors.base import (
+from invsuite import registry
+from invsuite._system.devices import pick_devices
+from invsuite._system.provenance import source_digest
+from invsuite.benchmark.cells import Plan, Selection, make_plan
+from invsuite.benchmark.executors import EXECUTORS
+from invsuite.benchmark.executors.base import (
     Broken,
     CellDone,
     Finished,
@@ -43,17 +43,17 @@ from invsuite.executors.base import (
     Task,
     Working,
 )
-from invsuite.executors.pool import Pool, tasks_of
-from invsuite.executors.process import environment
-from invsuite.executors.worker import Worker
-from invsuite.grid import Plan, Selection, make_plan
+from invsuite.benchmark.executors.pool import Pool, tasks_of
+from invsuite.benchmark.executors.process import environment
+from invsuite.benchmark.executors.worker import Worker
+from invsuite.benchmark.progress import ConsoleReporter
+from invsuite.benchmark.runner import Run, RunOptions, begin
+from invsuite.benchmark.suite import load_suite
+from invsuite.cli import app
+from invsuite.errors import DiskError, SetupError, UsageError
 from invsuite.methods import METHODS
-from invsuite.progress import ConsoleReporter
-from invsuite.provenance import source_digest
-from invsuite.runner import Run, RunOptions, begin
+from invsuite.results.store import Record, Store
 from invsuite.selftest.bench import Silent
-from invsuite.store import Record, Store
-from invsuite.suite import load_suite
 
 #: A method whose first training kills its process in the middle, as an out-of-memory killer would.
 FRAGILE = """
@@ -96,8 +96,8 @@ SCRIPT = "import sys; from invsuite.cli import app; app(sys.argv[1:])"
 def _forget_the_plugin() -> Iterator[None]:
     yield
     METHODS.pop("fragile", None)
-    plugins.TAKERS.pop(("method", "fragile"), None)
-    plugins.PLUGINS.clear()
+    registry.TAKERS.pop(("method", "fragile"), None)
+    registry.PLUGINS.clear()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def without_mailbox(folder: Path, address: str) -> Result:
     """Run the suite on a Ray cluster whose memory monitor takes the mailbox when the first fit begins."""
     import ray
 
-    from invsuite.executors.ray import RayCrew
+    from invsuite.benchmark.executors.ray import RayCrew
 
     submit = RayCrew.submit
 
@@ -418,7 +418,7 @@ def test_what_a_worker_asks_of_ray(
     options: dict[str, Any], expected: tuple[int, int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
-    from invsuite.executors.ray import Share, share_of
+    from invsuite.benchmark.executors.ray import Share, share_of
 
     nodes = [{"Alive": True, "Resources": node} for node in NODES] + [{"Alive": False, "Resources": {"CPU": 99.0}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)

@@ -17,14 +17,14 @@ import torch
 from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
 from PIL import Image
 
-from invsuite import runner
+from invsuite._system.memory import halving
+from invsuite._system.signals import interruptible, time_limit, uninterrupted
+from invsuite.benchmark import runner
 from invsuite.data.base import from_unit_range
 from invsuite.errors import OutOfMemoryError, TimeLimitError
-from invsuite.memory import halving
 from invsuite.methods.floors import Mean
 from invsuite.methods.networks import ChainInverter
-from invsuite.signals import interruptible, time_limit, uninterrupted
-from invsuite.store import Record, Store
+from invsuite.results.store import Record, Store
 
 SUITE = small_suite("faults", {"mean": "{}", "modular": SMALL_NETWORK}, stages=("embed",), counts=(24, 4, 6))
 
@@ -89,7 +89,7 @@ def test_an_inversion_that_never_fits_is_recorded(
 def test_a_fit_that_does_not_fit_is_recorded_with_what_helps(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("invsuite.training._run", gpu_is_full)
+    monkeypatch.setattr("invsuite.methods.training.engine._run", gpu_is_full)
     fails_alone(
         tmp_path, words, "out of memory", "fitting ran out of memory; a smaller batch or width needs less: CUDA"
     )
@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(number)
 
-    monkeypatch.setattr("invsuite.files.os.fsync", full)
+    monkeypatch.setattr("invsuite._system.files.os.fsync", full)
     result = invoke(*words)
     assert result.exit_code == 3, result.output
     [line] = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -220,7 +220,7 @@ def test_a_signal_lets_the_write_finish_and_ends_with_130(
         fsync(handle)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr("invsuite.files.os.fsync", signalled)
+    monkeypatch.setattr("invsuite._system.files.os.fsync", signalled)
     result = invoke(*words)
     assert result.exit_code == 130
     assert "interrupted; finished cells are kept, run the same command to go on" in result.stderr

@@ -13,17 +13,17 @@ import pytest
 import torch
 from helpers import invoke, small_suite
 
-from invsuite import fetch as fetching
-from invsuite.calibrate import calibrate, plan_cost
+from invsuite._system.flops import count_flops
+from invsuite._system.offline import SWITCHES, go_offline
+from invsuite.benchmark import fetch as fetching
+from invsuite.benchmark.cells import Selection, make_plan
+from invsuite.benchmark.estimate import calibrate, plan_cost
+from invsuite.benchmark.fetch import Archive, Item, fetch, needs
+from invsuite.benchmark.runner import MEASURE, estimate, work
+from invsuite.benchmark.suite import load_suite
 from invsuite.data.sources import CocoSource, FolderSource
 from invsuite.errors import DataError, Unavailable, UsageError
-from invsuite.fetch import Archive, Item, fetch, needs
-from invsuite.flops import count_flops
-from invsuite.grid import Selection, make_plan
 from invsuite.models.base import Model
-from invsuite.offline import SWITCHES, go_offline
-from invsuite.runner import MEASURE, estimate, work
-from invsuite.suite import load_suite
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_dry_run_estimates_from_timed_pieces(
     estimate = json.loads(result.stdout)["estimate"]
     assert 0 < estimate["hours"] < 1
     assert estimate["unknown"] == []
-    monkeypatch.setattr("invsuite.calibrate.timed", lambda work, device: 1e-11 * (1 + count_flops(work)))
+    monkeypatch.setattr("invsuite.benchmark.estimate.timed", lambda work, device: 1e-11 * (1 + count_flops(work)))
     found = calibrate(vit, ["embed", "block06"], torch.device("cpu"))
     weights = sum(p.numel() * 4 for p in vit.network.parameters())
     assert found.weight_bytes == weights

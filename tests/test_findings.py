@@ -12,7 +12,7 @@ from helpers import TINY_SUITE, invoke
 
 from invsuite.metrics import METRICS
 from invsuite.report.claims import CLAIMS, Check, Rule
-from invsuite.report.findings import (
+from invsuite.report.paper_claims import (
     Estimate,
     Subject,
     claim_section,
@@ -24,8 +24,8 @@ from invsuite.report.findings import (
     subjects,
     verdict_of,
 )
-from invsuite.statistics import summarise
-from invsuite.store import Record, Store
+from invsuite.results.statistics import summarise
+from invsuite.results.store import Record, Store
 
 N = 24
 SUITE = TINY_SUITE.replace('"embed", "block03"', '"embed", "block06"').replace(

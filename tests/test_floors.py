@@ -9,13 +9,13 @@ import pytest
 import torch
 from helpers import scene_split
 
-from invsuite import rows_in_file
+from invsuite._system import spill
+from invsuite._system.spill import RowsInFile
 from invsuite.errors import NotApplicable
 from invsuite.methods import METHODS, floors, make_method
 from invsuite.methods.base import Problem, SeeingInverter
 from invsuite.methods.oracles import thumbnail_size
 from invsuite.models.base import Model
-from invsuite.rows_in_file import RowsInFile
 
 MakeProblem = Callable[..., Problem]
 
@@ -73,7 +73,7 @@ def test_nearest_finds_a_fit_image_again(
 ) -> None:
     """Wherever features are kept; a negative share of the disk stands for one that is full when it is written to."""
     monkeypatch.setattr(floors, "KEEP_BYTES", memory)
-    monkeypatch.setattr(rows_in_file, "DISK_SHARE", abs(disk))
+    monkeypatch.setattr(spill, "DISK_SHARE", abs(disk))
     if disk < 0:
         monkeypatch.setattr(RowsInFile, "append", Mock(side_effect=OSError))
     problem = make_problem(vit, ("embed", "block03"))

@@ -13,12 +13,12 @@ import pytest
 import torch
 from helpers import SMALL_NETWORK, invoke, small_suite
 
-from invsuite.grid import Selection, make_plan
+from invsuite.benchmark.cells import Selection, make_plan
+from invsuite.benchmark.suite import load_suite
 from invsuite.methods import networks
 from invsuite.metrics import METRICS
-from invsuite.regress import SEED_RANGES, TOLERANCES, compare, load_baseline, pin, reseeding_reach
-from invsuite.store import Record
-from invsuite.suite import load_suite
+from invsuite.results.baseline import SEED_RANGES, TOLERANCES, compare, load_baseline, pin, reseeding_reach
+from invsuite.results.store import Record
 
 SUITE = small_suite(
     "gate",

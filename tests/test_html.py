@@ -17,13 +17,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from test_store_and_check import record as a_record
 
-from invsuite.bench import load_records, store_of
-from invsuite.extremes import EACH, MOST, extreme_rows, ranking, sheet
+from invsuite.api import load_records, store_of
+from invsuite.benchmark.suite import load_suite
 from invsuite.report.html import _maps, html_page, value
 from invsuite.report.pictures import Pictures, extremes
-from invsuite.report.rows import rows_of
-from invsuite.store import Record, Store
-from invsuite.suite import load_suite
+from invsuite.results.pictures import EACH, MOST, extreme_rows, ranking, sheet
+from invsuite.results.rows import rows_of
+from invsuite.results.store import Record, Store
 
 SUITE = TINY_SUITE.replace('"lpips", "correspondence", "hue_gain"', '"correspondence", "hue_gain", "cross_application"')
 SUITE = SUITE.replace("edits = 3", "edits = 3\ninterlayer = true").replace("count = 6\n", "count = 8\n")

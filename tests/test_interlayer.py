@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import TINY_SUITE, invoke, scene_split, scoring
 
-from invsuite import interlayer
-from invsuite.bench import load_records
+from invsuite.api import load_records
+from invsuite.benchmark import stage_relations
+from invsuite.benchmark.cells import Opened, Selection, make_plan
+from invsuite.benchmark.suite import load_suite
 from invsuite.errors import NotApplicable
-from invsuite.grid import Opened, Selection, make_plan
 from invsuite.methods.ridge import images_from
 from invsuite.metrics.interlayer import (
     CrossApplication,
@@ -25,8 +26,7 @@ from invsuite.metrics.interlayer import (
     rows_of,
 )
 from invsuite.models.base import Layout, Model
-from invsuite.store import Store
-from invsuite.suite import load_suite
+from invsuite.results.store import Store
 
 
 def unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:
@@ -208,7 +208,7 @@ def test_a_run_relates_every_model_once(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(interlayer, "relate", refuse)
+    monkeypatch.setattr(stage_relations, "relate", refuse)
     assert invoke(*words).exit_code == 0
     assert invoke("report", "--suite", path, "--out", out).exit_code == 0
     assert (out / "tiny.md").read_text() == page
@@ -229,7 +229,7 @@ def test_identities_of_relations_cover_what_changes_them(tmp_path: Path) -> None
         path = tmp_path / "suite.toml"
         path.write_text(text)
         plan = make_plan(load_suite(str(path)), Selection(models=("vit",)), lambda note: None)
-        return [interlayer.relation_id(entry) for entry in plan.models if isinstance(entry, Opened)]
+        return [stage_relations.relation_id(entry) for entry in plan.models if isinstance(entry, Opened)]
 
     same = names(TINY_SUITE)
     assert names(TINY_SUITE.replace("edits = 3", "edits = 4")) == same

@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers import SMALL_NETWORK, invoke, small_suite
 from kill_resume import after, kill, quality, when
 
-from invsuite.store import Store
+from invsuite.results.store import Store
 
 SUITE = small_suite("killed", {"mean": "{}", "modular-finetuned": SMALL_NETWORK}, metrics=("psnr", "ssim"), passes=480)
 

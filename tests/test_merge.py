@@ -11,9 +11,9 @@ import pytest
 from helpers import TINY_SUITE, invoke
 
 from invsuite.report.html import html_page
-from invsuite.report.leaderboard import markdown
-from invsuite.report.merge import merge_runs
-from invsuite.store import Record, Store
+from invsuite.report.markdown import markdown
+from invsuite.results.merge import merge_runs
+from invsuite.results.store import Record, Store
 
 WORDS = ("--metrics", "psnr", "--models", "vit", "--stages", "embed", "--device", "cpu")
 

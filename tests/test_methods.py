@@ -14,14 +14,14 @@ from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.convolution import SpatialToSpatial, coarsening
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
-from invsuite.linear import NormalEquations, error_of, solve
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
-from invsuite.methods.moments import Moments
+from invsuite.methods.linear import NormalEquations, error_of, solve
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.ridge import images_from, patches_of
+from invsuite.methods.training.engine import Job, Recipe, train
+from invsuite.methods.training.moments import Moments
 from invsuite.models.base import Layout, Model, image_layout
-from invsuite.training import Job, Recipe, train
 
 RANDOM: dict[str, object] = {"width": 16, "depth": 1, "start": "random"}  # what training finds, not the start
 SMALL: dict[str, dict[str, object]] = {

@@ -14,7 +14,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from invsuite.metrics import METRICS, make_metric
 from invsuite.metrics.fidelity import MsSsim, Psnr, Ssim
-from invsuite.statistics import summarise
+from invsuite.results.statistics import summarise
 
 
 def noisy(images: torch.Tensor) -> torch.Tensor:

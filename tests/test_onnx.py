@@ -20,7 +20,7 @@ from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
 from invsuite.models import load_model
 from invsuite.models.base import Model
-from invsuite.models.onnx_graph import OnnxGraph
+from invsuite.models.onnx.graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

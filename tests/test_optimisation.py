@@ -8,14 +8,14 @@ import pytest
 import torch
 from helpers import scene_split
 
-from invsuite import runner
-from invsuite.flops import count_flops
+from invsuite._system.flops import count_flops
+from invsuite.benchmark import runner
 from invsuite.methods import make_method
 from invsuite.methods.base import IterativeInverter, Problem, Snapshot, WatchedInverter
-from invsuite.methods.descent import feature_loss, snapshot_marks
-from invsuite.methods.optimisation import Mahendran2015, Optimisation
-from invsuite.methods.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
-from invsuite.methods.priors import Views, alpha_norm, total_variation
+from invsuite.methods.optimisation.engine import feature_loss, snapshot_marks
+from invsuite.methods.optimisation.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
+from invsuite.methods.optimisation.presets import Mahendran2015, Optimisation
+from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variation
 from invsuite.models.base import Model
 
 MakeProblem = Callable[..., Problem]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from invsuite.data.canary import check_masks
+from invsuite.benchmark.suite import load_suite
+from invsuite.data.checks import check_masks
 from invsuite.data.coco import CocoInstances
 from invsuite.data.geometry import Geometry
 from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, open_splits
@@ -16,7 +17,6 @@ from invsuite.errors import DataError
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
 from invsuite.models import load_model
-from invsuite.suite import load_suite
 
 
 @pytest.fixture

@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SUITE, invoke
 
-from invsuite import plugins
+from invsuite import registry
 from invsuite.data.sources import SOURCES
 from invsuite.errors import UsageError
 from invsuite.methods import METHODS
 from invsuite.metrics import METRICS
 from invsuite.models import ADAPTERS
-from invsuite.plugins import load_plugins
+from invsuite.registry import load_plugins
 
 TEMPLATES = Path(__file__).parent.parent / "docs" / "plugins"
-REGISTRIES = (ADAPTERS, METHODS, METRICS, SOURCES, plugins.TAKERS)
+REGISTRIES = (ADAPTERS, METHODS, METRICS, SOURCES, registry.TAKERS)
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     """Registries as they were before the test."""
-    before = [dict(registry) for registry in REGISTRIES]  # type: ignore[call-overload]
+    before = [dict(units) for units in REGISTRIES]  # type: ignore[call-overload]
     yield
-    plugins.PLUGINS.clear()
-    for registry, kept in zip(REGISTRIES, before, strict=True):
-        registry.clear()
-        registry.update(kept)
+    registry.PLUGINS.clear()
+    for units, kept in zip(REGISTRIES, before, strict=True):
+        units.clear()
+        units.update(kept)
 
 
 def write(folder: Path, body: str, name: str = "own.py") -> Path:
@@ -90,7 +90,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_stays(tmp_path: Path) -> No
         load_plugins([write(tmp_path, both, "second.py")])
     assert "mylab" not in ADAPTERS, "what a refused plug-in had registered before is taken back"
     load_plugins([tmp_path / "first.py"])
-    assert len(plugins.PLUGINS) == 1, "a file is loaded once"
+    assert len(registry.PLUGINS) == 1, "a file is loaded once"
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_entry_points_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write(tmp_path, (TEMPLATES / "dataset.py").read_text(), "mylab_data.py")
     monkeypatch.syspath_prepend(tmp_path)
     points = [
-        EntryPoint("measures", "mylab_measures", plugins.GROUP),
-        EntryPoint("data", "mylab_data:register", plugins.GROUP),
+        EntryPoint("measures", "mylab_measures", registry.GROUP),
+        EntryPoint("data", "mylab_data:register", registry.GROUP),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "invsuite.plugins" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "invsuite.registry" else [])
     load_plugins()
     assert "worst_error" in METRICS
     assert "noise" in SOURCES
-    assert [p["plugin"] for p in plugins.PLUGINS] == ["measures (mylab_measures)", "data (mylab_data:register)"]
+    assert [p["plugin"] for p in registry.PLUGINS] == ["measures (mylab_measures)", "data (mylab_data:register)"]
     code = (tmp_path / "mylab_data.py").read_bytes()
-    assert plugins.PLUGINS[1]["sha256"] == hashlib.sha256(code).hexdigest()
+    assert registry.PLUGINS[1]["sha256"] == hashlib.sha256(code).hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from invsuite.suite import load_suite
+from invsuite.benchmark.suite import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [

@@ -10,20 +10,20 @@ import pytest
 import torch
 from helpers import TINY_SUITE, invoke
 
-from invsuite.bench import load_records, store_of
+from invsuite._system.spill import Rows, RowsInFile, gather
+from invsuite.api import load_records, store_of
+from invsuite.benchmark.suite import load_suite
 from invsuite.data import split as data_split
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Samples, Split
 from invsuite.metrics import METRICS
-from invsuite.rows_in_file import Rows, RowsInFile, gather
-from invsuite.suite import load_suite
 
 NAMES = ", ".join(f'"{name}"' for name in METRICS)
 SUITE = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', NAMES)
 SUITE = SUITE.replace("seed = 33\ncount = 6", "seed = 33\ncount = 20")  # more than any measure's batch of maps
 METHODS = ("optimisation", "modular")
 LIMITS = (
-    "invsuite.rows_in_file.MEMORY_LIMIT",
+    "invsuite._system.spill.MEMORY_LIMIT",
     "invsuite.data.split.SAMPLES_LIMIT",
     "invsuite.data.pixels.MEMORY_LIMIT",
 )
@@ -71,7 +71,7 @@ def test_every_measure_is_the_same_from_a_file(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("limit", [2**30, 0])
 def test_rows_are_chosen_and_split_as_a_tensors_are(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", limit)
+    monkeypatch.setattr("invsuite._system.spill.MEMORY_LIMIT", limit)
     whole = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
     rows: Rows = gather((whole[start : start + 3] for start in (0, 3, 6)), 7)
     assert isinstance(rows, RowsInFile if limit == 0 else torch.Tensor)
@@ -85,7 +85,7 @@ def test_rows_are_chosen_and_split_as_a_tensors_are(limit: int, monkeypatch: pyt
 
 
 def test_rows_keep_the_order_of_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("invsuite._system.spill.MEMORY_LIMIT", 0)
     whole = torch.randn(4, 3, 5, 6).to(memory_format=torch.channels_last)
     rows = gather(whole.split(3), 4)
     assert isinstance(rows, RowsInFile)
@@ -94,8 +94,8 @@ def test_rows_keep_the_order_of_their_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rows_stay_in_memory_where_the_disk_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
-    monkeypatch.setattr("invsuite.rows_in_file.DISK_SHARE", 0.0)
+    monkeypatch.setattr("invsuite._system.spill.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("invsuite._system.spill.DISK_SHARE", 0.0)
     assert isinstance(gather([torch.ones(2, 3)], 2), torch.Tensor)
 
 
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(tmp_path: Path, monkeypat
     def full(self: RowsInFile, rows: torch.Tensor) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("invsuite.rows_in_file.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("invsuite._system.spill.MEMORY_LIMIT", 0)
     monkeypatch.setattr(RowsInFile, "append", full)
     (tmp_path / "tiny.toml").write_text(TINY_SUITE)
     done = invoke("bench", "--suite", tmp_path / "tiny.toml", "--out", tmp_path, "--methods", "mean")

@@ -13,10 +13,10 @@ import pytest
 from helpers import TINY_SUITE, invoke
 from test_store_and_check import record
 
-from invsuite import statistics
-from invsuite.report.leaderboard import markdown, terminal
-from invsuite.report.rows import advantage, places_of, rows_of
-from invsuite.statistics import (
+from invsuite.report.markdown import markdown, terminal
+from invsuite.results import statistics
+from invsuite.results.rows import advantage, places_of, rows_of
+from invsuite.results.statistics import (
     differences,
     percentile_interval,
     places,
@@ -25,7 +25,7 @@ from invsuite.statistics import (
     summarise,
     summarise_seeds,
 )
-from invsuite.store import Record, Store
+from invsuite.results.store import Record, Store
 
 
 def row(*values: float) -> np.ndarray:

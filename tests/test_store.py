@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
 
+from invsuite.benchmark.cells import DECLARED, Cell, Selection, make_plan
+from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite, load_suite
 from invsuite.data.base import from_unit_range
 from invsuite.data.sources import (
     SOURCES,
@@ -28,13 +30,11 @@ from invsuite.data.sources import (
     open_splits,
 )
 from invsuite.errors import DiskError, UsageError
-from invsuite.grid import DECLARED, Cell, Selection, make_plan
 from invsuite.methods import METHODS
 from invsuite.methods.base import Budget, Engine
 from invsuite.metrics import METRICS
-from invsuite.migrate import MIGRATIONS, SCHEMA, migrate
-from invsuite.store import Store
-from invsuite.suite import MethodSpec, ModelSpec, Suite, load_suite
+from invsuite.results.migrate import MIGRATIONS, SCHEMA, migrate
+from invsuite.results.store import Store
 
 SUITE = small_suite("two", {"mean": "{}", "nearest": "{}", "modular": SMALL_NETWORK, "layerwise": SMALL_NETWORK})
 
@@ -64,7 +64,7 @@ def python(code: str, *words: object) -> subprocess.Popen[str]:
 WRITER = """
 import sys
 from pathlib import Path
-from invsuite.store import Store
+from invsuite.results.store import Store
 store, status = Store(Path(sys.argv[1])), sys.argv[2]
 cell = {"id": "vit-embed-mean-s0-0123456789ab"}
 for number in range(60):
@@ -100,7 +100,7 @@ def test_a_failure_waits_for_a_success_that_is_being_written(tmp_path: Path, mon
 HOLDER = """
 import sys, time
 from pathlib import Path
-from invsuite.store import Store
+from invsuite.results.store import Store
 with Store(Path(sys.argv[1])).claim("fit", wait=True) as mine:
     print(mine, flush=True)
     time.sleep(60)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
-from invsuite.files import write_atomically
 from invsuite.metrics import METRICS
-from invsuite.regress import compare, load_baseline, pin, summary
 from invsuite.report.gap import chain_gaps
-from invsuite.report.leaderboard import markdown, to_csv
-from invsuite.statistics import summarise
-from invsuite.store import Record, Store
+from invsuite.report.markdown import markdown, to_csv
+from invsuite.results.baseline import compare, load_baseline, pin, summary
+from invsuite.results.statistics import summarise
+from invsuite.results.store import Record, Store
 
 
 def record(method: str = "ridge", status: str = "ok", shift: float = 0.0, seed: int = 0) -> Record:

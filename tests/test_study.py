@@ -15,10 +15,10 @@ from helpers import invoke
 from PIL import Image
 from playwright.sync_api import Browser
 
-from invsuite.bench import store_of
+from invsuite.api import store_of
+from invsuite.benchmark.suite import load_suite
 from invsuite.errors import DataError, UsageError
-from invsuite.study import Answer, analyse, plan_pairs, strengths
-from invsuite.suite import load_suite
+from invsuite.report.study_design import Answer, analyse, plan_pairs, strengths
 
 METHODS = ("mean", "ridge", "layerwise", "modular")
 QUESTIONS = 12

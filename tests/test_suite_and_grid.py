@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SUITE
 
+from invsuite.benchmark.cells import Opened, Plan, Refused, Selection, choose, make_plan
+from invsuite.benchmark.suite import bundled_suites, load_suite
 from invsuite.errors import UsageError
-from invsuite.grid import Opened, Plan, Refused, Selection, choose, make_plan
-from invsuite.suite import bundled_suites, load_suite
 
 
 def plan_of(tmp_path: Path, text: str = TINY_SUITE, selection: Selection | None = None) -> Plan:

@@ -23,7 +23,7 @@ from invsuite.metrics.boxes import IOUS, RECALLS, SIZES, Boxes, _coco, average_p
 from invsuite.metrics.detection import DetectorAp, DetectorRecallLarge, DetectorRecallSmall, DetectorSelfAp
 from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement, jensen_shannon, named_again
 from invsuite.models.base import Model, Prediction
-from invsuite.statistics import pool
+from invsuite.results.statistics import pool
 
 DETECTOR = ("detector_ap", "detector_self_ap", "detector_recall_medium", "detector_recall_large")
 SIDE = 100

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from invsuite._system.flops import count_flops
 from invsuite.errors import UsageError
-from invsuite.flops import count_flops
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
+from invsuite.methods.training.engine import Job, Recipe, train
 from invsuite.models.base import Model
-from invsuite.training import Job, Recipe, train
 
 MakeProblem = Callable[..., Problem]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from invsuite.rows_in_file import Rows, RowsInFile, disk_room, joined
+from invsuite._system.spill import Rows, RowsInFile, disk_room, joined
 
 MEMORY_LIMIT = 256 * 2**20  # bytes of pixels of a split; more go to a file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from invsuite.data.base import Dataset
-from invsuite.data.canary import check_geometry, check_scenes
+from invsuite.data.checks import check_geometry, check_scenes
 from invsuite.data.coco import CocoInstances
 from invsuite.data.folder import PhotoFolder
 from invsuite.data.geometry import BICUBIC, FitMode, Geometry, Resampling
@@ -165,7 +165,7 @@ def open_splits(spec: DataSpec, size: tuple[int, int], resampling: Resampling = 
 
 
 def _check(source: Source, size: tuple[int, int]) -> None:
-    """Send known pictures the way this kind of source goes (`invsuite.data.canary`)."""
+    """Send known pictures the way this kind of source goes (`invsuite.data.checks`)."""
     if isinstance(source, FolderSource | CocoSource):
         check_geometry(Geometry(size, source.geometry))
     elif isinstance(source, ScenesSource) and size[0] == size[1]:

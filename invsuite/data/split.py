@@ -12,10 +12,10 @@ from typing import overload
 
 import torch
 
+from invsuite._system.spill import Rows
 from invsuite.data.base import Dataset, Sample, from_unit_range, to_unit_range
 from invsuite.data.pixels import keep
 from invsuite.errors import UsageError
-from invsuite.rows_in_file import Rows
 
 SAMPLES_LIMIT = 256 * 2**20  # bytes of decoded samples, with their masks, that are kept of a split
 

@@ -11,10 +11,17 @@ from invsuite.methods.exact import Exact, FixedPoint
 from invsuite.methods.floors import Mean, Nearest
 from invsuite.methods.hybrid import ModularCycle, ModularFinetuned, ModularNoised, ModularPredecessor, SharedChain
 from invsuite.methods.networks import Layerwise, Modular
-from invsuite.methods.optimisation import DeepImagePrior, Fourier, Mahendran2015, Mahendran2016, Optimisation, PlugIn
+from invsuite.methods.optimisation.presets import (
+    DeepImagePrior,
+    Fourier,
+    Mahendran2015,
+    Mahendran2016,
+    Optimisation,
+    PlugIn,
+)
 from invsuite.methods.oracles import Bicubic, MeanColour, RandomWeights
 from invsuite.methods.ridge import Ridge
-from invsuite.training import Recipe
+from invsuite.methods.training.engine import Recipe
 
 METHODS: dict[str, type[Method]] = {
     m.name: m

@@ -18,7 +18,7 @@ import torch
 
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, UsageError, unknown_name
-from invsuite.features import POLICIES, FeatureCache
+from invsuite.methods.training.features import POLICIES, FeatureCache
 from invsuite.models.base import Model, Representation
 
 Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular", "hybrid"]
@@ -40,7 +40,8 @@ class Budget:
         image_passes: images seen, with repeats (``kind`` "passes").
         seconds: own training time, the frozen forward passes and evaluations left out (``kind`` "seconds"); what
             it buys depends on the machine, so two runs differ.
-        flops: operations of forward and backward of the inverse, as `invsuite.flops` counts them (``kind`` "flops").
+        flops: operations of forward and backward of the inverse, as `invsuite._system.flops` counts them (``kind``
+            "flops").
         batch: images a step.
 
     Raises:
@@ -107,7 +108,8 @@ class Engine:
     Attributes:
         precision: of the inverse networks' steps; their weights, and every evaluation, stay in float32. ``auto`` is
             bfloat16 autocast on a GPU and float32 elsewhere.
-        cache: where representations of fit images are kept (`invsuite.features`): ``auto`` decides from measured rates.
+        cache: where representations of fit images are kept (`invsuite.methods.training.features`): ``auto``
+            decides from measured rates.
         compile: ``torch.compile`` of the inverse networks; ``auto`` does so on a GPU.
 
     Raises:
@@ -143,7 +145,8 @@ class Problem:
     ``stages`` are the stages to invert and ``cut`` every stage at which the suite cuts the chain, in chain order:
     a modular inverse of a late stage passes through the earlier ones. ``features`` keeps representations between fits
     on the same model, and ``charged`` the numbers of the fit images whose frozen forward this fit has paid for
-    (`invsuite.features.FeatureStream`). ``checkpoints`` is a folder of this fit's own where training leaves its state
+    (`invsuite.methods.training.features.FeatureStream`).
+    ``checkpoints`` is a folder of this fit's own where training leaves its state
     after each evaluation and takes it up again, and ``part`` tells the trainings of one fit apart.
     """
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from invsuite._system.timing import Stopwatch
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.methods.base import FitCost, Fitted, Method, Problem, derived_seed
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.models.base import Layout, Model, Representation
-from invsuite.timing import Stopwatch
 
 PROBE_BATCH = 32
 AFFINE_TOLERANCE = 1e-3  # relative departure from the matrix that float32 may cause; other maps depart by far more

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from invsuite._system.spill import Rows, RowsInFile, disk_room
+from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
-from invsuite.methods.moments import Moments
+from invsuite.methods.training.moments import Moments
 from invsuite.models.base import Model, Representation
-from invsuite.rows_in_file import Rows, RowsInFile, disk_room
-from invsuite.timing import Stopwatch
 
 
 @dataclass(frozen=True)

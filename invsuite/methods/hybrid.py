@@ -31,9 +31,9 @@ from invsuite.methods.networks import (
     selection_image_errors,
     total_cost,
 )
-from invsuite.methods.start import Start
+from invsuite.methods.training.engine import Job, Objective, Tensors, TrainingReport, train
+from invsuite.methods.training.initialisation import Start
 from invsuite.models.base import Model
-from invsuite.training import Job, Objective, Tensors, TrainingReport, train
 
 
 def phase(problem: Problem, number: int, phases: int, **changes: object) -> Problem:

@@ -16,12 +16,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from invsuite.errors import unknown_name
-from invsuite.features import selection_features
 from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
-from invsuite.methods.start import Start, measure_start
+from invsuite.methods.training.engine import (
+    Job,
+    Objective,
+    Outcome,
+    Recipe,
+    Reconstruct,
+    Tensors,
+    TrainingReport,
+    train,
+)
+from invsuite.methods.training.features import selection_features
+from invsuite.methods.training.initialisation import Start, measure_start
 from invsuite.models.base import Representation, image_layout
-from invsuite.training import Job, Objective, Outcome, Recipe, Reconstruct, Tensors, TrainingReport, train
 
 STARTS = ("ridge", "random")
 
@@ -44,7 +53,7 @@ class NetworkMethod(Method):
 
     ``architecture`` (``light`` or ``paper``), ``width`` and ``depth`` size each inverse network; see
     `invsuite.inverses.networks.InverseSettings`. ``start`` says where closed-form paths begin: at ``ridge`` regression
-    (`invsuite.methods.start`), or ``random``.
+    (`invsuite.methods.training.initialisation`), or ``random``.
 
     Raises:
         UsageError: for an architecture or start that does not exist or a size that is not positive.

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.timing import Stopwatch
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
-from invsuite.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
+from invsuite.methods.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite.models.base import Layout, Representation
-from invsuite.timing import Stopwatch
 
 COARSE = 12  # side of the coarse image predicted from queries
 BATCH = 32  # images a forward pass

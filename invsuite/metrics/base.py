@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 
+from invsuite._system.spill import Rows, joined
 from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
 from invsuite.data.split import Split
 from invsuite.errors import DataError, InvsuiteError, NotApplicable
 from invsuite.models.base import Model
-from invsuite.rows_in_file import Rows, joined
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Target = Literal["object", "image"]  # what an edit changes: the sample's editable object, or the whole image

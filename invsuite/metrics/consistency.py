@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.spill import Rows, joined
 from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError, NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
 from invsuite.models.base import Layout, Model
-from invsuite.rows_in_file import Rows, joined
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
 KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage

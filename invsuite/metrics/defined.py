@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from invsuite._system.spill import Rows
 from invsuite.metrics.base import Values, by_image
-from invsuite.rows_in_file import Rows
 
 NO_OBJECT = "no scored image has an object mask of a fitting size"
 BATCH = 16  # images whose maps and matrices are held at once

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invsuite._system.spill import Rows
 from invsuite.data.base import Sample
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, batches
 from invsuite.metrics.boxes import Array, Boxes, Matches, Ranked, average_precision, average_recall, match
 from invsuite.models.base import Model, Prediction
-from invsuite.rows_in_file import Rows
-from invsuite.statistics import pool
+from invsuite.results.statistics import pool
 
 Average = Callable[[Sequence[Ranked], Array], Array]
 

@@ -15,10 +15,10 @@ from scipy.stats import t as student
 
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
-from invsuite.linear import NormalEquations, solve
+from invsuite.methods.linear import NormalEquations, solve
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values
 from invsuite.models.base import Layout, Model
-from invsuite.statistics import Pooled, pool, summarise
+from invsuite.results.statistics import Pooled, pool, summarise
 
 RELATE_VERSION = 1  # raise when a value of `relate` changes
 IMAGES = 256  # fit images, and at most as many scored ones

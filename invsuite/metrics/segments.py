@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.spill import Rows, gather
 from invsuite.data.base import Sample
 from invsuite.data.split import sample_batches
 from invsuite.metrics.base import Metric, Scoring, Values
 from invsuite.metrics.defined import BATCH, with_levels
 from invsuite.metrics.patches import patch_side
 from invsuite.metrics.permutation import shuffle
-from invsuite.rows_in_file import Rows, gather
 
 NO_BORDER = "the image has no object mask that covers a part of it"
 LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over

@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
+from invsuite._system.spill import Rows
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.models.base import Model
-from invsuite.rows_in_file import Rows
 
 BLOCK = 4096  # images whose probabilities are held at once
 OTHERS = 16  # other images that each image's chance level is taken over

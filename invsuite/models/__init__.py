@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Model
-from invsuite.models.bundled import load_bundled
-from invsuite.models.detection import load_detr
-from invsuite.models.onnx_chain import load_onnx
+from invsuite.models.bundled.loader import load_bundled
+from invsuite.models.onnx.chain import load_onnx
 from invsuite.models.timm import load_timm, random_timm
+from invsuite.models.transformers import load_detr
 
 Loader = Callable[[str, str], Model]
 

@@ -167,7 +167,7 @@ class WeightsOrigin:
     """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``.
 
     ``normalisation`` is (mean, std) per channel as the checkpoint's own configuration says, for images in [0, 1]; None
-    where it says nothing. The chain is held against it before a run (`invsuite.models.canary`). ``random`` is true of
+    where it says nothing. The chain is held against it before a run (`invsuite.models.checks`). ``random`` is true of
     weights that nobody trained.
     """
 

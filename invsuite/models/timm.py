@@ -1,7 +1,7 @@
 """Adapter for timm: any family with ``forward_intermediates``, without a line for any of them.
 
 The stages are the feature maps that timm itself names: ``embed`` and then ``block01`` ... where all have one shape, or
-``stage1`` ... where they shrink, then ``head``. `invsuite.models.cut` finds the modules that give them.
+``stage1`` ... where they shrink, then ``head``. `invsuite.models.boundaries` finds the modules that give them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from invsuite.models.base import (
     WeightsOrigin,
     random_origin,
 )
-from invsuite.models.cut import Cut, CutNetwork, Uncuttable, cut_network
+from invsuite.models.boundaries import Cut, CutNetwork, Uncuttable, cut_network
 
 RANDOM_SEED = 0
 CHAIN_TOLERANCE = 1e-4  # relative difference of the chain from the network's own forward

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from invsuite.bundled import BUNDLED
-from invsuite.files import write_atomically
+from invsuite._system.files import write_atomically
+from invsuite.models.bundled import BUNDLED
+from invsuite.report.figures import draw_strip
 from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
-from invsuite.report.leaderboard import all_places, markdown, ranked_rows, to_csv, weights_of
+from invsuite.report.markdown import all_places, markdown, ranked_rows, to_csv, weights_of
 from invsuite.report.pictures import StoreOf
-from invsuite.report.rows import by_model
-from invsuite.report.strips import draw_strip
-from invsuite.store import Record
+from invsuite.results.rows import by_model
+from invsuite.results.store import Record
 
 
 def full_title(title: str, records: Sequence[Record]) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 from invsuite.report.efficiency import TERA, trained_fits
-from invsuite.report.merge import devices_of
-from invsuite.store import Record
+from invsuite.results.merge import devices_of
+from invsuite.results.store import Record
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
 MEANS = "Curves are kept as means, so they have no interval; the scored values have one."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from invsuite.store import Record
+from invsuite.results.store import Record
 
 END_TO_END, MODULAR, ITERATIVE = "layerwise", "modular", "optimisation"
 TERA = 1e12

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from invsuite.store import Record
+from invsuite.results.store import Record
 
 REFERENCE = "layerwise"
 

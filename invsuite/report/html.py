@@ -13,11 +13,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
-from invsuite.extremes import EACH, extreme_rows, ranking
 from invsuite.metrics.base import Metric
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.interlayer import READING, Matrix, matrices
-from invsuite.report.leaderboard import (
+from invsuite.report.markdown import (
     ARROWS,
     NOTES,
     Places,
@@ -30,11 +29,12 @@ from invsuite.report.leaderboard import (
     versions_of,
     weights_of,
 )
-from invsuite.report.merge import devices_of
 from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
-from invsuite.report.rows import Row, by_model, measures_of
-from invsuite.statistics import distance_from_best
-from invsuite.store import Record
+from invsuite.results.merge import devices_of
+from invsuite.results.pictures import EACH, extreme_rows, ranking
+from invsuite.results.rows import Row, by_model, measures_of
+from invsuite.results.statistics import distance_from_best
+from invsuite.results.store import Record
 
 COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
 MAP = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](range(256))]

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 from tabulate import tabulate
 
 from invsuite.metrics.interlayer import CrossApplication
-from invsuite.report.rows import by_model
-from invsuite.report.strips import save
-from invsuite.store import Record
+from invsuite.report.figures import save
+from invsuite.results.rows import by_model
+from invsuite.results.store import Record
 
 CROSS = CrossApplication.name
 ACROSS = 4  # panels beside each other

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from invsuite.store import Record, Store
+from invsuite.results.store import Record, Store
 
 SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
 BYTES = 5_000_000  # of all pictures of a page together, as they are embedded

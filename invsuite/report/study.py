@@ -8,8 +8,8 @@ import numpy as np
 
 from invsuite.report.html import environment
 from invsuite.report.pictures import Pictures, strip
-from invsuite.store import Record, Store
-from invsuite.study import CHOICES, FORMAT, Pair
+from invsuite.report.study_design import CHOICES, FORMAT, Pair
+from invsuite.results.store import Record, Store
 
 SIDES = (256, 128)  # pixels of the longer side: people look closely
 QUALITY = 95

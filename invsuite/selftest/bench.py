@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from invsuite.grid import Cell, Selection, make_plan
-from invsuite.runner import run
-from invsuite.store import Record, Store
-from invsuite.suite import load_suite
+from invsuite.benchmark.cells import Cell, Selection, make_plan
+from invsuite.benchmark.runner import run
+from invsuite.benchmark.suite import load_suite
+from invsuite.results.store import Record, Store
 
 SUITE = """
 name = "selftest"

@@ -16,7 +16,7 @@ from invsuite.data.sources import DataSpec, FolderSource, HeldBackSource, Scenes
 from invsuite.selftest.base import Fault, after, plant
 from invsuite.selftest.bench import bench_trial
 
-PHOTO, CANARY = "a folder of photos", "invsuite.data.canary"
+PHOTO, CANARY = "a folder of photos", "invsuite.data.checks"
 
 
 def _open_folder() -> None:
@@ -128,7 +128,7 @@ FAULTS = (
         "masks of scenes a row off",
         "invsuite.data.scenes.render",
         f"{CANARY}.check_scenes",
-        plant("invsuite.data.canary:render", after(_masks(lambda mask: np.roll(mask, 1, axis=0)))),
+        plant("invsuite.data.checks:render", after(_masks(lambda mask: np.roll(mask, 1, axis=0)))),
         bench_trial(),
         "the mask of a scene's object lies +1.0 rows",
     ),

@@ -13,10 +13,10 @@ import torch
 
 from invsuite.metrics import make_metric, perceptual
 from invsuite.metrics.base import Values
-from invsuite.metrics.golden import check_measures
+from invsuite.metrics.checks import check_measures
 from invsuite.selftest.base import Fault, Trial, after, plant, swapped
 
-GOLDEN = "invsuite.metrics.golden.check_measures"
+GOLDEN = "invsuite.metrics.checks.check_measures"
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
 

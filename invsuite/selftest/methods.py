@@ -10,7 +10,7 @@ from invsuite.selftest.base import Fault, after, plant
 from invsuite.selftest.bench import bench_trial
 
 INVERT = "invsuite.methods.ridge:LinearInverter.invert"
-RANGE, LOOK = "invsuite.data.base.check_images", "invsuite.methods.canary.check_reconstructions"
+RANGE, LOOK = "invsuite.data.base.check_images", "invsuite.methods.checks.check_reconstructions"
 
 
 def _stretched(images: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,7 @@ FAULTS = (
     Fault(
         "inverse network in train mode",
         "Modular.fit",
-        "invsuite.methods.canary.check_inverter",
+        "invsuite.methods.checks.check_inverter",
         plant("invsuite.methods.networks:Modular.fit", after(_in_train_mode)),
         bench_trial("modular"),
         "inverse network in train mode",

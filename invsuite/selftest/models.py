@@ -13,7 +13,7 @@ import timm
 import torch
 
 from invsuite.models import load_model
-from invsuite.models.bundled import FOLDER
+from invsuite.models.bundled.loader import FOLDER
 from invsuite.selftest.base import Fault, after, plant, swapped
 from invsuite.selftest.bench import bench_trial
 
@@ -47,7 +47,7 @@ def _truncated() -> Iterator[None]:
             shutil.copy(item, folder)
         for item in Path(str(FOLDER)).glob("*.safetensors"):
             (Path(folder) / item.name).write_bytes(item.read_bytes()[:-1000])
-        with swapped("invsuite.models.bundled:FOLDER", lambda _: Path(folder)):
+        with swapped("invsuite.models.bundled.loader:FOLDER", lambda _: Path(folder)):
             yield
 
 
@@ -94,7 +94,7 @@ FAULTS = (
     Fault(
         "model weights changed by a method",
         "Ridge.fit",
-        "invsuite.runner",
+        "invsuite.benchmark.runner",
         plant(
             "invsuite.methods.ridge:Ridge.fit",
             _before_fit(lambda model: next(model.network.parameters()).data.add_(1e-3)),
@@ -105,7 +105,7 @@ FAULTS = (
     Fault(
         "wrong mean and std",
         "Normalise",
-        "invsuite.models.canary.check_normalisation",
+        "invsuite.models.checks.check_normalisation",
         plant(
             "invsuite.models.base:Normalise.__init__",
             lambda original: lambda self, mean, std: original(self, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -115,16 +115,16 @@ FAULTS = (
     ),
     Fault(
         "adapter feeds the model BGR",
-        "invsuite.models.bundled.bundled_chain",
-        "invsuite.models.canary.check_chain",
-        plant("invsuite.models.bundled:bundled_chain", after(_swap_channels)),
+        "invsuite.models.bundled.loader.bundled_chain",
+        "invsuite.models.checks.check_chain",
+        plant("invsuite.models.bundled.loader:bundled_chain", after(_swap_channels)),
         bench_trial(),
         "differ from the network's own",
     ),
     Fault(
         "weights file cut short",
         "the bundled weights",
-        "invsuite.models.bundled.load_bundled",
+        "invsuite.models.bundled.loader.load_bundled",
         _truncated,
         _load_bundled,
         "the file is damaged",

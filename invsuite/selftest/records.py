@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from invsuite import regress
+from invsuite.results import baseline
+from invsuite.results.store import Store
 from invsuite.selftest.base import Fault, after, plant
 from invsuite.selftest.bench import little_run
-from invsuite.store import Store
 
 
 def edit(path: Path) -> None:
@@ -34,8 +34,8 @@ def _check_against_baseline() -> str | None:
     with TemporaryDirectory() as folder:
         record = little_run("mean", Path(folder))
         path = Path(folder) / "baseline.json"
-        regress.pin([record], path)
-        bad = [f for f in regress.compare([record], regress.load_baseline(path)) if f.bad]
+        baseline.pin([record], path)
+        bad = [f for f in baseline.compare([record], baseline.load_baseline(path)) if f.bad]
     return "; ".join(f"{f.verdict}: {f.detail}" for f in bad) or None
 
 
@@ -57,8 +57,8 @@ FAULTS = (
     Fault(
         "a baseline of other data",
         "a baseline's file",
-        "invsuite.regress.compare",
-        plant("invsuite.regress:load_baseline", after(_of_other_data)),
+        "invsuite.results.baseline.compare",
+        plant("invsuite.results.baseline:load_baseline", after(_of_other_data)),
         _check_against_baseline,
         "not comparable: identity",
     ),

@@ -1,0 +1,43 @@
+"""Writing files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from invsuite._system.signals import uninterrupted
+from invsuite.errors import DiskError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part: temp file, fsync, rename.
+
+    SIGINT and SIGTERM wait until it is done.
+
+    Raises:
+        DiskError: if the disk refuses, naming the file; the temp file is removed.
+    """
+    temporary = None
+    with uninterrupted():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except OSError as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> DiskError:
+    """The error for a disk that does not take ``path``."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "; finished cells are kept: free some space and run the same command to go on" if full else ""
+    return DiskError(f"cannot write '{path}': {error.strerror}{advice}")

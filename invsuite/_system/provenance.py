@@ -1,0 +1,102 @@
+"""Where a number comes from: code, versions, device, precision and determinism."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = (
+    "invsuite",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "torchmetrics",
+    "lpips",
+    "scikit-image",
+    "numpy",
+)
+
+
+#: plug-ins that were loaded, each with the SHA-256 of its file (`invsuite.registry` fills it)
+PLUGINS: list[dict[str, str]] = []
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """SHA-256 over the package's own Python files: tells two versions of the code where there is no git."""
+    root = Path(str(files("invsuite")))
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout the package runs from; both None for an installed package."""
+    root = Path(str(files("invsuite"))).parent
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20)
+        return run.stdout.strip()
+
+    try:
+        if git("ls-files", "--error-unmatch", "invsuite/__init__.py"):
+            return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "invsuite"))}
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return {"sha": None, "dirty": None}
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that make the numbers; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person would name it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {psutil.cpu_count(logical=True)} cores)"
+
+
+def set_determinism(seed: int) -> None:
+    """Seed torch and ask for deterministic kernels in full float32 precision."""
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def collect(device: torch.device, seed: int) -> dict[str, Any]:
+    """Everything a record says about its origin."""
+    return {
+        "git": git_state(),
+        "source_sha256": source_digest(),
+        "versions": versions(),
+        "plugins": [dict(plugin) for plugin in PLUGINS],
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+    }

@@ -1,0 +1,358 @@
+"""What the commands do: wire suite, plan, runner, store and report together."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from invsuite._system.files import write_atomically
+from invsuite.benchmark.cells import Plan, Refused, Selection, choose, make_plan
+from invsuite.benchmark.estimate import plan_cost
+from invsuite.benchmark.executors import make_executor
+from invsuite.benchmark.executors.base import Job, Placement
+from invsuite.benchmark.fetch import fetch, needs
+from invsuite.benchmark.progress import ConsoleReporter
+from invsuite.benchmark.runner import STRIP_IMAGES, Redo, RunOptions, estimate
+from invsuite.benchmark.stage_relations import relate_models
+from invsuite.benchmark.suite import Suite, load_suite
+from invsuite.errors import Unavailable, UsageError, unknown_name
+from invsuite.report import full_title, write_report
+from invsuite.report.efficiency import efficiency_markdown
+from invsuite.report.markdown import state_of, terminal
+from invsuite.report.paper_claims import findings_markdown
+from invsuite.report.study import study_page
+from invsuite.report.study_design import analyse, key_of, plan_pairs, read_answers, read_key, study_table
+from invsuite.results.baseline import Finding, compare, load_baseline, pin, summary, summary_markdown
+from invsuite.results.compare import compare_rows, comparison_table
+from invsuite.results.merge import merge_runs
+from invsuite.results.store import Record, Store
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of ``invsuite bench``; None selects everything the suite has."""
+
+    suite: str
+    models: tuple[str, ...] | None = None
+    stages: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    random_weights: bool = False
+    placement: Placement = field(default_factory=Placement)
+    plugins: tuple[Path, ...] = ()
+    out: Path = Path("results")
+    dry_run: bool = False
+    redo: Redo = "unfinished"
+    cell_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a command prints: text for people, a tree for ``--json``; and its ``exit_code``: of the error that kept a
+    model from running, else 1 if any cell failed."""
+
+    text: str
+    tree: dict[str, Any]
+    exit_code: int = 0
+
+
+def store_of(suite: Suite, out: Path) -> Store:
+    """Where a suite's records are."""
+    return Store(out / "records" / suite.name)
+
+
+def run_bench(options: BenchOptions) -> BenchResult:
+    """Run what is missing, render, and say what was done."""
+    suite = load_suite(options.suite)
+    executor = make_executor(options.placement, options.plugins)
+    how = RunOptions(options.redo, options.cell_seconds)
+    store = store_of(suite, options.out)
+    selection = Selection(
+        options.models, options.stages, options.methods, options.metrics, options.seeds, options.random_weights
+    )
+    with ConsoleReporter() as reporter:
+        plan = make_plan(suite, selection, reporter.note)
+        if options.dry_run:
+            return _describe(plan, store, executor.device, how)
+        outcome = executor.run(plan, Job(suite, selection, store.folder.resolve(), how), reporter)
+        relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
+    records = _records(plan, store)
+    files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)
+    every = [*records, *relations]
+    states = Counter(state_of(r) for r in records)
+    text = "\n".join(
+        [
+            f"{full_title(suite.title, records)}\n",
+            terminal(records),
+            "",
+            "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
+            + str(files[0]),
+            f"{outcome.computed} cells computed, {outcome.reused} reused; "
+            + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
+            *_problems(every),
+        ]
+    )
+    tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}
+    if relations:
+        tree["interlayer"] = relations
+    return BenchResult(text, tree, _exit_code(plan, every))
+
+
+def _problems(records: Sequence[Record]) -> list[str]:
+    """A line for every reason why cells have no numbers."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record["status"] != "ok":
+            reasons.setdefault((state_of(record), record["reason"]), []).append(record["cell"]["id"])
+    return [
+        f"{state}: {cells[0]}{f' and {len(cells) - 1} more' if len(cells) > 1 else ''}: {reason}"
+        for (state, reason), cells in reasons.items()
+    ]
+
+
+def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
+    refused = [m.error for m in plan.models if isinstance(m, Refused) and not isinstance(m.error, Unavailable)]
+    if refused:
+        return refused[0].exit_code
+    return int(any(r["status"] == "failed" for r in records))
+
+
+def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -> BenchResult:
+    """The matrix and its cost, for ``--dry-run``."""
+    rows = [
+        {
+            "cell": cell.id,
+            "state": "to run" if how.wants(store, cell) else "finished" if store.finished(cell.id) else "left as it is",
+            "image passes": round(estimate(plan, cell)),
+        }
+        for cell in plan.cells
+    ]
+    to_run = [row for row in rows if row["state"] == "to run"]
+    passes = sum(int(str(row["image passes"])) for row in to_run)
+    cost = plan_cost(plan, {str(row["cell"]) for row in to_run}, device)
+    lines = [
+        f"{len(rows)} cells, {len(to_run)} to run, about {passes:,} passes of an image through a model",
+        f"about {cost.hours:.2g} hours on this {device.type}, and {cost.memory / 2**30:.2g} GiB of its memory for a "
+        f"batch of {plan.suite.budget.batch}: an estimate from timed pieces of its work",
+    ]
+    if cost.unknown:
+        lines.append(f"not in the estimate, for their weights or data are not here: {', '.join(cost.unknown)}")
+    tree = {"cells": rows, "image_passes": passes, "estimate": asdict(cost) | {"device": device.type}}
+    return BenchResult("\n".join([tabulate(rows, headers="keys"), "", *lines]), tree)
+
+
+def run_fetch(suite_name: str, yes: bool, log: Callable[[str], None]) -> BenchResult:
+    """What a suite needs, with sizes; with ``yes`` it is brought, and digests are told."""
+    items = needs(load_suite(suite_name))
+    rows = [
+        {
+            "what": item.what,
+            "state": item.state,
+            "size": "" if item.size == 0 else "unknown" if item.size is None else f"{item.size / 2**20:,.0f} MiB",
+            "where": item.note,
+        }
+        for item in items
+    ]
+    waiting = [item for item in items if item.bring is not None]
+    known = sum(item.size or 0 for item in waiting)
+    unknown = sum(item.size is None for item in waiting)
+    total = f"{len(waiting)} to fetch, {known / 2**30:.2f} GiB" + (f" and {unknown} of unknown size" if unknown else "")
+    brought: list[tuple[str, str]] = []
+    if yes:
+        log(total)
+        brought = fetch(waiting, log)
+        ending = [f"{what}: {digest}" for what, digest in brought] or ["nothing to fetch"]
+    else:
+        ending = [total, f"go on with: invsuite fetch {suite_name} --yes"] if waiting else ["nothing to fetch"]
+    tree = {"items": rows, "bytes": known, "unknown_sizes": unknown, "fetched": dict(brought)}
+    return BenchResult("\n".join([tabulate(rows, headers="keys", maxcolwidths=60), "", *ending]), tree)
+
+
+def _records(plan: Plan, store: Store) -> list[Record]:
+    """Records of the plan's cells, in the plan's order."""
+    return [record for cell in plan.cells if (record := store.read(cell.id)) is not None]
+
+
+def load_records(suite: Suite, out: Path) -> list[Record]:
+    """The newest record of every model/stage/method/seed, in the suite's order.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    newest: dict[tuple[Any, ...], Record] = {}
+    for record in store_of(suite, out).records():
+        cell = record["cell"]
+        key = (cell["model"], cell["stage"], cell["method"], cell["seed"])
+        if key not in newest or _age(newest[key]) <= _age(record):
+            newest[key] = record
+    if not newest:
+        raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
+    models = [m.name for m in suite.models]
+    stages = {m.name: list(m.stages) for m in suite.models}
+    methods = [m.name for m in suite.methods]
+
+    def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        model, stage, method, seed = key
+        place = newest[key]["cell"].get("position", _index(stages.get(model, []), stage))
+        return (_index(models, model), model, seed, place, _index(methods, method))
+
+    return [newest[key] for key in sorted(newest, key=rank)]
+
+
+def _age(record: Record) -> tuple[bool, str]:
+    """What orders records of the same cell: a model that could not be had later does not hide what it gave before."""
+    return "refused" not in record["identity"], record["provenance"]["written"]
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def rerender(suite_name: str, out: Path) -> list[Path]:
+    """Render the report of a suite from its records; returns the files."""
+    suite = load_suite(suite_name)
+    records, relations, store = load_records(suite, out), load_relations(suite, out), store_of(suite, out)
+    return write_report(suite.name, suite.title, records, lambda record: store, out, relations)
+
+
+def load_relations(suite: Suite, out: Path) -> list[Record]:
+    """The newest record of how the stages of each model relate."""
+    newest: dict[str, Record] = {}
+    for record in sorted(store_of(suite, out).interlayer().records(), key=lambda r: r["provenance"]["written"]):
+        newest[record["cell"]["model"]] = record
+    return list(newest.values())
+
+
+def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
+    """Render one leaderboard from the records of a suite in several folders; returns the files and what the reader
+    must know of the merged runs."""
+    suite = load_suite(suite_name)
+    runs = {str(folder): folder for folder in folders}
+    merged = merge_runs(
+        {name: load_records(suite, folder) for name, folder in runs.items()},
+        {name: load_relations(suite, folder) for name, folder in runs.items()},
+    )
+    files = write_report(
+        f"{suite.name}-merged",
+        f"{suite.title} - {len(runs)} runs merged",
+        merged.records,
+        lambda record: store_of(suite, runs[record["run"]["name"]]),
+        out,
+        merged.relations,
+        merged.notes,
+    )
+    return files, merged.notes
+
+
+def _titled(suite: Suite, out: Path) -> tuple[str, list[Record]]:
+    """The heading of a suite's records, and the records."""
+    records = load_records(suite, out)
+    return full_title(suite.title, records), records
+
+
+def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
+    """Render ``efficiency.md`` from the records of suites; returns the file."""
+    suites = [load_suite(name) for name in suite_names]
+    path = out / "efficiency.md"
+    page = efficiency_markdown([_titled(suite, out) for suite in suites])
+    write_atomically(path, page.encode())
+    return path
+
+
+def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
+    """Render ``findings.md`` from the records of suites; returns the file."""
+    suites = [load_suite(name) for name in suite_names]
+    for suite in suites:
+        known = [spec.name for spec in suite.methods]
+        if method not in known:
+            raise unknown_name(f"method of suite '{suite.name}'", method, known)
+    path = out / "findings.md"
+    page = findings_markdown([(*_titled(suite, out), load_relations(suite, out)) for suite in suites], method)
+    write_atomically(path, page.encode())
+    return path
+
+
+def compare_two(
+    suite_name: str, out: Path, rows: tuple[str, str], measures: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The paired differences of two rows of a suite, and their table."""
+    entries = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
+    return entries, comparison_table(entries)
+
+
+def write_study(
+    suite_name: str, out: Path, methods: Sequence[str] | None, questions: int, seed: int
+) -> tuple[Path, Path]:
+    """Write the page of a blind study of a suite's pictures, and the key that tells its methods; returns both files."""
+    suite = load_suite(suite_name)
+    store = store_of(suite, out)
+    records = [r for r in load_records(suite, out) if r["status"] == "ok" and r["cell"]["seed"] == suite.seeds[0]]
+    chosen = choose("method", list(dict.fromkeys(r["cell"]["method"] for r in records)), methods)
+    records = [r for r in records if r["cell"]["method"] in chosen and store.strip_path(r["cell"]["id"]).is_file()]
+    images = min([STRIP_IMAGES, *(len(r["images"]) for r in records)])
+    pairs = plan_pairs(records, images, questions, seed)
+    key = key_of(suite.name, pairs)
+    page, key_path = out / f"{suite.name}-study.html", _key_path(suite, out)
+    write_atomically(page, study_page(suite.name, key["study"], pairs, records, store, seed).encode())
+    write_atomically(key_path, json.dumps(key, indent=1).encode())
+    return page, key_path
+
+
+def study_results(suite_name: str, out: Path, files: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+    """Strengths of methods from the answers to a suite's study, and their table."""
+    methods, answers = read_answers(files, read_key(_key_path(load_suite(suite_name), out)))
+    found = analyse(methods, answers)
+    return [asdict(s) for s in found], study_table(found, len({a.rater for a in answers}), len(answers))
+
+
+def _key_path(suite: Suite, out: Path) -> Path:
+    return out / f"{suite.name}-study-key.json"
+
+
+def _baseline_path(suite: Suite, path: Path | None) -> Path:
+    return path or Path("baselines") / f"{suite.name}.json"
+
+
+def check_records(suite_name: str, out: Path, path: Path | None, page: Path | None = None) -> tuple[list[Finding], str]:
+    """Verdicts on a suite's records, and their summary; ``page`` gets it as markdown."""
+    suite = load_suite(suite_name)
+    baseline = load_baseline(_baseline_path(suite, path))
+    findings = compare(load_records(suite, out), baseline)
+    if page is not None:
+        write_atomically(page, summary_markdown(findings, suite.name).encode())
+    return findings, summary(findings)
+
+
+def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
+    """Pin a suite's records as its baseline; returns the file. Records of seeds that the suite does not name are not
+    pinned: they tell how far reseeding moves the others."""
+    suite = load_suite(suite_name)
+    target = _baseline_path(suite, path)
+    pin(load_records(suite, out), target, suite.seeds)
+    return target
+
+
+def find_record(suite_name: str, out: Path, part: str) -> Record:
+    """The one record whose id is ``part``, or else begins with it and a seed, or else contains it.
+
+    Raises:
+        UsageError: if none or several match.
+    """
+    records = {r["cell"]["id"]: r for r in store_of(load_suite(suite_name), out).records()}
+    if part in records:
+        return records[part]
+    found = [cell_id for cell_id in records if cell_id.startswith(f"{part}-s")]
+    found = found or [cell_id for cell_id in records if part in cell_id]
+    if not found:
+        raise unknown_name("cell", part, records)
+    if len(found) > 1:
+        raise UsageError(f"'{part}' matches {len(found)} cells: {', '.join(found[:5])}")
+    return records[found[0]]

@@ -1,0 +1,401 @@
+"""From a suite to cells: model x stage x method x seed, each with an identity that covers what changes its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
+from invsuite.data.sources import (
+    CocoSource,
+    DataSpec,
+    FolderSource,
+    HeldBackSource,
+    HubSource,
+    ImageNetSource,
+    ScenesSource,
+    open_splits,
+)
+from invsuite.data.split import Splits
+from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
+from invsuite.methods.base import Budget, Engine
+from invsuite.methods.training.engine import RECIPE_VERSION
+from invsuite.metrics import make_metric
+from invsuite.metrics.base import Metric
+from invsuite.models import ALIASES, load_model, split_source
+from invsuite.models.base import Model, means_stage
+
+#: Every field of a suite file: whether changing it makes other cells, because it changes what they measure. Methods
+#: and measures are part of the identity with all their parameters; so are images by their content, wherever they lie.
+DECLARED: dict[type, dict[str, bool]] = {
+    Suite: {
+        "name": False,  # the folder of the records
+        "title": False,
+        "seeds": True,
+        "metrics": True,
+        "edits": True,
+        "budget": True,
+        "data": True,
+        "models": True,
+        "methods": False,  # each is a row of its own
+        "engine": True,
+        "interlayer": False,  # has records of its own
+    },
+    Budget: {"image_passes": True, "batch": True, "seconds": True, "flops": True},
+    Engine: {"precision": True, "cache": False, "compile": False},  # the others change rounding at most
+    ModelSpec: {
+        "name": False,
+        "source": True,  # by the weights that it gives
+        "stages": True,  # of the methods that go through the cuts
+        "witness": True,
+        "random_weights": True,
+        "data": True,  # by the images that it gives
+    },
+    MethodSpec: {"name": False, "method": True},
+    DataSpec: {"fit": True, "select": True, "score": True, "others": False},  # those a model names: ModelSpec.data
+    ScenesSource: {"seed": True, "count": True, "max_objects": True},
+    FolderSource: {"path": False, "count": True, "geometry": True},
+    CocoSource: {"path": False, "split": True, "count": True, "geometry": True},
+    ImageNetSource: {"path": False, "split": True, "count": True, "geometry": True},
+    HubSource: {"name": True, "count": True, "split": True, "column": True, "geometry": True},
+    HeldBackSource: {"count": True},
+}
+
+
+#: JSON with sorted keys.
+as_json = json.JSONEncoder(sort_keys=True).encode
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a suite to run: names or shell patterns; None takes everything.
+
+    ``models`` may also hold sources (``timm:NAME``) and aliases, which run on the suite's data with its methods;
+    ``stages`` are then where their chains are cut, and words as `invsuite.models.base.means_stage` understands them.
+    ``random_weights`` gives every model random weights.
+    """
+
+    models: tuple[str, ...] | None = None
+    stages: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    random_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number-giving unit of the matrix. ``id`` names its record; ``identity`` is what the id hashes, as JSON with
+    sorted keys; ``texts`` is the JSON of those parts of it that many cells share, written once."""
+
+    model: ModelSpec
+    stage: str
+    method: MethodSpec
+    seed: int
+    identity: dict[str, Any]
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def id(self) -> str:
+        """Readable name and 12 digits of the identity's SHA-256."""
+        return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{self._digest(self.identity)}"
+
+    @cached_property
+    def fit_id(self) -> str:
+        """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
+        shared = [part for part in self.identity if part not in ("stage", "cut", "metrics", "edits")]
+        return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
+
+    def _digest(self, parts: Iterable[str]) -> str:
+        """12 digits of the SHA-256 of these parts of the identity."""
+        texts = [f'"{part}": {self.texts.get(part) or as_json(self.identity[part])}' for part in sorted(parts)]
+        return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> str:
+        """Name without the identity: what a baseline compares across versions."""
+        return f"{self.model.name}/{self.stage}/{self.method.name}/s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model of the matrix, loaded, with its splits, the cells that run on it, and its witness or why it has none."""
+
+    spec: ModelSpec
+    model: Model
+    splits: Splits
+    cells: tuple[Cell, ...]
+    witness: Model | InvsuiteError
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A model of the matrix that cannot be had, and its cells, which become skipped or failed records."""
+
+    spec: ModelSpec
+    error: InvsuiteError
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The matrix to run."""
+
+    suite: Suite
+    metrics: tuple[Metric, ...]
+    models: tuple[Opened | Refused, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, model by model."""
+        return tuple(cell for entry in self.models for cell in entry.cells)
+
+
+def choose(kind: str, names: Sequence[str], patterns: Sequence[str] | None) -> tuple[str, ...]:
+    """The ``names`` that match any of the shell ``patterns``, in their own order.
+
+    Raises:
+        UsageError: for a pattern that matches nothing, with the nearest names and the list.
+    """
+    if patterns is None:
+        return tuple(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise unknown_name(kind, pattern, names)
+    return tuple(n for n in names if any(fnmatchcase(n, p) for p in patterns))
+
+
+def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
+    """The suite's models and those named by source, in that order.
+
+    Raises:
+        UsageError: for a name that is neither, or one row name for two models.
+    """
+    words = selection.models
+    named = [m.name for m in suite.models]
+    outside = [w for w in words or () if w not in named and (":" in w or w in ALIASES)]
+    inside = None if words is None else [w for w in words if w not in outside]
+    chosen = () if inside == [] else choose("model", named, inside)
+    specs = [m for m in suite.models if m.name in chosen]
+    specs += [ModelSpec(_row_name(source), source, ()) for source in dict.fromkeys(outside)]
+    if selection.random_weights:
+        specs = [replace(spec, name=f"{spec.name}-random", random_weights=True) for spec in specs]
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
+            raise UsageError(f"{count} models would be called '{name}' in the tables: run them one at a time")
+    return specs
+
+
+def _row_name(source: str) -> str:
+    """How tables and files call a model that only its source names."""
+    if source in ALIASES:
+        return source
+    _, name = split_source(source)
+    architecture, _, file = name.partition("@")
+    return "-".join([architecture.strip("/").replace("/", "-"), *([Path(file).stem] if file else [])])
+
+
+def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelSpec:
+    """``spec`` with the stages of ``model`` where its chain is cut: the suite's, else those of ``words``, else some
+    spread evenly.
+
+    Raises:
+        UsageError: listing the model's stages, if a word of the suite, or all of ``words``, mean none.
+    """
+    if spec.stages:
+        return replace(spec, stages=model.find_stages(spec.stages))
+    if words is None:
+        return replace(spec, stages=model.usual_stages())
+    known = [word for word in words if any(means_stage(word, stage) for stage in model.stages)]
+    return replace(spec, stages=model.find_stages(known or words))
+
+
+def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -> Plan:
+    """Open the selected models and their data and lay out the cells.
+
+    A model that cannot be had does not stop the others: it is `Refused` with its reason.
+
+    Raises:
+        UsageError: for names that match nothing; no data has been opened by then, and no model either, but those whose
+            stages no suite names.
+    """
+    specs = choose_models(suite, selection)
+    _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
+    metrics = make_metrics(suite, selection)
+    words = selection.stages
+    if all(spec.stages for spec in specs):
+        _check_stages(words, [stage for spec in specs for stage in spec.stages])
+    specs = [spec for spec in specs if not spec.stages or _wanted(words, spec.stages)]
+    loaded = [_load(spec, words, note) for spec in specs]
+    _check_stages(
+        words, [s for spec, (cut, found) in zip(specs, loaded, strict=True) for s in _known(spec, cut, found)]
+    )
+    entries = [_lay_out(suite, selection, metrics, spec, found, note) for spec, found in loaded]
+    return Plan(suite, metrics, tuple(entry for entry in entries if entry is not None))
+
+
+def make_metrics(suite: Suite, selection: Selection) -> tuple[Metric, ...]:
+    """The suite's measures that are selected."""
+    return tuple(make_metric(name) for name in choose("metric", suite.metrics, selection.metrics))
+
+
+def open_model(
+    suite: Suite, selection: Selection, metrics: Sequence[Metric], spec: ModelSpec, note: Callable[[str], None]
+) -> Opened | Refused:
+    """One model of a plan again, in another process: ``spec`` is the plan's, with its cut."""
+    entry = _lay_out(suite, selection, metrics, *_load(spec, selection.stages, note), note)
+    assert entry is not None, "the plan has a stage of this model"
+    return entry
+
+
+def _choose_methods(suite: Suite, selection: Selection) -> list[MethodSpec]:
+    names = choose("method", [m.name for m in suite.methods], selection.methods)
+    return [m for m in suite.methods if m.name in names]
+
+
+def _lay_out(
+    suite: Suite,
+    selection: Selection,
+    metrics: Sequence[Metric],
+    spec: ModelSpec,
+    found: Model | InvsuiteError,
+    note: Callable[[str], None],
+) -> Opened | Refused | None:
+    """Open the data of a loaded model and lay out its cells; None if no stage of it is selected."""
+    words = selection.stages
+    stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
+    seeds = selection.seeds or suite.seeds
+    methods = [(m, m.method.params()) for m in _choose_methods(suite, selection)]
+    shared = {
+        "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
+        "edits": suite.edits,
+    }
+
+    def cells(facts: dict[str, Any]) -> tuple[Cell, ...]:
+        texts = {part: as_json(value) for part, value in (shared | facts).items()}
+        return tuple(
+            Cell(
+                spec,
+                stage,
+                method,
+                seed,
+                _identity(suite, method, params, stage, spec.stages, seed, shared | facts),
+                texts,
+            )
+            for seed in seeds
+            for stage in stages
+            for method, params in methods
+            if method.method.seeded or seed == seeds[0]
+        )
+
+    try:
+        if isinstance(found, InvsuiteError):
+            raise found
+        if not stages:
+            return None
+        witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
+        splits = _open_data(suite, spec, found, note)
+    except InvsuiteError as error:
+        return Refused(spec, error, cells({"refused": spec.source}))
+    digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
+    facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
+    if isinstance(witness, Model):
+        facts["witness"] = witness.origin.sha256
+    elif isinstance(witness, Unavailable):
+        facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
+    return Opened(spec, found, splits, cells(facts), witness)
+
+
+def _witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
+    """The second model, or why there is none; it is loaded only for measures that ask it.
+
+    Raises:
+        UsageError: if it has the weights of the model itself.
+        WeightsError: if its weights are damaged.
+    """
+    if not spec.witness or not wanted:
+        return NotApplicable(f"the suite names no witness for model '{spec.name}'")
+    note(f"loading the witness of '{spec.name}' ({spec.witness})")
+    try:
+        witness = load_model(f"witness of {spec.name}", spec.witness)
+    except Unavailable as error:
+        return error
+    if witness.origin.sha256 == model.origin.sha256:
+        raise UsageError(f"the witness of model '{spec.name}' has its very weights: name a second model")
+    return witness
+
+
+def _wanted(words: Sequence[str] | None, stages: Sequence[str]) -> bool:
+    """Whether ``words`` may mean some of a suite's ``stages``, which may be words themselves."""
+    return words is None or any(means_stage(word, s) or means_stage(s, word) for word in words for s in stages)
+
+
+def _check_stages(words: Sequence[str] | None, stages: Sequence[str]) -> None:
+    """Raise `UsageError` for the first of ``words`` that means none of ``stages``."""
+    for word in words or ():
+        if not _wanted([word], stages):
+            raise unknown_name("stage", word, set(stages))
+
+
+def _known(spec: ModelSpec, cut: ModelSpec, found: Model | InvsuiteError) -> tuple[str, ...]:
+    """The stages a user can mean: those of the suite's cut, or all of a model that no suite cuts."""
+    return cut.stages if spec.stages or isinstance(found, InvsuiteError) else found.stages
+
+
+def _load(
+    spec: ModelSpec, words: tuple[str, ...] | None, note: Callable[[str], None]
+) -> tuple[ModelSpec, Model | InvsuiteError]:
+    """The model with its cut, or why it cannot be had; then stages are called as the user did."""
+    note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
+    try:
+        model = load_model(spec.name, spec.source, spec.random_weights)
+        if model.uncut:
+            note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
+        return cut_of(spec, model, words), model
+    except InvsuiteError as error:
+        return replace(spec, stages=spec.stages or words or ("unknown",)), error
+
+
+def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
+    """The splits at the model's image size."""
+    note(f"opening data for '{spec.name}'")
+    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
+    if len(splits.fit) < suite.budget.batch:
+        raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
+    for path, reason in list(splits.unreadable.items())[:3]:
+        note(f"unreadable photo left out: {reason or path}")
+    if splits.unreadable:
+        note(f"{len(splits.unreadable)} unreadable photos left out in all")
+    return splits
+
+
+def _identity(
+    suite: Suite,
+    spec: MethodSpec,
+    params: dict[str, Any],
+    stage: str,
+    cut: tuple[str, ...],
+    seed: int,
+    shared: dict[str, Any],
+) -> dict[str, Any]:
+    method = spec.method
+    identity = {
+        "stage": stage,
+        "method": {"name": method.name, "version": method.version} | params,
+        **shared,
+    }
+    if method.uses_cut or method.uses_whole_cut:
+        identity["cut"] = cut if method.uses_whole_cut else cut[: cut.index(stage) + 1]
+    if method.seeded:
+        identity["seed"] = seed
+    if method.uses_budget:
+        identity["budget"] = suite.budget.identity()
+        identity["engine"] = {"version": RECIPE_VERSION} | suite.engine.identity()
+    return identity

@@ -1,0 +1,47 @@
+"""Who computes the cells of a plan: this process, one process a device, or the workers of a Ray cluster.
+
+Records do not depend on it: every executor computes fits by `invsuite.benchmark.runner.Session`, into the same store.
+Importing this package imports neither torch nor Ray: a worker's environment is set before they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invsuite.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from invsuite.benchmark.executors.base import Executor, Placement
+
+#: name -> module whose class ``Executor`` it is
+EXECUTORS = {
+    "serial": "invsuite.benchmark.executors.serial",
+    "process": "invsuite.benchmark.executors.process",
+    "ray": "invsuite.benchmark.executors.ray",
+}
+#: options that not every executor understands
+TAKERS = {
+    "workers": ("process", "ray"),
+    "retries": ("process", "ray"),
+    "gpus": ("ray",),
+    "address": ("ray",),
+}
+
+
+def make_executor(placement: Placement, plugins: Sequence[Path] = ()) -> Executor:
+    """The executor that ``placement`` names; its workers load ``plugins``.
+
+    Raises:
+        UsageError: for an unknown name, an option that is not for it, or one whose package is not installed.
+        SetupError: for a device that is not there.
+    """
+    if placement.executor not in EXECUTORS:
+        raise unknown_name("executor", placement.executor, EXECUTORS)
+    for option, takers in TAKERS.items():
+        if getattr(placement, option) is not None and placement.executor not in takers:
+            raise UsageError(f"--{option} is not for --executor {placement.executor}, but for {' and '.join(takers)}")
+    made: Executor = import_module(EXECUTORS[placement.executor]).Executor(placement, plugins)
+    return made

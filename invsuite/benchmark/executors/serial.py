@@ -1,0 +1,27 @@
+"""All cells one after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from invsuite._system.devices import pick_device
+from invsuite.benchmark.cells import Plan
+from invsuite.benchmark.executors.base import Job, Placement
+from invsuite.benchmark.runner import Outcome, Reporter, run
+from invsuite.results.store import Store
+
+
+class Executor:
+    """No worker at all; plug-ins are loaded already."""
+
+    def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
+        self.device = pick_device(placement.device)
+        if placement.threads is not None:
+            torch.set_num_threads(placement.threads)
+
+    def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
+        """Model by model, fit by fit."""
+        return run(plan, Store(job.folder), self.device, report, job.options)

@@ -1,0 +1,214 @@
+"""Bring what a suite needs: weights into the hub caches, COCO into its folder; sizes are said first, digests after."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from invsuite._system.offline import is_offline
+from invsuite.benchmark.suite import Suite
+from invsuite.data.sources import CocoSource, FolderSource, HubSource, ImageNetSource, Source, expand_path
+from invsuite.errors import DataError, InvsuiteError, Unavailable
+from invsuite.metrics.perceptual import BACKBONES, backbone_file
+
+Log = Callable[[str], None]
+
+#: What of a hub repository is weights and configuration; the rest (other frameworks' weights, pictures) stays there.
+WANTED = ("model.safetensors", "model-*.safetensors", "*.json")
+COCO = "http://images.cocodataset.org/"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of the COCO site: bytes and SHA-1 as GluonCV publishes them."""
+
+    path: str
+    size: int
+    sha1: str
+
+
+ARCHIVES = {
+    "train2017": Archive("zips/train2017.zip", 19_336_861_798, "10ad623668ab00c62c096f0ed636d6aff41faca5"),
+    "val2017": Archive("zips/val2017.zip", 815_585_330, "4950dc9d00dbe1c933ee0170f5797584351d2a41"),
+    "annotations": Archive(
+        "annotations/annotations_trainval2017.zip", 252_907_541, "8551ee4bb5860311e79dace7e79cb91e432e78b3"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing a suite needs.
+
+    Attributes:
+        what: as a person would name it.
+        size: bytes to fetch; 0 where it is here already, None where nobody says.
+        bring: fetches it and returns its digest; None where it is here, or must be brought by hand.
+        note: where it is, or how to bring it by hand.
+    """
+
+    what: str
+    size: int | None
+    bring: Callable[[Log], str] | None
+    note: str
+
+    @property
+    def state(self) -> str:
+        """``here``, ``to fetch`` or ``by hand``."""
+        if self.bring is not None:
+            return "to fetch"
+        return "here" if self.size == 0 else "by hand"
+
+
+def needs(suite: Suite) -> list[Item]:
+    """Weights, backbones of measures, and data of a suite. Sizes of hub files come from the hub, unless offline."""
+    found = [_weights(model.source) for model in suite.models]
+    if "lpips" in suite.metrics:
+        found.append(_backbone())
+    specs = [suite.data, *suite.data.others.values()]
+    for source in dict.fromkeys(s for spec in specs for s in (spec.fit, spec.select, spec.score)):
+        found += _data(source)
+    return [item for item in {item.what: item for item in found if item is not None}.values()]
+
+
+def fetch(items: Iterable[Item], log: Log) -> list[tuple[str, str]]:
+    """Bring what is to fetch; returns (what, digest).
+
+    Raises:
+        Unavailable: if the network or a server says no, or the process is offline.
+        DataError: if a file's digest is not the published one.
+    """
+    brought = []
+    for item in items:
+        if item.bring is None:
+            continue
+        if is_offline():
+            raise Unavailable(f"{item.what} is not here, and --offline forbids to fetch it")
+        log(f"fetching {item.what}")
+        try:
+            brought.append((item.what, item.bring(log)))
+        except InvsuiteError:
+            raise
+        except Exception as error:  # whatever a hub client, a server or a disk says
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise Unavailable(f"{item.what} cannot be fetched: {reason}") from error
+    return brought
+
+
+def _repository(source: str) -> str:
+    """The hub repository of a model source; "" where its weights lie in a file or in the package."""
+    adapter, _, name = source.partition(":")
+    if adapter == "timm" and "@" not in name:
+        import timm
+
+        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
+        return str(cfg.hf_hub_id) if cfg is not None and cfg.hf_hub_id else ""
+    if adapter == "detr" and not Path(name).expanduser().is_dir():
+        return name.partition("@")[0]
+    return ""
+
+
+def _weights(source: str) -> Item | None:
+    repository = _repository(source)
+    if not repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    what = f"weights {repository}"
+    cached = try_to_load_from_cache(repository, "model.safetensors")
+    if isinstance(cached, str):
+        return Item(what, 0, None, cached)
+
+    def bring(log: Log) -> str:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(repository, allow_patterns=list(WANTED)))
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise Unavailable(f"hub repository '{repository}' holds no safetensors")
+        return " ".join(f"sha256:{_digest(file, hashlib.sha256())}" for file in files)
+
+    return Item(what, None if is_offline() else _hub_size(repository), bring, f"hf download {repository}")
+
+
+def _hub_size(repository: str) -> int | None:
+    """Bytes of the wanted files of a hub repository; None where the hub cannot be asked."""
+    from fnmatch import fnmatchcase
+
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().model_info(repository, files_metadata=True).siblings or []
+    except Exception:  # no network, no such repository: the size is not known, fetching will say why
+        return None
+    return sum(f.size or 0 for f in files if any(fnmatchcase(f.rfilename, pattern) for pattern in WANTED))
+
+
+def _backbone() -> Item:
+    address = BACKBONES["alex"]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
+    if path.is_file():
+        return Item("LPIPS backbone", 0, None, str(path))
+
+    def bring(log: Log) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path), progress=False)
+        return f"sha256:{_digest(backbone_file('alex'), hashlib.sha256())}"
+
+    return Item("LPIPS backbone", 244_408_911, bring, address)
+
+
+def _data(source: Source) -> list[Item]:
+    if isinstance(source, HubSource):
+        return [Item(f"dataset {source.name}", None, None, "datasets fetches it into its cache on first use")]
+    if not isinstance(source, CocoSource | FolderSource | ImageNetSource):
+        return []
+    try:
+        root = expand_path(source.path)
+    except Unavailable as error:
+        return [Item(f"photos {source.path}", None, None, str(error))]
+    if not isinstance(source, CocoSource):
+        note = str(root) if root.is_dir() else "bring your own photos"
+        if isinstance(source, ImageNetSource) and not root.is_dir():
+            note = "needs an account: https://www.image-net.org/download.php"
+        return [Item(f"photos {root}", 0 if root.is_dir() else None, None, note)]
+    found = []
+    parts = {source.split: root / source.split, "annotations": root / "annotations" / f"instances_{source.split}.json"}
+    for name, path in parts.items():
+        what = f"COCO {name} in {root}"
+        if path.exists():
+            found.append(Item(what, 0, None, str(path)))
+        elif name in ARCHIVES:
+            found.append(Item(what, ARCHIVES[name].size, _archive(ARCHIVES[name], root), COCO + ARCHIVES[name].path))
+        else:
+            found.append(Item(what, None, None, "https://cocodataset.org/#download"))
+    return found
+
+
+def _archive(archive: Archive, root: Path) -> Callable[[Log], str]:
+    def bring(log: Log) -> str:
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / archive.path.rsplit("/", 1)[1]
+        torch.hub.download_url_to_file(COCO + archive.path, str(path), progress=False)
+        found = _digest(path, hashlib.sha1())
+        if found != archive.sha1:
+            raise DataError(f"{path}: SHA-1 {found} is not the published {archive.sha1}; delete it and fetch again")
+        log(f"unpacking {path.name}")
+        with zipfile.ZipFile(path) as packed:
+            packed.extractall(root)
+        path.unlink()
+        return f"sha1:{found}"
+
+    return bring
+
+
+def _digest(path: Path, digest: hashlib._Hash) -> str:
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

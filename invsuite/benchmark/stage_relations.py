@@ -1,0 +1,75 @@
+"""Records of how the stages of each model relate: one a model, beside the cells, whatever the methods are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from invsuite._system.provenance import collect, set_determinism
+from invsuite.benchmark.cells import Opened, Plan
+from invsuite.benchmark.runner import problem_record
+from invsuite.metrics.interlayer import RELATE_VERSION, relate
+from invsuite.results.store import Record, Store
+
+SEED = 0
+
+
+def identity(entry: Opened) -> dict[str, Any]:
+    """What changes the record of a model: its weights, the stages and the images."""
+    return {
+        "version": RELATE_VERSION,
+        "weights": entry.model.origin.sha256,
+        "image_size": entry.model.image_size,
+        "stages": entry.model.order(entry.spec.stages),
+        "data": {part: getattr(entry.splits, part).digest() for part in ("fit", "score")},
+    }
+
+
+def relation_id(entry: Opened) -> str:
+    """Name of the record: the model's, and 12 digits of the identity's SHA-256."""
+    digest = hashlib.sha256(json.dumps(identity(entry), sort_keys=True).encode()).hexdigest()
+    return f"{entry.spec.name}-{digest[:12]}"
+
+
+def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable[[str], None]) -> list[Record]:
+    """Relate the stages of every model of the plan that has no such record yet; returns the records of all of them.
+
+    A model that cannot be had has none: its cells say why.
+
+    Args:
+        store: of the suite; these records have a folder of their own in it.
+    """
+    store, records = store.interlayer(), []
+    for entry in plan.models:
+        if not isinstance(entry, Opened):
+            continue
+        name = relation_id(entry)
+        if not store.finished(name):
+            note(f"relating the stages of '{entry.spec.name}'")
+            store.write(_relate(plan, entry, name, device))
+        record = store.read(name)
+        assert record is not None
+        records.append(record)
+    return records
+
+
+def _relate(plan: Plan, entry: Opened, name: str, device: torch.device) -> Record:
+    set_determinism(SEED)
+    model = entry.model.to(device)
+    try:
+        body = {"status": "ok", "reason": ""}
+        body |= relate(model, entry.spec.stages, entry.splits.fit, entry.splits.score)
+    except Exception as error:
+        body = problem_record(error)
+    model.to("cpu")
+    return {
+        "cell": {"id": name, "suite": plan.suite.name, "model": entry.spec.name},
+        "identity": identity(entry),
+        **body,
+        "provenance": collect(device, SEED) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
+    }

@@ -1,0 +1,62 @@
+"""Adapter for the two bundled models: weights and card travel in the package, the digest is checked at load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from typing import Any
+
+from safetensors.torch import load
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from invsuite.data.scenes import CLASSES
+from invsuite.errors import WeightsError, unknown_name
+from invsuite.models.base import Model, WeightsOrigin
+from invsuite.models.bundled import BUNDLED
+from invsuite.models.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
+from invsuite.models.detr import detr_chain
+from invsuite.models.timm import timm_chain
+
+BUILDERS = {"vit": build_vit, "detr": build_detr}
+FOLDER = files("invsuite") / "models" / "bundled"
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
+    if name not in BUILDERS:
+        raise unknown_name("bundled model", name, BUILDERS)
+    tree = json.loads((FOLDER / "card.json").read_text())
+    found: dict[str, Any] = tree["models"][name]
+    return found | {"normalisation": tree["normalisation"]}
+
+
+def load_bundled(name: str, source: str) -> Model:
+    """Load the bundled model ``source`` (``vit`` or ``detr``) under the suite's ``name``.
+
+    Raises:
+        WeightsError: if the file's SHA-256 is not the card's, or a tensor does not fit.
+    """
+    facts = card(source)
+    path = FOLDER / facts["file"]
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != facts["sha256"]:
+        raise WeightsError(
+            f"{path}: SHA-256 {digest[:12]}... is not the card's {facts['sha256'][:12]}...; "
+            "the file is damaged, reinstall invsuite"
+        )
+    network: nn.Module = BUILDERS[source]()
+    network.load_state_dict(load(data), strict=True)
+    wanted = facts["normalisation"]
+    origin = WeightsOrigin(f"{BUNDLED} {source}", digest, "Apache-2.0", (tuple(wanted["mean"]), tuple(wanted["std"])))
+    return bundled_chain(name, network, origin)
+
+
+def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
+    """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    if isinstance(network, VisionTransformer):
+        return timm_chain(name, network, size, MEAN, STD, origin)
+    return detr_chain(name, network, size, MEAN, STD, origin, classes=CLASSES)
