@@ -16,7 +16,7 @@ from invsuite.inverses.convolution import SpatialToSpatial, coarsening
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
-from invsuite.methods.linear import NormalEquations, error_of, solve
+from invsuite._system.linear import NormalEquations, error_of, solve
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.methods.training.engine import Job, Recipe, train
