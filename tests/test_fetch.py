@@ -14,11 +14,12 @@ import torch
 from helpers import invoke, small_suite
 
 from invsuite._system.flops import count_flops
+from invsuite._system.needs import Need
 from invsuite._system.offline import SWITCHES, go_offline
 from invsuite.benchmark import fetch as fetching
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.estimate import calibrate, plan_cost
-from invsuite.benchmark.fetch import Archive, Item, fetch, needs
+from invsuite.benchmark.fetch import Archive, fetch, needs
 from invsuite.benchmark.runner import MEASURE, estimate, work
 from invsuite.benchmark.suite import load_suite
 from invsuite.data.sources import CocoSource, FolderSource
@@ -197,7 +198,7 @@ def test_a_server_that_says_no_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("404 not found\nand a long story")
 
     with pytest.raises(Unavailable, match=r"^weights x cannot be fetched: 404 not found$"):
-        fetch([Item("weights x", 5, bring, "")], lambda _: None)
+        fetch([Need("weights x", 5, bring, "")], lambda _: None)
 
 
 def test_offline_switches_every_client(monkeypatch: pytest.MonkeyPatch) -> None:

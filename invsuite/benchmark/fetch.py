@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 
+from invsuite._system.needs import Log, Need
 from invsuite._system.offline import is_offline
 from invsuite.benchmark.suite import Suite
 from invsuite.data.sources import CocoSource, FolderSource, HubSource, ImageNetSource, Source, expand_path
 from invsuite.errors import DataError, InvsuiteError, Unavailable
 from invsuite.metrics.perceptual import BACKBONES, backbone_file
-
-Log = Callable[[str], None]
 
 #: What of a hub repository is weights and configuration; the rest (other frameworks' weights, pictures) stays there.
 WANTED = ("model.safetensors", "model-*.safetensors", "*.json")
@@ -41,31 +40,7 @@ ARCHIVES = {
 }
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing a suite needs.
-
-    Attributes:
-        what: as a person would name it.
-        size: bytes to fetch; 0 where it is here already, None where nobody says.
-        bring: fetches it and returns its digest; None where it is here, or must be brought by hand.
-        note: where it is, or how to bring it by hand.
-    """
-
-    what: str
-    size: int | None
-    bring: Callable[[Log], str] | None
-    note: str
-
-    @property
-    def state(self) -> str:
-        """``here``, ``to fetch`` or ``by hand``."""
-        if self.bring is not None:
-            return "to fetch"
-        return "here" if self.size == 0 else "by hand"
-
-
-def needs(suite: Suite) -> list[Item]:
+def needs(suite: Suite) -> list[Need]:
     """Weights, backbones of measures, and data of a suite. Sizes of hub files come from the hub, unless offline."""
     found = [_weights(model.source) for model in suite.models]
     if "lpips" in suite.metrics:
@@ -76,7 +51,7 @@ def needs(suite: Suite) -> list[Item]:
     return [item for item in {item.what: item for item in found if item is not None}.values()]
 
 
-def fetch(items: Iterable[Item], log: Log) -> list[tuple[str, str]]:
+def fetch(items: Iterable[Need], log: Log) -> list[tuple[str, str]]:
     """Bring what is to fetch; returns (what, digest).
 
     Raises:
@@ -113,7 +88,7 @@ def _repository(source: str) -> str:
     return ""
 
 
-def _weights(source: str) -> Item | None:
+def _weights(source: str) -> Need | None:
     repository = _repository(source)
     if not repository:
         return None
@@ -122,7 +97,7 @@ def _weights(source: str) -> Item | None:
     what = f"weights {repository}"
     cached = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(cached, str):
-        return Item(what, 0, None, cached)
+        return Need(what, 0, None, cached)
 
     def bring(log: Log) -> str:
         from huggingface_hub import snapshot_download
@@ -133,7 +108,7 @@ def _weights(source: str) -> Item | None:
             raise Unavailable(f"hub repository '{repository}' holds no safetensors")
         return " ".join(f"sha256:{_digest(file, hashlib.sha256())}" for file in files)
 
-    return Item(what, None if is_offline() else _hub_size(repository), bring, f"hf download {repository}")
+    return Need(what, None if is_offline() else _hub_size(repository), bring, f"hf download {repository}")
 
 
 def _hub_size(repository: str) -> int | None:
@@ -149,44 +124,44 @@ def _hub_size(repository: str) -> int | None:
     return sum(f.size or 0 for f in files if any(fnmatchcase(f.rfilename, pattern) for pattern in WANTED))
 
 
-def _backbone() -> Item:
+def _backbone() -> Need:
     address = BACKBONES["alex"]
     path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
     if path.is_file():
-        return Item("LPIPS backbone", 0, None, str(path))
+        return Need("LPIPS backbone", 0, None, str(path))
 
     def bring(log: Log) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path), progress=False)
         return f"sha256:{_digest(backbone_file('alex'), hashlib.sha256())}"
 
-    return Item("LPIPS backbone", 244_408_911, bring, address)
+    return Need("LPIPS backbone", 244_408_911, bring, address)
 
 
-def _data(source: Source) -> list[Item]:
+def _data(source: Source) -> list[Need]:
     if isinstance(source, HubSource):
-        return [Item(f"dataset {source.name}", None, None, "datasets fetches it into its cache on first use")]
+        return [Need(f"dataset {source.name}", None, None, "datasets fetches it into its cache on first use")]
     if not isinstance(source, CocoSource | FolderSource | ImageNetSource):
         return []
     try:
         root = expand_path(source.path)
     except Unavailable as error:
-        return [Item(f"photos {source.path}", None, None, str(error))]
+        return [Need(f"photos {source.path}", None, None, str(error))]
     if not isinstance(source, CocoSource):
         note = str(root) if root.is_dir() else "bring your own photos"
         if isinstance(source, ImageNetSource) and not root.is_dir():
             note = "needs an account: https://www.image-net.org/download.php"
-        return [Item(f"photos {root}", 0 if root.is_dir() else None, None, note)]
+        return [Need(f"photos {root}", 0 if root.is_dir() else None, None, note)]
     found = []
     parts = {source.split: root / source.split, "annotations": root / "annotations" / f"instances_{source.split}.json"}
     for name, path in parts.items():
         what = f"COCO {name} in {root}"
         if path.exists():
-            found.append(Item(what, 0, None, str(path)))
+            found.append(Need(what, 0, None, str(path)))
         elif name in ARCHIVES:
-            found.append(Item(what, ARCHIVES[name].size, _archive(ARCHIVES[name], root), COCO + ARCHIVES[name].path))
+            found.append(Need(what, ARCHIVES[name].size, _archive(ARCHIVES[name], root), COCO + ARCHIVES[name].path))
         else:
-            found.append(Item(what, None, None, "https://cocodataset.org/#download"))
+            found.append(Need(what, None, None, "https://cocodataset.org/#download"))
     return found
 
 
