@@ -149,7 +149,7 @@ class Register:
         return cls
 
     def model(self, adapter: str) -> Callable[[Load], Load]:
-        """Register ``load(name, source)`` for models called ``adapter:source``; its docstring's first line is listed."""
+        """Register ``load(name, source)`` for models ``adapter:source``; its docstring's first line is listed."""
 
         def decorate(load: Load) -> Load:
             if not callable(load):

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from helpers import scene_split
 from torch import nn
 
+from invsuite._system.linear import NormalEquations, error_of, solve
 from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.convolution import SpatialToSpatial, coarsening
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods import METHODS, make_method
 from invsuite.methods.base import Fitted, Method, Problem
-from invsuite._system.linear import NormalEquations, error_of, solve
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.methods.training.engine import Job, Recipe, train

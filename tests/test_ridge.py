@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import scene_split
 
-from invsuite.methods.base import Problem
 from invsuite._system.linear import LAMBDAS, Examples, NormalEquations, solve
+from invsuite.methods.base import Problem
 from invsuite.methods.ridge import Readout, Ridge
 from invsuite.models.base import Layout, Model
 

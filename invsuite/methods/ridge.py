@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite._system.timing import Stopwatch
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
 from invsuite.methods.base import FitCost, Fitted, Method, Problem
-from invsuite._system.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite.models.base import Layout, Representation
 
 COARSE = 12  # side of the coarse image predicted from queries

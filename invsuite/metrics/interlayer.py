@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from invsuite._system.linear import NormalEquations, solve
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
-from invsuite._system.linear import NormalEquations, solve
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values
 from invsuite.models.base import Layout, Model
 from invsuite.results.statistics import Pooled, pool, summarise

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from invsuite._system.flops import count_flops
+from invsuite._system.linear import NormalEquations, solve
 from invsuite._system.timing import Stopwatch
 from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.base import Problem
-from invsuite._system.linear import NormalEquations, solve
 from invsuite.methods.training.engine import Spent, draws
 from invsuite.methods.training.features import FeatureCache, FeatureStream
 from invsuite.methods.training.moments import Moments
