@@ -32,7 +32,7 @@ from invsuite.methods.base import Budget, Engine, Fitted, Problem
 from invsuite.methods.networks import Modular, compose
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training.features import FeatureCache
-from invsuite.models import load_model
+from invsuite.models.load import load_model
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "3840"))
 LADDER = (2 / 15, 1 / 5, 4 / 15, 2 / 5, 1)

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 import torchvision.models
 from pytest_benchmark.fixture import BenchmarkFixture
-from timm.models.vision_transformer import VisionTransformer
 from torchmetrics.functional.image import dists as torchmetrics_dists
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -35,9 +34,9 @@ from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Problem
 from invsuite.metrics import METRICS, make_metric, perceptual
 from invsuite.metrics.base import Scoring
-from invsuite.models import load_model
 from invsuite.models.base import Model, Representation, WeightsOrigin
-from invsuite.models.timm import vit_chain
+from invsuite.models.load import load_model
+from invsuite.models.timm import timm_chain
 from invsuite.results.statistics import summarise
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "4000"))
@@ -49,8 +48,8 @@ def vit_tiny() -> Model:
     """ViT-Ti/16 with random weights: only its time is measured."""
     torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
-    assert isinstance(network, VisionTransformer)
-    return vit_chain("vit_tiny", network, (0.5,) * 3, (0.5,) * 3, WeightsOrigin("random, for timing", "0" * 64))
+    origin = WeightsOrigin("random, for timing", "0" * 64)
+    return timm_chain("vit_tiny", network, (SIZE, SIZE), (0.5,) * 3, (0.5,) * 3, origin)
 
 
 @pytest.fixture

@@ -9,22 +9,15 @@ from typing import Any
 from invsuite.benchmark.suite import bundled_suites, load_suite
 from invsuite.methods import METHODS
 from invsuite.metrics import METRICS
-from invsuite.models import ADAPTERS, ALIASES, load_model, split_source
-from invsuite.models.bundled.loader import BUILDERS, card
-from invsuite.models.timm import timm_origin
+from invsuite.models.adapters.bundled import BUILDERS, card
+from invsuite.models.load import ALIASES, load_model, split_source
+from invsuite.registry import ADAPTERS
 
 Row = dict[str, Any]
 
 
 def _first_line(doc: str | None) -> str:
     return (doc or "").strip().split("\n\n")[0].replace("\n", " ")
-
-
-#: the stages of each adapter's models; `invsuite bench` lists those of one model if it is asked for one it has not
-STAGES = {
-    "timm": "embed, block01 ... or (pyramids) stage1 ..., head",
-    "detr": "backbone, encoder, decoder, prediction",
-}
 
 
 def list_models() -> list[Row]:
@@ -36,12 +29,13 @@ def list_models() -> list[Row]:
         rows.append(_model_row(name, f"bundled:{name}", ", ".join(model.stages), "bundled", model.origin.licence, what))
     for alias, source in ALIASES.items():
         adapter, name = split_source(source)
-        origin, licence = timm_origin(name) if adapter == "timm" else (f"hub {name}", "see the hub page")
-        rows.append(_model_row(alias, source, STAGES.get(adapter, ""), origin, licence, "alias"))
-    for adapter, load in ADAPTERS.items():
-        if adapter != "bundled":
-            row = (f"{adapter}:NAME", f"{adapter}:...", STAGES.get(adapter, ""), "hub cache or file", "its own")
-            rows.append(_model_row(*row, f"adapter: {_first_line(load.__doc__)}"))
+        hub = adapter.hub(name)
+        origin, licence = (f"hub {hub.repository}", hub.licence) if hub else ("none", "none")
+        rows.append(_model_row(alias, source, adapter.stages, origin, licence, "alias"))
+    for word, adapter in ADAPTERS.items():
+        if word != "bundled":
+            row = (f"{word}:NAME", f"{word}:...", adapter.stages, "hub cache or file", "its own")
+            rows.append(_model_row(*row, f"adapter: {_first_line(adapter.load.__doc__)}"))
     return rows
 
 

@@ -128,9 +128,35 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
             raise
 
 
+@dataclass(frozen=True)
+class HubWeights:
+    """Weights on the Hugging Face hub: the ``repository`` and its ``licence``."""
+
+    repository: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What turns a model's source ``ADAPTER:NAME`` into a model.
+
+    Attributes:
+        load: a function of the model's name in tables and of NAME that returns the model.
+        stages: what the stages of its models are called, in words.
+        hub: a function of NAME that returns which weights must be fetched from the hub; None where none must.
+        random: a function like ``load``, with a seed as third argument, that returns the architecture with random
+            weights without reading the model's own; None where those are loaded and replaced.
+    """
+
+    load: Load
+    stages: str = ""
+    hub: Callable[[str], HubWeights | None] = lambda name: None
+    random: Callable[[str, str, int], Model] | None = None
+
+
 METHODS: Registry[type[Method]] = Registry("method", "invsuite.methods")
 METRICS: Registry[type[Metric]] = Registry("metric", "invsuite.metrics")
-ADAPTERS: Registry[Load] = Registry("model adapter", "invsuite.models.adapters")
+ADAPTERS: Registry[Adapter] = Registry("model adapter", "invsuite.models.adapters")
 SOURCES: Registry[type[Source]] = Registry("kind of data", "invsuite.data")
 REGISTRIES: tuple[Registry[Any], ...] = (METHODS, METRICS, ADAPTERS, SOURCES)
 
@@ -148,13 +174,18 @@ class Register:
         METRICS.add(_named(cls, "metric"), cls)
         return cls
 
-    def model(self, adapter: str) -> Callable[[Load], Load]:
-        """Register ``load(name, source)`` for models ``adapter:source``; its docstring's first line is listed."""
+    def model(self, adapter: str, **facts: Any) -> Callable[[Load], Load]:
+        """Register ``load(name, source)`` for models ``adapter:source``; its docstring's first line is listed.
+
+        Args:
+            adapter: the word in front of the colon.
+            facts: the other attributes of the `Adapter`.
+        """
 
         def decorate(load: Load) -> Load:
             if not callable(load):
                 raise UsageError(f"{_prefix()}the loader of model adapter '{adapter}' cannot be called")
-            ADAPTERS.add(adapter, load)
+            ADAPTERS.add(adapter, Adapter(load, **facts))
             return load
 
         return decorate

@@ -17,8 +17,8 @@ from torch import nn
 
 from invsuite.data.split import Split
 from invsuite.methods.base import Budget, Problem
-from invsuite.models import load_model
 from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
+from invsuite.models.load import load_model
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.metrics.base import Scoring, Values
-from invsuite.models import load_model
 from invsuite.models.base import Model
+from invsuite.models.load import load_model
 
 
 def scene_split(seed: int, count: int, size: int = 96) -> Split:

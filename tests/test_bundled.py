@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from invsuite.models.adapters.bundled import FOLDER, card
 from invsuite.models.base import Model
 from invsuite.models.bundled import recipe
-from invsuite.models.bundled.loader import FOLDER, card
 from invsuite.models.bundled.train import measure_accuracy, measure_ap, train_all
 
 
@@ -65,9 +65,9 @@ def test_a_symmetry_moves_images_cells_and_boxes_together() -> None:
 
 
 def test_the_recipe_runs_and_writes_what_the_loader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from invsuite.models import load_model
-    from invsuite.models.bundled import loader as bundled
+    from invsuite.models.adapters import bundled
     from invsuite.models.bundled import train
+    from invsuite.models.load import load_model
 
     monkeypatch.setattr(train, "HELD_OUT", 4)
     lines: list[str] = []

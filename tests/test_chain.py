@@ -11,10 +11,9 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 
 from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
-from invsuite.models import load_model
 from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
 from invsuite.models.detr import detr_chain
-from invsuite.models.transformers import load_detr
+from invsuite.models.load import load_model
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -76,7 +75,7 @@ def test_detr_loads_from_a_local_checkpoint(detr: Model, tmp_path: Path) -> None
     DetrImageProcessor(
         size={"height": 96, "width": 96}, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]
     ).save_pretrained(tmp_path)
-    model = load_detr("local", str(tmp_path))
+    model = load_model("local", f"detr:{tmp_path}")
     assert model.image_size == (96, 96)
     normalise = model.components[0].module.parts["normalise"]
     assert normalise.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -93,7 +92,7 @@ def test_detr_checkpoint_with_a_missing_tensor_is_refused(detr: Model, tmp_path:
     weights.pop("class_labels_classifier.weight")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"class_labels_classifier\.weight"):
-        load_detr("local", str(tmp_path))
+        load_model("local", f"detr:{tmp_path}")
 
 
 def test_timm_loads_from_a_local_file(tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_timm_file_that_does_not_fit_or_is_not_there(tmp_path: Path) -> None:
 
 def test_missing_checkpoint_is_unavailable_not_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="hf download"):
-        load_detr("d", str(tmp_path / "nowhere"))
+        load_model("d", f"detr:{tmp_path / 'nowhere'}")
 
 
 def test_representations_of_one_pass_are_the_chains(vit: Model, scenes: Split) -> None:
@@ -193,7 +192,7 @@ def test_representation_checks_its_layout() -> None:
 def test_one_changed_byte_in_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from invsuite.models.bundled import loader as bundled
+    from invsuite.models.adapters import bundled
 
     copy = tmp_path / "bundled"
     shutil.copytree(str(bundled.FOLDER), copy)

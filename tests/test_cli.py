@@ -268,7 +268,7 @@ def test_wrong_usage_is_one_line_and_the_right_code(words: tuple[str, ...], code
 def test_weights_with_one_byte_changed_fail_their_cells_and_no_others(
     tiny_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from invsuite.models.bundled import loader as bundled
+    from invsuite.models.adapters import bundled
 
     copy = tmp_path / "bundled"
     shutil.copytree(str(bundled.FOLDER), copy)

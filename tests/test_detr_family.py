@@ -36,11 +36,11 @@ from transformers import (
 )
 
 from invsuite.errors import NotApplicable, UsageError
-from invsuite.models import load_model
+from invsuite.models.adapters.detr import input_size, normalisation
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import detr_chain
+from invsuite.models.load import load_model
 from invsuite.models.pyramid import Pyramid
-from invsuite.models.transformers import input_size, normalisation
 from invsuite.models.yolos import yolos_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)

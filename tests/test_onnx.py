@@ -18,8 +18,8 @@ from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, Unavailable, UsageError, WeightsError
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
-from invsuite.models import load_model
 from invsuite.models.base import Model
+from invsuite.models.load import load_model
 from invsuite.models.onnx.graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")

@@ -16,7 +16,7 @@ from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSo
 from invsuite.errors import DataError
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem
-from invsuite.models import load_model
+from invsuite.models.load import load_model
 
 
 @pytest.fixture

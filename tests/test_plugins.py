@@ -16,8 +16,7 @@ from invsuite.data.sources import SOURCES
 from invsuite.errors import UsageError
 from invsuite.methods import METHODS
 from invsuite.metrics import METRICS
-from invsuite.models import ADAPTERS
-from invsuite.registry import load_plugins
+from invsuite.registry import ADAPTERS, load_plugins
 
 TEMPLATES = Path(__file__).parent.parent / "docs" / "plugins"
 REGISTRIES = (ADAPTERS, METHODS, METRICS, SOURCES, registry.TAKERS)

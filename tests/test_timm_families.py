@@ -20,9 +20,9 @@ from invsuite.errors import NotApplicable, UsageError, WeightsError
 from invsuite.inverses.networks import ARCHITECTURES, InverseSettings, make_inverse
 from invsuite.methods import make_method
 from invsuite.methods.base import Problem
-from invsuite.models import load_model
 from invsuite.models.base import Layout, Model, WeightsOrigin, image_layout, means_stage
 from invsuite.models.boundaries import Arrangement, arrangement_of
+from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64, random=True)

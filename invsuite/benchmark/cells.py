@@ -29,8 +29,8 @@ from invsuite.methods.base import Budget, Engine
 from invsuite.methods.training.engine import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
-from invsuite.models import ALIASES, load_model, split_source
 from invsuite.models.base import Model, means_stage
+from invsuite.models.load import ALIASES, load_model, split_source
 
 #: Every field of a suite file: whether changing it makes other cells, because it changes what they measure. Methods
 #: and measures are part of the identity with all their parameters; so are images by their content, wherever they lie.

@@ -16,9 +16,8 @@ from invsuite.benchmark.suite import Suite
 from invsuite.data.sources import CocoSource, FolderSource, HubSource, ImageNetSource, Source, expand_path
 from invsuite.errors import DataError, InvsuiteError, Unavailable
 from invsuite.metrics.perceptual import BACKBONES, backbone_file
+from invsuite.models.load import needs as model_needs
 
-#: What of a hub repository is weights and configuration; the rest (other frameworks' weights, pictures) stays there.
-WANTED = ("model.safetensors", "model-*.safetensors", "*.json")
 COCO = "http://images.cocodataset.org/"
 
 
@@ -42,13 +41,13 @@ ARCHIVES = {
 
 def needs(suite: Suite) -> list[Need]:
     """Weights, backbones of measures, and data of a suite. Sizes of hub files come from the hub, unless offline."""
-    found = [_weights(model.source) for model in suite.models]
+    found = [need for model in suite.models for need in model_needs(model.source)]
     if "lpips" in suite.metrics:
         found.append(_backbone())
     specs = [suite.data, *suite.data.others.values()]
     for source in dict.fromkeys(s for spec in specs for s in (spec.fit, spec.select, spec.score)):
         found += _data(source)
-    return [item for item in {item.what: item for item in found if item is not None}.values()]
+    return [item for item in {item.what: item for item in found}.values()]
 
 
 def fetch(items: Iterable[Need], log: Log) -> list[tuple[str, str]]:
@@ -73,55 +72,6 @@ def fetch(items: Iterable[Need], log: Log) -> list[tuple[str, str]]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise Unavailable(f"{item.what} cannot be fetched: {reason}") from error
     return brought
-
-
-def _repository(source: str) -> str:
-    """The hub repository of a model source; "" where its weights lie in a file or in the package."""
-    adapter, _, name = source.partition(":")
-    if adapter == "timm" and "@" not in name:
-        import timm
-
-        cfg = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
-        return str(cfg.hf_hub_id) if cfg is not None and cfg.hf_hub_id else ""
-    if adapter == "detr" and not Path(name).expanduser().is_dir():
-        return name.partition("@")[0]
-    return ""
-
-
-def _weights(source: str) -> Need | None:
-    repository = _repository(source)
-    if not repository:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    what = f"weights {repository}"
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Need(what, 0, None, cached)
-
-    def bring(log: Log) -> str:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(repository, allow_patterns=list(WANTED)))
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise Unavailable(f"hub repository '{repository}' holds no safetensors")
-        return " ".join(f"sha256:{_digest(file, hashlib.sha256())}" for file in files)
-
-    return Need(what, None if is_offline() else _hub_size(repository), bring, f"hf download {repository}")
-
-
-def _hub_size(repository: str) -> int | None:
-    """Bytes of the wanted files of a hub repository; None where the hub cannot be asked."""
-    from fnmatch import fnmatchcase
-
-    from huggingface_hub import HfApi
-
-    try:
-        files = HfApi().model_info(repository, files_metadata=True).siblings or []
-    except Exception:  # no network, no such repository: the size is not known, fetching will say why
-        return None
-    return sum(f.size or 0 for f in files if any(fnmatchcase(f.rfilename, pattern) for pattern in WANTED))
 
 
 def _backbone() -> Need:

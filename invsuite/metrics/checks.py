@@ -19,7 +19,7 @@ from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable
 from invsuite.metrics.base import Metric, Scoring
 from invsuite.models.base import Model
-from invsuite.models.bundled.loader import load_bundled
+from invsuite.models.load import load_model
 
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 SCENES = Split(Scenes(seed=990_001, count=6), tuple(range(6)))
@@ -54,7 +54,7 @@ def _as_shown_first(images: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _model() -> Model:
-    return load_bundled("golden", "vit")
+    return load_model("golden", "bundled:vit")
 
 
 def _scoring(reconstruct: Reconstruct) -> Scoring:

@@ -1,4 +1,4 @@
-"""Adapter for timm: any family with ``forward_intermediates``, without a line for any of them.
+"""The chain of a timm network of any family with ``forward_intermediates``, without a line for any of them.
 
 The stages are the feature maps that timm itself names: ``embed`` and then ``block01`` ... where all have one shape, or
 ``stage1`` ... where they shrink, then ``head``. `invsuite.models.boundaries` finds the modules that give them.
@@ -6,20 +6,13 @@ The stages are the feature maps that timm itself names: ``embed`` and then ``blo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import load_file
 from torch import nn
 
-from invsuite.data.geometry import Resampling
-from invsuite.errors import Unavailable, UsageError, WeightsError, unknown_name
+from invsuite.errors import UsageError
 from invsuite.models.base import (
     IMAGE,
     Component,
@@ -30,11 +23,9 @@ from invsuite.models.base import (
     Prediction,
     TaskKind,
     WeightsOrigin,
-    random_origin,
 )
 from invsuite.models.boundaries import Cut, CutNetwork, Uncuttable, cut_network
 
-RANDOM_SEED = 0
 CHAIN_TOLERANCE = 1e-4  # relative difference of the chain from the network's own forward
 
 Statistics = tuple[float, float, float]
@@ -173,145 +164,3 @@ def _from_images(network: Any, normalise: Normalise, images: torch.Tensor, end: 
         for number, (stage_name, layout) in enumerate(zip(_part_names(layouts), layouts, strict=True))
     ]
     return [*components, Component("head", Lambda(head), end, reads=IMAGE)]
-
-
-def weights_file(source: str) -> Path:
-    """The checkpoint file in the local hub cache (``HF_HOME``), without touching the network.
-
-    Raises:
-        UsageError: for a name timm does not know.
-        Unavailable: if the file is not cached, with the command that fetches it.
-    """
-    hub_id = _hub_id(source)
-    for filename in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(hub_id, filename)
-        if isinstance(found, str):
-            return Path(found)
-    raise Unavailable(f"weights of '{source}' are not in the hub cache; fetch them with: hf download {hub_id}")
-
-
-def _hub_id(source: str) -> str:
-    """The hub repository of a model's weights."""
-    cfg = timm.get_pretrained_cfg(_known(source))
-    if cfg is None:
-        raise unknown_name("timm checkpoint", source, timm.list_pretrained(source.split(".")[0]))
-    if not cfg.hf_hub_id:
-        raise Unavailable(f"timm has no hub weights for '{source}'; run its architecture with --random-weights")
-    return str(cfg.hf_hub_id)
-
-
-def _known(source: str) -> str:
-    """``source`` if timm has an architecture of that name."""
-    architecture = source.split(".")[0]
-    if not timm.is_model(architecture):
-        raise unknown_name("timm model", architecture, timm.list_models())
-    return source
-
-
-def timm_origin(source: str) -> tuple[str, str]:
-    """Where a model's weights come from, and their licence, as timm's own list says; the network is not touched.
-
-    Raises:
-        UsageError: for a name timm does not know.
-    """
-    cfg = timm.get_pretrained_cfg(_known(source))
-    return (f"hub {_hub_id(source)}", cfg.license or "see the hub page") if cfg and cfg.hf_hub_id else ("none", "none")
-
-
-def load_timm(name: str, source: str) -> Model:
-    """Load any timm model: ``NAME`` with its pretrained weights through the hub cache, or ``NAME@FILE`` with a local
-    ``.safetensors`` (or ``.pth``, read without unpickling code) of that architecture.
-
-    Raises:
-        UsageError: for an unknown name.
-        Unavailable: if the weights cannot be had.
-        WeightsError: if the file is damaged or does not fit, naming the tensor.
-    """
-    architecture, _, file = source.partition("@")
-    if file:
-        path = Path(file).expanduser()
-        network = _from_file(_known(architecture), path)
-    else:
-        network, path = _from_hub(source)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _configured(name, network, _origin(network, source, digest))
-
-
-def random_timm(name: str, source: str) -> Model:
-    """The architecture of ``source`` with timm's own initialisation, always the same; no weights are read.
-
-    Raises:
-        UsageError: for an unknown name.
-    """
-    architecture = source.partition("@")[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        network = timm.create_model(_known(architecture), pretrained=False)
-    model = _configured(name, network, _origin(network, architecture, ""))
-    model.origin = random_origin(RANDOM_SEED, model.origin, model.fingerprint())
-    return model
-
-
-def _origin(network: nn.Module, source: str, digest: str) -> WeightsOrigin:
-    cfg: Any = network.pretrained_cfg
-    hub = "" if "@" in source or not digest else f" ({cfg.get('hf_hub_id')})"
-    licence = cfg.get("license") or "see the model's hub page"
-    return WeightsOrigin(f"timm {source}{hub}", digest, licence, (tuple(cfg["mean"]), tuple(cfg["std"])))
-
-
-def _configured(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
-    """The chain with input size and normalisation of the checkpoint's own configuration."""
-    cfg: Any = network.pretrained_cfg
-    _, height, width = cfg["input_size"]
-    model = timm_chain(name, network, (height, width), tuple(cfg["mean"]), tuple(cfg["std"]), origin)
-    model.resampling = Resampling(cfg["interpolation"], cfg["crop_pct"])
-    return model
-
-
-def _from_hub(source: str) -> tuple[nn.Module, Path]:
-    """The network with its pretrained weights, and their file in the hub cache."""
-    hub_id = _hub_id(source)
-    try:
-        path: Path | None = weights_file(source)
-    except Unavailable:
-        path = None  # timm may still fetch it
-    try:
-        network = timm.create_model(source, pretrained=True)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise Unavailable(
-            f"weights of '{source}' could not be fetched ({type(error).__name__}); on a machine with access run: "
-            f"hf download {hub_id}"
-        ) from error
-    except Exception as error:
-        raise WeightsError(
-            f"weights of '{source}' at {path} cannot be read: {error}; delete and fetch again"
-        ) from error
-    return network, path or weights_file(source)
-
-
-def _from_file(architecture: str, path: Path) -> nn.Module:
-    """The network with weights from a local file; the number of classes is the file's."""
-    if not path.is_file():
-        raise Unavailable(f"weights file '{path}' does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"weights file '{path}' cannot be read: {error}") from error
-    network = timm.create_model(architecture, pretrained=False)
-    classifier = network.pretrained_cfg.get("classifier") or ""
-    names = [classifier] if isinstance(classifier, str) else list(classifier)
-    sizes = {len(weights[f"{n}.weight"]) for n in names if f"{n}.weight" in weights}
-    network = timm.create_model(architecture, pretrained=False, num_classes=sizes.pop() if sizes else 0)
-    expected = network.state_dict()
-    for key in sorted(expected.keys() | weights.keys()):
-        found = tuple(weights[key].shape) if key in weights else "missing"
-        wanted = tuple(expected[key].shape) if key in expected else "absent"
-        if found != wanted:
-            raise WeightsError(
-                f"weights file '{path}' does not fit {architecture}: '{key}' is {found}, expected {wanted}"
-            )
-    network.load_state_dict(weights)
-    return network

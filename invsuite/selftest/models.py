@@ -12,8 +12,8 @@ from typing import Any
 import timm
 import torch
 
-from invsuite.models import load_model
-from invsuite.models.bundled.loader import FOLDER
+from invsuite.models.adapters.bundled import FOLDER
+from invsuite.models.load import load_model
 from invsuite.selftest.base import Fault, after, plant, swapped
 from invsuite.selftest.bench import bench_trial
 
@@ -47,7 +47,7 @@ def _truncated() -> Iterator[None]:
             shutil.copy(item, folder)
         for item in Path(str(FOLDER)).glob("*.safetensors"):
             (Path(folder) / item.name).write_bytes(item.read_bytes()[:-1000])
-        with swapped("invsuite.models.bundled.loader:FOLDER", lambda _: Path(folder)):
+        with swapped("invsuite.models.adapters.bundled:FOLDER", lambda _: Path(folder)):
             yield
 
 
@@ -115,16 +115,16 @@ FAULTS = (
     ),
     Fault(
         "adapter feeds the model BGR",
-        "invsuite.models.bundled.loader.bundled_chain",
+        "invsuite.models.adapters.bundled.bundled_chain",
         "invsuite.models.checks.check_chain",
-        plant("invsuite.models.bundled.loader:bundled_chain", after(_swap_channels)),
+        plant("invsuite.models.adapters.bundled:bundled_chain", after(_swap_channels)),
         bench_trial(),
         "differ from the network's own",
     ),
     Fault(
         "weights file cut short",
         "the bundled weights",
-        "invsuite.models.bundled.loader.load_bundled",
+        "invsuite.models.adapters.bundled.load",
         _truncated,
         _load_bundled,
         "the file is damaged",
@@ -132,7 +132,7 @@ FAULTS = (
     Fault(
         "checkpoint that needs unpickling",
         "a local checkpoint",
-        "invsuite.models.timm.load_timm",
+        "invsuite.models.adapters.timm.load",
         plant(f"{__name__}:contents", after(lambda tensors: tensors | {"hook": _RunsCode()})),
         _load_checkpoint,
         "cannot be read: Weights only load failed",

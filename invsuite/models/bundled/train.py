@@ -19,10 +19,10 @@ from invsuite._system.files import write_atomically
 from invsuite._system.provenance import collect, set_determinism
 from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
+from invsuite.models.adapters.bundled import bundled_chain
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.bundled import BUNDLED, recipe
 from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, VIT_ARGS
-from invsuite.models.bundled.loader import bundled_chain
 
 SEED = 7
 POOL = 16000

@@ -1,4 +1,4 @@
-"""Adapter for ONNX files: stages are named tensors of the graph (`invsuite.models.onnx.card`), then ``prediction``.
+"""The chain of an ONNX file: stages are named tensors of the graph (`invsuite.models.onnx.card`), then ``prediction``.
 
 Which stage a component reads is found in the graph: the nearest earlier one that determines it alone, else the images.
 """
@@ -6,12 +6,10 @@ Which stage a component reads is found in the graph: the nearest earlier one tha
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable
 
 import torch
 
-from invsuite.data.sources import expand_path
 from invsuite.errors import UsageError
 from invsuite.models.base import (
     IMAGE,
@@ -25,7 +23,7 @@ from invsuite.models.base import (
     TaskKind,
     WeightsOrigin,
 )
-from invsuite.models.onnx.card import OnnxCard, StageCard, find_card
+from invsuite.models.onnx.card import OnnxCard, StageCard
 from invsuite.models.onnx.graph import OnnxGraph
 from invsuite.models.pyramid import Pyramid
 
@@ -137,20 +135,3 @@ def _size(graph: OnnxGraph, card: OnnxCard) -> tuple[int, int]:
     if sides[0] is None or sides[1] is None:
         raise UsageError(f"the graph leaves the image size free: add 'size = [H, W]' to the card of '{card.image}'")
     return sides[0], sides[1]
-
-
-def load_onnx(name: str, source: str) -> Model:
-    """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain: ``FILE.onnx`` with a card that names its
-    stages beside it (``FILE.toml``), or ``FILE.onnx@CARD.toml``. ``$NAME`` in a path is an environment variable.
-
-    Raises:
-        Unavailable: if the file or the package ``onnx`` is not there.
-        WeightsError: if the file is damaged.
-        UsageError: for an operator that is not supported, no card, or a card that does not fit.
-    """
-    file, _, card = source.partition("@")
-    path = expand_path(file)
-    graph = OnnxGraph(path)
-    found = find_card(path, card)
-    origin = WeightsOrigin(f"onnx {path.name}", hashlib.sha256(path.read_bytes()).hexdigest(), found.licence)
-    return onnx_chain(name, graph, found, origin)

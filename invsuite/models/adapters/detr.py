@@ -15,12 +15,20 @@ from invsuite.errors import Unavailable, UsageError, WeightsError
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.detr import FAMILIES, detr_chain
 from invsuite.models.yolos import yolos_chain
+from invsuite.registry import HubWeights, register
 
 STRIDE = 32  # sides chosen here, not by the checkpoint, are whole places of the coarsest usual grid
 SIZES = re.compile(r"^(?P<name>.+?)@(?P<size>\d+x\d+)(?:/(?P<canvas>\d+x\d+))?$")
 
 
-def load_detr(name: str, source: str) -> Model:
+def hub_weights(source: str) -> HubWeights | None:
+    """Return the hub repository of a checkpoint; None for a local folder."""
+    path = _split(source)[0]
+    return None if Path(path).expanduser().is_dir() else HubWeights(path, "see the hub page")
+
+
+@register.model("detr", stages="backbone, encoder, decoder, prediction", hub=hub_weights)
+def load(name: str, source: str) -> Model:
     """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id: DETR,
     Conditional DETR, Deformable DETR, RT-DETR (v1, v2), D-FINE, DEIMv2, YOLOS.
 
@@ -32,8 +40,7 @@ def load_detr(name: str, source: str) -> Model:
         Unavailable: if the checkpoint cannot be found or fetched.
         WeightsError: if it is damaged or does not fit its configuration.
     """
-    found = SIZES.match(source)
-    path = found["name"] if found else source
+    path, size, canvas = _split(source)
     try:
         kind = AutoConfig.from_pretrained(path).model_type
         if kind not in FAMILIES and kind != "yolos":
@@ -57,8 +64,7 @@ def load_detr(name: str, source: str) -> Model:
             f"DETR checkpoint '{path}' lacks or misfits {len(missing)} tensors, first {missing[0]}: "
             "they would stay random; use the checkpoint's own config.json"
         )
-    size = _pair(found["size"]) if found else input_size(processor)
-    canvas = _pair(found["canvas"]) if found and found["canvas"] else None
+    size = size or input_size(processor)
     origin = WeightsOrigin(f"transformers {path}", _digest(path), "see the checkpoint's card")
     mean, std = normalisation(processor)
     if kind == "yolos":
@@ -72,7 +78,7 @@ def load_detr(name: str, source: str) -> Model:
 
 
 def normalisation(processor: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation for images in [0, 1]; a processor that only rescales (RT-DETR) has 0 and 1."""
+    """Return mean and deviation for images in [0, 1]; those of a processor that only rescales (RT-DETR) are 0 and 1."""
     if not getattr(processor, "do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
@@ -80,15 +86,18 @@ def normalisation(processor: Any) -> tuple[tuple[float, float, float], tuple[flo
 
 
 def resampling_of(processor: Any) -> Resampling:
-    """The processor's own interpolation."""
+    """Return the processor's own interpolation."""
     kind = getattr(processor, "resample", None)
     names = {int(value): name for name, value in INTERPOLATIONS.items()}
     return Resampling(names.get(2 if kind is None else int(kind), "bilinear"))
 
 
 def input_size(processor: Any) -> tuple[int, int]:
-    """(H, W) of the processor. Where it keeps the photo's own aspect (DETR's shortest edge 800, longest 1333) that of
-    a 4:3 photo, as most of COCO are, in whole places."""
+    """Return the (H, W) of the images that the processor makes.
+
+    Where it keeps the photo's own aspect (DETR's shortest edge 800, longest 1333) they are those of a 4:3 photo, as
+    most of COCO are, in whole places.
+    """
     size = processor.size
     if "shortest_edge" not in size:
         return int(size["height"]), int(size["width"])
@@ -97,13 +106,21 @@ def input_size(processor: Any) -> tuple[int, int]:
     return max(STRIDE, short // STRIDE * STRIDE), max(STRIDE, long // STRIDE * STRIDE)
 
 
-def _pair(text: str) -> tuple[int, int]:
+def _split(source: str) -> tuple[str, tuple[int, int] | None, tuple[int, int] | None]:
+    """Return the path of a checkpoint, the image size and the canvas (H, W) that ``source`` names."""
+    match = SIZES.match(source)
+    return (match["name"], _pair(match["size"]), _pair(match["canvas"])) if match else (source, None, None)
+
+
+def _pair(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     height, width = text.split("x")
     return int(height), int(width)
 
 
 def _digest(source: str) -> str:
-    """SHA-256 of the checkpoint's safetensors file(s), local or cached."""
+    """Return the SHA-256 of the checkpoint's safetensors file(s), local or cached."""
     from transformers.utils import cached_file
 
     if Path(source).is_dir():

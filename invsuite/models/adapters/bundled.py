@@ -1,4 +1,4 @@
-"""Adapter for the two bundled models: weights and card travel in the package, the digest is checked at load."""
+"""The two bundled models: weights and card travel in the package, the digest is checked at load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from safetensors.torch import load
+import safetensors.torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -18,21 +18,23 @@ from invsuite.models.bundled import BUNDLED
 from invsuite.models.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
 from invsuite.models.detr import detr_chain
 from invsuite.models.timm import timm_chain
+from invsuite.registry import register
 
 BUILDERS = {"vit": build_vit, "detr": build_detr}
 FOLDER = files("invsuite") / "models" / "bundled"
 
 
 def card(name: str) -> dict[str, Any]:
-    """The model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
+    """Return the model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
     if name not in BUILDERS:
         raise unknown_name("bundled model", name, BUILDERS)
     tree = json.loads((FOLDER / "card.json").read_text())
-    found: dict[str, Any] = tree["models"][name]
-    return found | {"normalisation": tree["normalisation"]}
+    facts: dict[str, Any] = tree["models"][name]
+    return facts | {"normalisation": tree["normalisation"]}
 
 
-def load_bundled(name: str, source: str) -> Model:
+@register.model("bundled")
+def load(name: str, source: str) -> Model:
     """Load the bundled model ``source`` (``vit`` or ``detr``) under the suite's ``name``.
 
     Raises:
@@ -48,14 +50,14 @@ def load_bundled(name: str, source: str) -> Model:
             "the file is damaged, reinstall invsuite"
         )
     network: nn.Module = BUILDERS[source]()
-    network.load_state_dict(load(data), strict=True)
-    wanted = facts["normalisation"]
-    origin = WeightsOrigin(f"{BUNDLED} {source}", digest, "Apache-2.0", (tuple(wanted["mean"]), tuple(wanted["std"])))
+    network.load_state_dict(safetensors.torch.load(data), strict=True)
+    mean, std = (tuple(facts["normalisation"][key]) for key in ("mean", "std"))
+    origin = WeightsOrigin(f"{BUNDLED} {source}", digest, "Apache-2.0", (mean, std))
     return bundled_chain(name, network, origin)
 
 
 def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
-    """The chain of a bundled architecture with any weights: ``network`` as its builder made it."""
+    """Return the chain of a bundled architecture with any weights; ``network`` comes from one of the `BUILDERS`."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
     if isinstance(network, VisionTransformer):
         return timm_chain(name, network, size, MEAN, STD, origin)

@@ -1,0 +1,48 @@
+"""Weights in repositories of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+
+from invsuite._system.needs import Log, Need
+from invsuite._system.offline import is_offline
+from invsuite.errors import Unavailable
+
+#: the weights and the configuration of a repository; the rest (other frameworks' weights, pictures) stays there
+FILES = ("model.safetensors", "model-*.safetensors", "*.json")
+
+
+def weights_need(repository: str) -> Need:
+    """Return what a model of the hub ``repository`` needs; unless offline, its size is asked of the hub."""
+    what = f"weights {repository}"
+    cached = try_to_load_from_cache(repository, "model.safetensors")
+    if isinstance(cached, str):
+        return Need(what, 0, None, cached)
+
+    def bring(log: Log) -> str:
+        folder = Path(snapshot_download(repository, allow_patterns=list(FILES)))
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise Unavailable(f"hub repository '{repository}' holds no safetensors")
+        return " ".join(f"sha256:{file_digest(file)}" for file in files)
+
+    return Need(what, None if is_offline() else _size(repository), bring, f"hf download {repository}")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(repository: str) -> int | None:
+    """Return the bytes of the `FILES` of a hub repository; None where the hub cannot be asked."""
+    try:
+        files = HfApi().model_info(repository, files_metadata=True).siblings or []
+    except Exception:  # no network, no such repository: the size is not known, fetching will say why
+        return None
+    return sum(f.size or 0 for f in files if any(fnmatchcase(f.rfilename, pattern) for pattern in FILES))

@@ -1,0 +1,74 @@
+"""Models by source string: ``ADAPTER:NAME`` or the alias of a model that papers report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invsuite.errors import UsageError
+from invsuite.registry import ADAPTERS, Adapter
+
+if TYPE_CHECKING:
+    from invsuite._system.needs import Need
+    from invsuite.models.base import Model
+
+RANDOM_SEED = 0
+
+#: short names for models that papers report
+ALIASES = {
+    "vit-ti": "timm:vit_tiny_patch16_224",
+    "vit-b": "timm:vit_base_patch16_224",
+    "deit3-b": "timm:deit3_base_patch16_224",
+    "swin-b": "timm:swin_base_patch4_window7_224",
+    "convnext-t": "timm:convnext_tiny",
+    "dinov2-s": "timm:vit_small_patch14_reg4_dinov2",
+    "clip-b": "timm:vit_base_patch16_clip_224",
+    "detr-r50": "detr:facebook/detr-resnet-50",
+}
+
+
+def split_source(source: str) -> tuple[Adapter, str]:
+    """Return the adapter of ``source``, which is ``ADAPTER:NAME`` or an alias, and what the adapter is given.
+
+    Raises:
+        UsageError: for an unknown adapter or another form.
+    """
+    adapter, _, name = ALIASES.get(source, source).partition(":")
+    if not name:
+        known = ", ".join(sorted(ALIASES))
+        raise UsageError(f"model source '{source}' is not ADAPTER:NAME, e.g. bundled:vit, nor one of: {known}")
+    return ADAPTERS[adapter], name
+
+
+def load_model(name: str, source: str, random_weights: bool = False) -> Model:
+    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
+    ``detr:/a/local/folder``, ``onnx:/a/file.onnx`` or an alias) under the suite's ``name``.
+
+    Args:
+        name: what tables call the model.
+        source: the adapter and the adapter's name of the model, or an alias.
+        random_weights: whether to give the architecture random weights, always the same ones.
+
+    Raises:
+        UsageError: for an unknown adapter or model.
+        Unavailable: if the weights cannot be had.
+        WeightsError: if they are damaged or do not fit.
+    """
+    adapter, rest = split_source(source)
+    if not random_weights:
+        return adapter.load(name, rest)
+    if adapter.random is not None:
+        return adapter.random(name, rest, RANDOM_SEED)
+    return adapter.load(name, rest).randomised(RANDOM_SEED)
+
+
+def needs(source: str) -> tuple[Need, ...]:
+    """Return what must be fetched before ``source`` can be loaded: the weights of its hub repository, if it has one.
+
+    Raises:
+        UsageError: for an unknown adapter, or a model that the adapter does not know.
+    """
+    from invsuite.models.hub import weights_need
+
+    adapter, name = split_source(source)
+    weights = adapter.hub(name)
+    return () if weights is None else (weights_need(weights.repository),)
