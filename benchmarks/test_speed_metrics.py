@@ -15,28 +15,27 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-import torchvision.models
+from helpers import stand_in_backbones
 from pytest_benchmark.fixture import BenchmarkFixture
-from torchmetrics.functional.image import dists as torchmetrics_dists
-from torchvision.models.vgg import cfgs, make_layers
 
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Problem
-from invsuite.metrics import METRICS, make_metric, perceptual
+from invsuite.metrics import make_metric
 from invsuite.metrics.base import Scoring
 from invsuite.models.base import Model, Representation, WeightsOrigin
 from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
+from invsuite.registry import METRICS
 from invsuite.results.statistics import summarise
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "4000"))
@@ -53,15 +52,9 @@ def vit_tiny() -> Model:
 
 
 @pytest.fixture
-def random_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AlexNet and the convolutions of VGG-16, stored where the published ones are looked for."""
-    alex = torchvision.models.alexnet(weights=None).features
-    vgg = make_layers(cfgs["D"])
-    for net, layers in (("alex", alex), ("vgg", vgg)):
-        torch.save({f"features.{key}": value for key, value in layers.state_dict().items()}, tmp_path / f"{net}.pth")
-    for module in (torchvision.models, torchmetrics_dists):
-        monkeypatch.setattr(module, "vgg16", lambda **_: SimpleNamespace(features=vgg))
-    monkeypatch.setattr(perceptual, "backbone_file", lambda net: tmp_path / f"{net}.pth")
+def random_backbones(tmp_path: Path) -> Iterator[None]:
+    with stand_in_backbones(tmp_path):
+        yield
 
 
 def test_all_measures_against_fitting_an_inverse_network(random_backbones: None, benchmark: BenchmarkFixture) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, get_args
 
 from invsuite.benchmark.suite import bundled_suites, load_suite
 from invsuite.methods import METHODS
-from invsuite.metrics import METRICS
+from invsuite.metrics.base import Group
 from invsuite.models.adapters.bundled import BUILDERS, card
 from invsuite.models.load import ALIASES, load_model, split_source
-from invsuite.registry import ADAPTERS
+from invsuite.registry import ADAPTERS, METRICS
 
 Row = dict[str, Any]
 
@@ -57,10 +57,11 @@ def list_methods() -> list[Row]:
 
 
 def list_metrics() -> list[Row]:
-    """Measures, direction and unit."""
+    """Return every measure with its direction and unit, those of one table together."""
+    groups = get_args(Group)
     return [
-        {"metric": name, "better": cls.direction, "unit": cls.unit, "what": _first_line(cls.__doc__)}
-        for name, cls in METRICS.items()
+        {"metric": name, "better": cls.direction, "unit": cls.unit, "what": cls.description()}
+        for name, cls in sorted(METRICS.items(), key=lambda item: (groups.index(item[1].group), item[0]))
     ]
 
 

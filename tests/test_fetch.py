@@ -188,7 +188,7 @@ def test_the_command_lists_and_offline_refuses(
     assert refused.exit_code == 3
     assert "--offline forbids" in refused.output
     assert invoke("fetch", "papr").exit_code == 2
-    assert "LPIPS backbone" in invoke("fetch", "quick", "--offline").stdout
+    assert "alexnet-owt-7be5be79.pth" in invoke("fetch", "quick", "--offline").stdout
 
 
 def test_a_server_that_says_no_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import TINY_SUITE, invoke
 
-from invsuite.metrics import METRICS
+from invsuite.registry import METRICS
 from invsuite.report.claims import CLAIMS, Check, Rule
 from invsuite.report.paper_claims import (
     Estimate,

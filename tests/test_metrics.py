@@ -12,8 +12,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from invsuite.metrics import METRICS, make_metric
+from invsuite.metrics import make_metric
 from invsuite.metrics.fidelity import MsSsim, Psnr, Ssim
+from invsuite.registry import METRICS
 from invsuite.results.statistics import summarise
 
 

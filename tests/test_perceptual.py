@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision.models
-from helpers import scoring
+from helpers import scoring, stand_in_backbones
 from torch import nn
 from torchmetrics.functional.image import dists as torchmetrics_dists
 from torchmetrics.functional.image.lpips import _LPIPS
-from torchvision.models import alexnet
-from torchvision.models.vgg import cfgs, make_layers
 
 from invsuite.errors import Unavailable
 from invsuite.metrics import perceptual
@@ -25,7 +21,6 @@ from invsuite.metrics.base import Metric
 from invsuite.metrics.perceptual import Dists, Lpips, LpipsVgg, backbone_file
 
 CPU = torch.device("cpu")
-BUILDERS = {"alex": lambda: alexnet(weights=None).features, "vgg": lambda: make_layers(cfgs["D"])}
 METRIC_OF = {"alex": Lpips(), "vgg": LpipsVgg()}
 
 
@@ -35,35 +30,8 @@ def noisy(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, nn.Sequential]]:
-    """Convolutions with known random weights, stored and found as the published backbones would be.
-
-    A whole VGG-16 is 500 MB, nearly all of it the classifier that neither distance uses: it is left out.
-    """
-    folder = tmp_path_factory.mktemp("backbones")
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for seed, (net, build) in enumerate(BUILDERS.items()):
-            torch.manual_seed(seed)
-            made[net] = build().eval().requires_grad_(False)
-            tensors = {f"features.{key}": value for key, value in made[net].state_dict().items()}
-            torch.save(tensors, folder / f"{net}.pth")
-
-        def vgg16(pretrained: bool = False, weights: object = None, **_: object) -> SimpleNamespace:
-            """torchvision's, reading the cache where weights are asked for."""
-            features = make_layers(cfgs["D"])
-            if weights is not None:
-                stored = torch.load(folder / "vgg.pth", weights_only=True)
-                features.load_state_dict({key.removeprefix("features."): value for key, value in stored.items()})
-            return SimpleNamespace(features=features)
-
-        patch.setattr(torchvision.models, "vgg16", vgg16)
-        patch.setattr(torchmetrics_dists, "vgg16", vgg16)
-        patch.setattr(perceptual, "backbone_file", lambda net: folder / f"{net}.pth")
-        for kept in (perceptual._lpips, perceptual._dists):
-            kept.cache_clear()
-        yield made
-    for kept in (perceptual._lpips, perceptual._dists):
-        kept.cache_clear()
+    with stand_in_backbones(tmp_path_factory.mktemp("backbones")) as networks:
+        yield networks
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
@@ -131,6 +99,18 @@ def test_identity_worst_case_and_batches(metric: Metric, stand_ins: dict[str, nn
     assert all(a is not None and b is not None and a < b for a, b in zip(close[:2], far, strict=True))
     alone = metric.compute(scoring(noisy, 1)).per_image[0]
     assert alone == pytest.approx(close[0], abs=1e-5), "of a batch of 8 and of one"
+
+
+def test_needs_are_the_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    needs = {metric.name: metric.needs()[0] for metric in (Lpips(), LpipsVgg(), Dists())}
+    assert needs["lpips"].what == "backbone alexnet-owt-7be5be79.pth"
+    assert needs["lpips_vgg"].what == needs["dists"].what == "backbone vgg16-397923af.pth"
+    assert {need.state for need in needs.values()} == {"to fetch"}
+    path = perceptual.BACKBONES["vgg"].path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    assert Dists().needs()[0].state == "here"
 
 
 def test_the_record_names_variant_and_digest(stand_ins: dict[str, nn.Sequential]) -> None:

@@ -15,8 +15,7 @@ from invsuite import registry
 from invsuite.data.sources import SOURCES
 from invsuite.errors import UsageError
 from invsuite.methods import METHODS
-from invsuite.metrics import METRICS
-from invsuite.registry import ADAPTERS, load_plugins
+from invsuite.registry import ADAPTERS, METRICS, load_plugins
 
 TEMPLATES = Path(__file__).parent.parent / "docs" / "plugins"
 REGISTRIES = (ADAPTERS, METHODS, METRICS, SOURCES, registry.TAKERS)

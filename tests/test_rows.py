@@ -16,7 +16,7 @@ from invsuite.benchmark.suite import load_suite
 from invsuite.data import split as data_split
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Samples, Split
-from invsuite.metrics import METRICS
+from invsuite.registry import METRICS
 
 NAMES = ", ".join(f'"{name}"' for name in METRICS)
 SUITE = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', NAMES)

@@ -8,9 +8,9 @@ import pytest
 from helpers import invoke
 
 from invsuite import selftest
-from invsuite.metrics import METRICS
 from invsuite.metrics.checks import GOLDEN, check_measures
 from invsuite.models.base import Model
+from invsuite.registry import METRICS
 from invsuite.selftest import FAULTS, run_selftest, selftest_table
 from invsuite.selftest.base import Fault, try_fault
 

@@ -32,7 +32,7 @@ from invsuite.data.sources import (
 from invsuite.errors import DiskError, UsageError
 from invsuite.methods import METHODS
 from invsuite.methods.base import Budget, Engine
-from invsuite.metrics import METRICS
+from invsuite.registry import METRICS
 from invsuite.results.migrate import MIGRATIONS, SCHEMA, migrate
 from invsuite.results.store import Store
 

@@ -12,7 +12,7 @@ import pytest
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
-from invsuite.metrics import METRICS
+from invsuite.registry import METRICS
 from invsuite.report.gap import chain_gaps
 from invsuite.report.markdown import markdown, to_csv
 from invsuite.results.baseline import compare, load_baseline, pin, summary

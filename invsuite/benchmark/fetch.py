@@ -15,7 +15,7 @@ from invsuite._system.offline import is_offline
 from invsuite.benchmark.suite import Suite
 from invsuite.data.sources import CocoSource, FolderSource, HubSource, ImageNetSource, Source, expand_path
 from invsuite.errors import DataError, InvsuiteError, Unavailable
-from invsuite.metrics.perceptual import BACKBONES, backbone_file
+from invsuite.metrics import make_metric
 from invsuite.models.load import needs as model_needs
 
 COCO = "http://images.cocodataset.org/"
@@ -42,8 +42,7 @@ ARCHIVES = {
 def needs(suite: Suite) -> list[Need]:
     """Weights, backbones of measures, and data of a suite. Sizes of hub files come from the hub, unless offline."""
     found = [need for model in suite.models for need in model_needs(model.source)]
-    if "lpips" in suite.metrics:
-        found.append(_backbone())
+    found += [need for name in suite.metrics for need in make_metric(name).needs()]
     specs = [suite.data, *suite.data.others.values()]
     for source in dict.fromkeys(s for spec in specs for s in (spec.fit, spec.select, spec.score)):
         found += _data(source)
@@ -72,20 +71,6 @@ def fetch(items: Iterable[Need], log: Log) -> list[tuple[str, str]]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise Unavailable(f"{item.what} cannot be fetched: {reason}") from error
     return brought
-
-
-def _backbone() -> Need:
-    address = BACKBONES["alex"]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
-    if path.is_file():
-        return Need("LPIPS backbone", 0, None, str(path))
-
-    def bring(log: Log) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(path), progress=False)
-        return f"sha256:{_digest(backbone_file('alex'), hashlib.sha256())}"
-
-    return Need("LPIPS backbone", 244_408_911, bring, address)
 
 
 def _data(source: Source) -> list[Need]:

@@ -3,15 +3,17 @@ that reconstructs other images the same way."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 
+from invsuite._system.needs import Need
 from invsuite._system.spill import Rows, joined
 from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
@@ -170,6 +172,13 @@ def by_image(measure: Callable[..., torch.Tensor], *stacks: Rows, size: int = MO
     return joined((measure(*batch) for batch in batches(*stacks, size=size)), len(stacks[0]))
 
 
+class _TenOfTheLastDigit:
+    """The tolerance of a measure that declares none, from the ``digits`` of its own class."""
+
+    def __get__(self, instance: Metric | None, owner: type[Metric]) -> float:
+        return 10.0 ** (1 - owner.digits)
+
+
 @dataclass(frozen=True)
 class Metric(ABC):
     """A measure. ``version`` must be raised when its values change. Parameters are dataclass fields.
@@ -181,7 +190,14 @@ class Metric(ABC):
         direction: which way is better.
         pooled: a statistic of all images together (average precision), not a mean over images: the values are then
             each image's contribution, whose mean is the statistic and which may leave its range.
-        uses_witness: whether the suite's second model enters the values.
+        tolerance: how much a mean may lose before `invsuite check` calls it worse, in the measure's unit. The suite's
+            own measures declare about three times what training on another processor was seen to move. A measure that
+            declares none has ten units of the last digit that tables show (0.01 with three digits), the least that
+            any of the suite's own needs: a difference in the last digit alone is another processor's rounding.
+        headline: whether the short table of a terminal shows it.
+        uses_edits: whether the suite's number of ``edits`` changes the values: true for measures that call
+            `Scoring.edits` or read its ``edit_limit``.
+        uses_witness: whether the suite's second model changes the values.
     """
 
     name: ClassVar[str]
@@ -192,7 +208,19 @@ class Metric(ABC):
     version: ClassVar[int] = 1
     digits: ClassVar[int] = 3
     pooled: ClassVar[bool] = False
+    tolerance: ClassVar[float] = cast(float, _TenOfTheLastDigit())
+    headline: ClassVar[bool] = False
+    uses_edits: ClassVar[bool] = False
     uses_witness: ClassVar[bool] = False
+
+    @classmethod
+    def description(cls) -> str:
+        """Return the first paragraph of the class's docstring as one line: what the measure measures."""
+        return " ".join(inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split())
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return what must be on this machine before the measure can be computed (`invsuite fetch` brings it)."""
+        return ()
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         """Load what the measure needs; returns facts for the record (digests, variants).

@@ -22,6 +22,7 @@ from invsuite.metrics.correspondence import change_map, share_inside
 from invsuite.metrics.defined import NO_OBJECT, mean_defined, per_image
 from invsuite.metrics.permutation import shuffle
 from invsuite.metrics.regions import Array, Regions, lab_images
+from invsuite.registry import register
 
 NO_CHROMA = 0.02  # mean HSV chroma (max - min of RGB) below which an object has no hue to speak of
 NO_CHROMA_LAB = 2.0  # the same for CIELab chroma, about the smallest difference that is seen
@@ -36,6 +37,7 @@ class ColourEdit(Metric):
     """A measure of what the reconstruction makes of one colour edit of the ``target``."""
 
     group = "Colour"
+    uses_edits = True
 
     target: Target = field(default="object", kw_only=True)
 
@@ -124,6 +126,7 @@ def _hue_gain(
     return Measured(torch.from_numpy(np.where(shown_flat | made_flat, np.nan, gain)), reasons)
 
 
+@register.metric
 @dataclass(frozen=True)
 class HueGain(TurnedHue):
     """One object's HSV hue is turned by a third of the circle, as Rathjens et al. 2024 do: share of the turn that
@@ -137,6 +140,8 @@ class HueGain(TurnedHue):
     direction = "one"
     digits = 2
     version = 2
+    tolerance = 0.15
+    headline = True
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
@@ -145,6 +150,7 @@ class HueGain(TurnedHue):
         return _hue_gain(shown, before, after, regions, self.turns, NO_CHROMA)
 
 
+@register.metric
 @dataclass(frozen=True)
 class HueGainImage(HueGain):
     """The HSV hue of the whole image is turned by a third of the circle: share of the turn that reached the
@@ -154,8 +160,10 @@ class HueGainImage(HueGain):
 
     name = "hue_gain_image"
     label = "Hue gain, whole image"
+    headline = False
 
 
+@register.metric
 @dataclass(frozen=True)
 class HueGainLch(ColourEdit):
     """One object's CIELCh hue is turned by a third of the circle at constant lightness: share of the turn that
@@ -170,6 +178,7 @@ class HueGainLch(ColourEdit):
     label = "Hue gain, LCh"
     direction = "one"
     digits = 2
+    tolerance = 0.15
 
     @property
     def edit_name(self) -> str:
@@ -206,6 +215,7 @@ def _gain(change: Array, shown: Array, regions: Regions) -> Measured:
     return Measured(torch.from_numpy(np.where(unchanged, np.nan, found)), reasons)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ChromaGain(ColourEdit):
     """One object's CIELCh chroma is halved at constant lightness and hue: slope of the reconstruction's change of
@@ -218,6 +228,7 @@ class ChromaGain(ColourEdit):
     label = "Chroma gain"
     direction = "one"
     digits = 2
+    tolerance = 0.1
 
     @property
     def edit_name(self) -> str:
@@ -233,6 +244,7 @@ class ChromaGain(ColourEdit):
         return _gain(d - c, b - a, regions)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ChromaGainGrey(ChromaGain):
     """One object is made grey at constant lightness: slope of the reconstruction's change of chroma on the change
@@ -250,6 +262,7 @@ class ColourGain(ColourEdit):
 
     direction = "one"
     digits = 2
+    tolerance = 0.1
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
@@ -258,6 +271,7 @@ class ColourGain(ColourEdit):
         return _gain(d - c, b - a, regions)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ColourGainSet(ColourGain):
     """One object's HSV hue is set to ``hue`` (in turns; 0 is red): slope of the reconstruction's change in the a*b*
@@ -276,6 +290,7 @@ class ColourGainSet(ColourGain):
         return set_hue(image, mask, self.hue)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ColourGainSwap(ColourGain):
     """Red and blue of one object are swapped: slope of the reconstruction's change in the a*b* plane of CIELab on the
@@ -294,6 +309,7 @@ class ColourGainSwap(ColourGain):
         return swap_channels(image, mask, self.order)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ColourGainSwapImage(ColourGainSwap):
     """Red and blue of the whole image are swapped: slope of the reconstruction's change in the a*b* plane of CIELab
@@ -305,6 +321,7 @@ class ColourGainSwapImage(ColourGainSwap):
     label = "Colour gain, channel swap, whole image"
 
 
+@register.metric
 @dataclass(frozen=True)
 class DeltaE(TurnedHue):
     """One object's hue is turned: mean CIEDE2000 colour difference between the object as shown then and as
@@ -314,6 +331,7 @@ class DeltaE(TurnedHue):
     label = "Delta E 2000"
     direction = "lower"
     digits = 1
+    tolerance = 1.0
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
@@ -321,6 +339,7 @@ class DeltaE(TurnedHue):
         return Measured(torch.from_numpy(regions.mean(difference)))
 
 
+@register.metric
 @dataclass(frozen=True)
 class ColourLeak(TurnedHue):
     """One object's hue is turned: share of the reconstruction's squared change in the a*b* plane of CIELab that lies
@@ -329,6 +348,7 @@ class ColourLeak(TurnedHue):
     name = "colour_leak"
     label = "Colour leak"
     direction = "lower"
+    tolerance = 0.05
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         if self.target == "image":

@@ -13,6 +13,7 @@ from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError, NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
 from invsuite.models.base import Layout, Model
+from invsuite.registry import register
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
 KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage
@@ -100,6 +101,7 @@ def errors(scoring: Scoring, model: Model, stage: str, scale: Scale) -> list[flo
     return found
 
 
+@register.metric
 @dataclass(frozen=True)
 class FeatureError(Metric):
     """Distance of what the model holds for the reconstruction from what it holds for the image, at the inverted stage,
@@ -109,6 +111,8 @@ class FeatureError(Metric):
     name = "feature_error"
     label = "Feature error"
     direction = "lower"
+    tolerance = 0.03
+    headline = True
 
     def compute(self, scoring: Scoring) -> Values:
         model, stages = scoring.model, tuple(dict.fromkeys((*scoring.stages, scoring.stage)))
@@ -118,6 +122,7 @@ class FeatureError(Metric):
         return Values(found, ceiling=0.0, floor=1.0)
 
 
+@register.metric
 @dataclass(frozen=True)
 class WitnessError(Metric):
     """The feature error under a second network that the method never saw (the suite's ``witness``), at its last stage
@@ -128,6 +133,7 @@ class WitnessError(Metric):
     label = "Witness error"
     direction = "lower"
     uses_witness = True
+    tolerance = 0.03
 
     def compute(self, scoring: Scoring) -> Values:
         witness = scoring.witness

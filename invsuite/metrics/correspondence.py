@@ -18,6 +18,7 @@ from invsuite.data.edits import relight
 from invsuite.metrics.base import Edits, Metric, Scoring, Values
 from invsuite.metrics.defined import NO_OBJECT, mean_defined, per_image
 from invsuite.metrics.permutation import shuffle
+from invsuite.registry import register
 
 NO_CHANGE = 1e-12  # squared change below which a reconstruction has not changed at all
 
@@ -66,6 +67,7 @@ class RelitObject(Metric):
     """A measure of where the reconstruction changes when one object is relit by ``amount`` in [0, 1] pixel values."""
 
     group = "Spatial correspondence"
+    uses_edits = True
 
     amount: float = 0.3
 
@@ -92,6 +94,7 @@ class RelitObject(Metric):
         )
 
 
+@register.metric
 @dataclass(frozen=True)
 class Correspondence(RelitObject):
     """One object is relit: share of the reconstruction's squared change that lies inside it, over the object's share
@@ -103,11 +106,14 @@ class Correspondence(RelitObject):
     unit = "x"
     direction = "higher"
     digits = 2
+    tolerance = 0.5
+    headline = True
 
     def measure(self, energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         return lift(energy, masks)
 
 
+@register.metric
 @dataclass(frozen=True)
 class CentroidShift(RelitObject):
     """One object is relit: distance between the centre of mass of the reconstruction's squared change and the
@@ -118,11 +124,13 @@ class CentroidShift(RelitObject):
     unit = "px"
     direction = "lower"
     digits = 1
+    tolerance = 1.5
 
     def measure(self, energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         return centroid_shift(energy, masks)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ChangeAuc(RelitObject):
     """One object is relit: area under the ROC curve of the reconstruction's squared change as a detector of the
@@ -131,11 +139,13 @@ class ChangeAuc(RelitObject):
     name = "change_auc"
     label = "Change AUC"
     direction = "higher"
+    tolerance = 0.03
 
     def measure(self, energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         return auc(energy, masks)
 
 
+@register.metric
 @dataclass(frozen=True)
 class Leak(RelitObject):
     """One object is relit: share of the reconstruction's squared change that lies outside of it."""
@@ -143,6 +153,7 @@ class Leak(RelitObject):
     name = "leak"
     label = "Leak"
     direction = "lower"
+    tolerance = 0.04
 
     def measure(self, energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         return 1 - share_inside(energy, masks)

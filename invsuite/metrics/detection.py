@@ -20,6 +20,7 @@ from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, batches
 from invsuite.metrics.boxes import Array, Boxes, Matches, Ranked, average_precision, average_recall, match
 from invsuite.models.base import Model, Prediction
+from invsuite.registry import register
 from invsuite.results.statistics import pool
 
 Average = Callable[[Sequence[Ranked], Array], Array]
@@ -141,6 +142,7 @@ def _values(matched: Matched, size: str, average: Average, rows: Sequence[int], 
     return Values(per_image, ceiling=ceiling, floor=floor, interval=found.interval)
 
 
+@register.metric
 @dataclass(frozen=True)
 class DetectorAp(Metric):
     """COCO average precision (IoU 0.50 to 0.95) of the detector's boxes in the reconstructions against the labelled
@@ -151,6 +153,7 @@ class DetectorAp(Metric):
     label = "Detector AP"
     direction = "higher"
     pooled = True
+    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         matched = scoring.once("boxes against truth", lambda: against_truth(scoring))
@@ -158,6 +161,7 @@ class DetectorAp(Metric):
         return _values(matched, "any", average_precision, range(count), count)
 
 
+@register.metric
 @dataclass(frozen=True)
 class DetectorSelfAp(Metric):
     """COCO average precision of the detector's boxes in the reconstructions against its own boxes in the images, those
@@ -170,6 +174,7 @@ class DetectorSelfAp(Metric):
     label = "Detector self-AP"
     direction = "higher"
     pooled = True
+    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         _require_detector(scoring)
@@ -190,6 +195,7 @@ class DetectorSelfAp(Metric):
         return _values(matched, "any", average_precision, range(count), count)
 
 
+@register.metric
 @dataclass(frozen=True)
 class DetectorRecallSmall(Metric):
     """COCO average recall (IoU 0.50 to 0.95, 100 boxes) of labelled objects that cover less than 0.33 % of the image
@@ -201,6 +207,7 @@ class DetectorRecallSmall(Metric):
     direction = "higher"
     pooled = True
     size: ClassVar[str] = "small"
+    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         matched = scoring.once("boxes against truth", lambda: against_truth(scoring))
@@ -212,6 +219,7 @@ class DetectorRecallSmall(Metric):
         return _values(matched, self.size, average_recall, rows, count)
 
 
+@register.metric
 @dataclass(frozen=True)
 class DetectorRecallMedium(DetectorRecallSmall):
     """COCO average recall of labelled objects that cover 0.33 % to 3 % of the image (up to 96 px squared in a photo of
@@ -222,6 +230,7 @@ class DetectorRecallMedium(DetectorRecallSmall):
     size = "medium"
 
 
+@register.metric
 @dataclass(frozen=True)
 class DetectorRecallLarge(DetectorRecallSmall):
     """COCO average recall of labelled objects that cover more than 3 % of the image. Ceiling and floor as for detector

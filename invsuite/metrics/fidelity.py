@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
+from invsuite.registry import register
 
 PSNR_CAP = 100.0  # dB; identical images have infinite PSNR, which no mean survives
 WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
@@ -48,6 +49,7 @@ def ms_ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (torch.stack(terms).clamp(min=0) ** exponents).prod(0)
 
 
+@register.metric
 @dataclass(frozen=True)
 class Psnr(Metric):
     """Peak signal-to-noise ratio, 10 log10(1 / MSE) of each image, then averaged (never of a pooled MSE);
@@ -58,12 +60,15 @@ class Psnr(Metric):
     unit = "dB"
     direction = "higher"
     digits = 2
+    tolerance = 0.3
+    headline = True
 
     def compute(self, scoring: Scoring) -> Values:
         found = by_image(psnr, scoring.reconstructions, scoring.images)
         return Values([min(value, PSNR_CAP) for value in found.tolist()])
 
 
+@register.metric
 @dataclass(frozen=True)
 class Ssim(Metric):
     """Structural similarity (Wang et al. 2004), Gaussian window 11, sigma 1.5, of each image; windows that reach
@@ -72,11 +77,14 @@ class Ssim(Metric):
     name = "ssim"
     label = "SSIM"
     direction = "higher"
+    tolerance = 0.02
+    headline = True
 
     def compute(self, scoring: Scoring) -> Values:
         return Values(by_image(ssim, scoring.reconstructions, scoring.images).tolist())
 
 
+@register.metric
 @dataclass(frozen=True)
 class MsSsim(Metric):
     """Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003) of each image, at the five published scales and
@@ -85,6 +93,7 @@ class MsSsim(Metric):
     name = "ms_ssim"
     label = "MS-SSIM"
     direction = "higher"
+    tolerance = 0.02
 
     def compute(self, scoring: Scoring) -> Values:
         height, width = scoring.images.shape[-2:]

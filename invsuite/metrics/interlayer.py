@@ -18,6 +18,7 @@ from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values
 from invsuite.models.base import Layout, Model
+from invsuite.registry import register
 from invsuite.results.statistics import Pooled, pool, summarise
 
 RELATE_VERSION = 1  # raise when a value of `relate` changes
@@ -28,6 +29,7 @@ DEAD = 1e-6  # of the largest spread: a channel below it holds rounding
 PERFECT = 1e-4  # root mean square error in pixel values below which a ratio of errors says nothing
 
 
+@register.metric
 @dataclass(frozen=True)
 class CrossApplication(Metric):
     """Error of this inverse when it is given the representations of the model's other stages of the same layout, over
@@ -40,6 +42,8 @@ class CrossApplication(Metric):
     unit = "x"
     direction = "lower"
     digits = 2
+    tolerance = 0.3
+    uses_edits = True
 
     def compute(self, scoring: Scoring) -> Values:
         model, stage = scoring.model, scoring.stage

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from invsuite.metrics.base import Metric, Scoring, Values
 from invsuite.metrics.defined import with_levels
 from invsuite.metrics.permutation import random_order
+from invsuite.registry import register
 
 PER_SIDE = 12  # patches along an image's shorter side, whatever its size
 NO_TEXTURE = 1 / 255  # root mean square contrast below which a patch of the original has nothing to match
@@ -67,6 +68,7 @@ def _standardised(patches: torch.Tensor, least: float) -> tuple[torch.Tensor, to
     return F.normalize(centred, dim=2), contrast >= least
 
 
+@register.metric
 @dataclass(frozen=True)
 class PatchMatch(Metric):
     """Share of the reconstruction's patches (12 along the shorter side) that look most like the original's patch at
@@ -82,6 +84,7 @@ class PatchMatch(Metric):
     name = "patch_match"
     label = "Patch match"
     direction = "higher"
+    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         def levels(images: torch.Tensor, made: torch.Tensor) -> list[torch.Tensor]:
@@ -93,6 +96,7 @@ class PatchMatch(Metric):
         return with_levels(levels, scoring.images, scoring.reconstructions, reason="the original has no texture")
 
 
+@register.metric
 @dataclass(frozen=True)
 class PatchMatch1(PatchMatch):
     """As patch match, but within one patch of their own place."""
@@ -103,6 +107,7 @@ class PatchMatch1(PatchMatch):
     label = "Patch match r=1"
 
 
+@register.metric
 @dataclass(frozen=True)
 class PatchMatch2(PatchMatch):
     """As patch match, but within two patches of their own place."""
@@ -131,6 +136,7 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
 
 
+@register.metric
 @dataclass(frozen=True)
 class AffinityCorrelation(Metric):
     """Which patches look alike? Spearman's rank correlation between the distances of any two patches of the
@@ -143,6 +149,7 @@ class AffinityCorrelation(Metric):
     name = "affinity_correlation"
     label = "Affinity rank correlation"
     direction = "higher"
+    tolerance = 0.03
 
     def compute(self, scoring: Scoring) -> Values:
         def levels(images: torch.Tensor, made: torch.Tensor) -> list[torch.Tensor]:

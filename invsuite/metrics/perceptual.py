@@ -11,15 +11,30 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torchmetrics.functional.image.dists import DISTSNetwork
 
+from invsuite._system.needs import Log, Need
 from invsuite.errors import Unavailable
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
+from invsuite.registry import register
 
-#: torchvision's file name and address of each backbone; the name ends in the first 8 digits of its SHA-256
+
+@dataclass(frozen=True)
+class Backbone:
+    """A checkpoint that torchvision publishes: its address, which ends in the first 8 digits of the file's SHA-256, and
+    its size in bytes."""
+
+    address: str
+    size: int
+
+    @property
+    def path(self) -> Path:
+        """Return where it lies in torch's hub cache (``TORCH_HOME``)."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.address.rsplit("/", 1)[1]
+
+
 BACKBONES = {
-    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "alex": Backbone("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", 244_408_911),
+    "vgg": Backbone("https://download.pytorch.org/models/vgg16-397923af.pth", 553_433_881),
 }
 BATCH = 8  # VGG keeps 64 maps of the image's own size
 
@@ -27,22 +42,41 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def backbone_file(net: str) -> Path:
-    """The backbone's checkpoint in torch's hub cache (``TORCH_HOME``), digest checked.
+    """Return the path of a backbone's checkpoint, its digest checked.
 
     Raises:
         Unavailable: if it is not cached, or its SHA-256 is not the published one.
     """
-    address = BACKBONES[net]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
+    backbone = BACKBONES[net]
+    path = backbone.path
     if not path.is_file():
         raise Unavailable(
-            f"backbone {path.name} is not in the cache; fetch it: curl -fL --create-dirs {address} -o {path}"
+            f"backbone {path.name} is not in the cache; fetch it: curl -fL --create-dirs {backbone.address} -o {path}"
         )
-    published = path.stem.rsplit("-", 1)[1]
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(published):
-        raise Unavailable(f"backbone {path}: SHA-256 starts with {found[:8]}, not {published}; delete and fetch")
+    published, digest = path.stem.rsplit("-", 1)[1], _sha256(path)
+    if not digest.startswith(published):
+        raise Unavailable(f"backbone {path}: SHA-256 starts with {digest[:8]}, not {published}; delete and fetch")
     return path
+
+
+def backbone_need(net: str) -> Need:
+    """Return what must be fetched before a distance with the backbone ``net`` can be computed."""
+    backbone = BACKBONES[net]
+    path = backbone.path
+    if path.is_file():
+        return Need(f"backbone {path.name}", 0, None, str(path))
+
+    def bring(log: Log) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(backbone.address, str(path), progress=False)
+        return f"sha256:{_sha256(backbone_file(net))}"
+
+    return Need(f"backbone {path.name}", backbone.size, bring, backbone.address)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
@@ -60,15 +94,17 @@ def _lpips(net: str, device: str) -> tuple[torch.nn.Module, str]:
     weights = {key: published[f"features.{key.split('.', 1)[1]}"] for key in wanted}
     model.net.load_state_dict(weights, strict=True)
     model.eval().requires_grad_(False)
-    return model.to(device), hashlib.sha256(path.read_bytes()).hexdigest()
+    return model.to(device), _sha256(path)
 
 
 @cache
 def _dists(device: str) -> tuple[torch.nn.Module, str]:
+    from torchmetrics.functional.image.dists import DISTSNetwork
+
     path = backbone_file("vgg")  # checked here, read from the same place by torchvision
     network = DISTSNetwork()  # the authors' alpha and beta travel in torchmetrics
     network.eval().requires_grad_(False)
-    return network.to(device), hashlib.sha256(path.read_bytes()).hexdigest()
+    return network.to(device), _sha256(path)
 
 
 def _values(distance: Distance, scoring: Scoring) -> Values:
@@ -78,6 +114,7 @@ def _values(distance: Distance, scoring: Scoring) -> Values:
     return Values(by_image(one_an_image, scoring.reconstructions, scoring.images, size=BATCH).tolist())
 
 
+@register.metric
 @dataclass(frozen=True)
 class Lpips(Metric):
     """Learned perceptual distance with AlexNet, the variant that agrees best with people's judgements."""
@@ -87,6 +124,11 @@ class Lpips(Metric):
     name = "lpips"
     label = "LPIPS"
     direction = "lower"
+    tolerance = 0.02
+    headline = True
+
+    def needs(self) -> tuple[Need, ...]:
+        return (backbone_need(self.net),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         _, digest = _lpips(self.net, str(device))
@@ -99,6 +141,7 @@ class Lpips(Metric):
         return _values(lambda made, true: model(made, true, normalize=True), scoring)
 
 
+@register.metric
 @dataclass(frozen=True)
 class LpipsVgg(Lpips):
     """Learned perceptual distance with VGG-16, the variant most used as a loss."""
@@ -107,8 +150,10 @@ class LpipsVgg(Lpips):
 
     name = "lpips_vgg"
     label = "LPIPS (VGG)"
+    headline = False
 
 
+@register.metric
 @dataclass(frozen=True)
 class Dists(Metric):
     """Deep image structure and texture similarity (Ding et al. 2020), as a distance: 0 for a copy, and tolerant of
@@ -117,6 +162,10 @@ class Dists(Metric):
     name = "dists"
     label = "DISTS"
     direction = "lower"
+    tolerance = 0.02
+
+    def needs(self) -> tuple[Need, ...]:
+        return (backbone_need("vgg"),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         _, digest = _dists(str(device))

@@ -15,6 +15,7 @@ from invsuite.metrics.base import Edits, Scoring
 from invsuite.metrics.colour import MADE_FLAT, NO_CHROMA_LAB, SHOWN_FLAT, Measured, TurnedHue, reasons_that_hold
 from invsuite.metrics.defined import mean_defined
 from invsuite.metrics.regions import Array, Regions
+from invsuite.registry import register
 
 FIT_IMAGES = 1000  # of the fit split that prototypes are measured on, the first ones
 CONCENTRATION = 0.5  # mean resultant length below which a class has no usual hue
@@ -95,6 +96,7 @@ def _arc(angle: Array) -> Array:
     return np.arctan2(np.sin(angle), np.cos(angle))
 
 
+@register.metric
 @dataclass(frozen=True)
 class PullToPrototype(TurnedHue):
     """One object's hue is turned, and so wears an unusual colour: where does the reconstruction's hue (CIELab) lie
@@ -108,6 +110,7 @@ class PullToPrototype(TurnedHue):
     label = "Pull to prototype"
     direction = "zero"
     digits = 2
+    tolerance = 0.2
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         found = prototypes(scoring.fit)

@@ -11,6 +11,7 @@ from invsuite.metrics.base import MODEL_BATCH, Edits, Scoring
 from invsuite.metrics.colour import Measured, TurnedHue
 from invsuite.metrics.consistency import PAIRED
 from invsuite.models.base import Model
+from invsuite.registry import register
 
 
 def representations(model: Model, stage: str, images: torch.Tensor) -> torch.Tensor:
@@ -25,6 +26,7 @@ def pair_distance(model: Model, stage: str, fit: Split) -> float:
     return float(torch.pdist(representations(model, stage, fit.images(slice(0, PAIRED)))).mean())
 
 
+@register.metric
 @dataclass(frozen=True)
 class RepresentationShift(TurnedHue):
     """One object's hue is turned: how far does the representation move, as a share of the mean distance between the
@@ -34,6 +36,7 @@ class RepresentationShift(TurnedHue):
     name = "representation_shift"
     label = "Representation shift"
     direction = "higher"
+    tolerance = 0.01
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         before, after = (

@@ -18,6 +18,7 @@ from invsuite.metrics.base import Metric, Scoring, Values
 from invsuite.metrics.defined import BATCH, with_levels
 from invsuite.metrics.patches import patch_side
 from invsuite.metrics.permutation import shuffle
+from invsuite.registry import register
 
 NO_BORDER = "the image has no object mask that covers a part of it"
 LEVELS = 32  # thresholds of edge strength that the best F-measure is sought over
@@ -122,26 +123,28 @@ def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) ->
     return torch.where(border_count[:, 0] > 0, best, torch.nan)
 
 
+@register.metric
 @dataclass(frozen=True)
 class BoundaryF(Metric):
     """F-measure of the reconstruction's edges (Sobel, thinned, at their best threshold) against the borders of the
     object masks, after Martin, Fowlkes & Malik 2004. Edges of texture count against it: a perfect copy stays below 1.
 
-    An edge is right within ``tolerance`` of the image diagonal (Martin et al.: 0.0075; at least one pixel). They
+    An edge is right within ``max_distance`` of the image diagonal (Martin et al.: 0.0075; at least one pixel). They
     match edge and border pixels one to one; here each needs any partner within the tolerance, as Perazzi et al. 2016
     count.
     """
 
-    tolerance: float = 0.0075
+    max_distance: float = 0.0075
 
     group = "Spatial correspondence"
     name = "boundary_f"
     label = "Boundary F"
     direction = "higher"
+    tolerance = 0.03
 
     def compute(self, scoring: Scoring) -> Values:
         high, wide = scoring.images.shape[2:]
-        tolerance, side = max(1.0, self.tolerance * math.hypot(high, wide)), patch_side((high, wide))
+        tolerance, side = max(1.0, self.max_distance * math.hypot(high, wide)), patch_side((high, wide))
 
         def levels(images: torch.Tensor, made: torch.Tensor, segments: torch.Tensor) -> list[torch.Tensor]:
             found, true = edges(made), borders(segments.to(made.device))
@@ -169,6 +172,7 @@ def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tens
     return torch.where(defined, between / total, torch.nan)
 
 
+@register.metric
 @dataclass(frozen=True)
 class ObjectUnity(Metric):
     """Is an object still one thing? Share of the variance of the reconstruction's colours that lies between the
@@ -178,6 +182,7 @@ class ObjectUnity(Metric):
     name = "object_unity"
     label = "Object unity"
     direction = "higher"
+    tolerance = 0.04
 
     def compute(self, scoring: Scoring) -> Values:
         high, wide = scoring.images.shape[2:]

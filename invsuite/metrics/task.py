@@ -12,6 +12,7 @@ from invsuite._system.spill import Rows
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.models.base import Model
+from invsuite.registry import register
 
 BLOCK = 4096  # images whose probabilities are held at once
 OTHERS = 16  # other images that each image's chance level is taken over
@@ -61,6 +62,7 @@ def chance(true: torch.Tensor, made: torch.Tensor, measure: Compare) -> float | 
     return sum(values) / len(values) if values else None
 
 
+@register.metric
 @dataclass(frozen=True)
 class Top1Agreement(Metric):
     """Share of images whose reconstruction the classifier gives the class it gave the image. The floor is that of other
@@ -73,6 +75,7 @@ class Top1Agreement(Metric):
     label = "Top-1 agreement"
     direction = "higher"
     digits = 2
+    tolerance = 0.1
 
     def compute(self, scoring: Scoring) -> Values:
         true, made = _classes(scoring)
@@ -82,6 +85,7 @@ class Top1Agreement(Metric):
         return Values(found, ceiling=1.0, floor=chance(true, made, lambda a, b: named_again(a, b, self.k)))
 
 
+@register.metric
 @dataclass(frozen=True)
 class Top5Agreement(Top1Agreement):
     """Share of images whose own class, as the classifier gave it to the image, is among the five likeliest for the
@@ -93,6 +97,7 @@ class Top5Agreement(Top1Agreement):
     label = "Top-5 agreement"
 
 
+@register.metric
 @dataclass(frozen=True)
 class JsDivergence(Metric):
     """Jensen-Shannon divergence of the classifier's answers to the reconstruction and to the image: 0 for the same
@@ -103,6 +108,7 @@ class JsDivergence(Metric):
     label = "JS divergence"
     unit = "bit"
     direction = "lower"
+    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         true, made = _classes(scoring)

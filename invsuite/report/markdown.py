@@ -10,8 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from invsuite.metrics import METRICS
 from invsuite.metrics.base import Metric
+from invsuite.registry import METRICS
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.report.interlayer import interlayer_section

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from invsuite.errors import UsageError, unknown_name
-from invsuite.metrics import METRICS
+from invsuite.registry import METRICS
 from invsuite.results.rows import Row, advantage, find_row, measures_of, rows_of
 from invsuite.results.store import Record
 
@@ -48,8 +48,7 @@ def comparison_table(entries: Sequence[dict[str, Any]]) -> str:
     """The entries for people."""
     body = []
     for entry in entries:
-        metric = METRICS.get(entry["measure"])
-        digits = metric.digits if metric else 3
+        digits = METRICS[entry["measure"]].digits if entry["measure"] in METRICS else 3
         interval = "" if entry["low"] is None else f" [{entry['low']:+.{digits}f}, {entry['high']:+.{digits}f}]"
         difference = "-" if entry["difference"] is None else f"{entry['difference']:+.{digits}f}{interval}"
         unit = f" {entry['unit']}" if entry["unit"] else ""

@@ -67,7 +67,7 @@ def _stand_in() -> Iterator[Path]:
         torch.save(weights, kept)
         digest = hashlib.sha256(kept.read_bytes()).hexdigest()
         path = kept.rename(kept.with_name(f"alexnet-{digest[:8]}.pth"))
-        published = {"alex": f"https://example.org/{path.name}"}
+        published = {"alex": perceptual.Backbone(f"https://example.org/{path.name}", path.stat().st_size)}
         with (
             swapped("torch.hub:get_dir", lambda _: lambda: folder),
             swapped("invsuite.metrics.perceptual:BACKBONES", lambda known: known | published),

@@ -1,0 +1,106 @@
+"""The contract of every registered measure, a plug-in's too: its facts, its description and its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+import torch
+from helpers import noisy_by_content, scoring, stand_in_backbones
+
+from invsuite.errors import NotApplicable, UsageError
+from invsuite.metrics import make_metric
+from invsuite.metrics.base import Direction, Group, Metric, Scoring
+from invsuite.models.base import Model
+from invsuite.registry import METRICS
+
+NAMES = sorted(METRICS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_facts(name: str) -> None:
+    cls = METRICS[name]
+    assert name.isidentifier()
+    assert cls.name == name
+    assert cls.label
+    assert cls.direction in get_args(Direction)
+    assert cls.group in get_args(Group)
+    assert 0 <= cls.digits <= 4
+    assert cls.version >= 1
+    assert math.isfinite(cls.tolerance)
+    assert cls.tolerance >= 10.0 ** (1 - cls.digits), "a difference in the last digit shown is rounding"
+    assert "__doc__" in vars(cls)
+    assert not cls.description().startswith(f"{cls.__name__}("), "a dataclass without a docstring is given one"
+    assert 20 < len(cls.description()) < 400
+    assert cls.description().endswith(".")
+    assert make_metric(name).params() == {f.name: f.default for f in fields(cls)}
+
+
+def test_labels_differ() -> None:
+    labels = [metric.label for metric in METRICS.values()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown metric 'psrn'.*psnr"):
+        make_metric("psrn")
+
+
+def test_a_measure_that_declares_no_tolerance_has_ten_units_of_its_last_digit() -> None:
+    class Plain(Metric):
+        """A measure."""
+
+        def compute(self, scoring: Scoring) -> Any:
+            """Never called."""
+
+    class Coarse(Plain):
+        """A measure of fewer digits."""
+
+        digits = 1
+
+    assert Plain.tolerance == pytest.approx(0.01)
+    assert Coarse.tolerance == Coarse().tolerance == 1.0
+
+
+class Recording(Scoring):
+    """Material that notes which of its attributes a measure reads."""
+
+    def __getattribute__(self, name: str) -> Any:
+        object.__getattribute__(self, "__dict__").setdefault("read", set()).add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with stand_in_backbones(tmp_path_factory.mktemp("backbones")):
+        yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_reads_is_what_it_declares_and_values_are_finite_or_none(
+    name: str, backbones: None, vit: Model, detr: Model
+) -> None:
+    metric = make_metric(name)
+    metric.prepare(torch.device("cpu"))
+    read: set[str] = set()
+    computed = 0
+    for model, stage in ((vit, "block03"), (detr, "encoder")):
+        material = scoring(noisy_by_content, 4, model=model, stage=stage, witness=detr)
+        material.__class__ = Recording
+        material.read = set()
+        try:
+            values = metric.compute(material)
+        except NotApplicable:
+            continue
+        computed += 1
+        read |= material.read
+        assert len(values.per_image) == 4
+        assert all(value is None or math.isfinite(value) for value in values.per_image)
+        assert values.undefined or None not in values.per_image or metric.pooled
+        assert (values.interval is None) or metric.pooled
+    assert computed
+    assert ("edit_limit" in read) == metric.uses_edits
+    assert ("witness" in read) == metric.uses_witness
