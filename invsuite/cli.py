@@ -8,27 +8,28 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from invsuite._system.offline import go_offline
 from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
+from invsuite.registry import load_plugins, plugin_files
 
 if TYPE_CHECKING:
     from invsuite.benchmark.runner import Redo
+
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a help page in 0.1 s
     help="Benchmark of feature inversion for transformer vision models.",
 )
-P = ParamSpec("P")
-
 SuiteOption = Annotated[str, typer.Option(help="Suite: the name of a bundled one, or a TOML file.")]
 OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record a cell.")]
 ModelsOption = Annotated[
@@ -43,32 +44,58 @@ MethodsOption = Annotated[str, typer.Option(help="Methods, likewise.")]
 MetricsOption = Annotated[str, typer.Option(help="Metrics, likewise.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds of trained methods, comma-separated numbers.")]
 BaselineOption = Annotated[Path | None, typer.Option(help="Baseline file (default: baselines/SUITE.json).")]
-PluginOption = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="Python file with own models, methods, metrics or data; may be given again."),
-]
-OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Never touch the network: hub clients answer from their caches.")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+SHARED = (
+    Parameter(
+        "plugin",
+        Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            list[Path] | None,
+            typer.Option("--plugin", help="Python file with own models, methods, metrics or data; may be given again."),
+        ],
+    ),
+    Parameter(
+        "offline",
+        Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[
+            bool, typer.Option("--offline", help="Never touch the network: hub clients answer from their caches.")
+        ],
+    ),
+)
 
 
-def _one_line_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn the suite's own errors into one line on standard error and the right exit code."""
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of the app.
 
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            with interruptible():
-                command(*args, **kwargs)
-        except InvsuiteError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            print("interrupted; finished cells are kept, run the same command to go on", file=sys.stderr)
-            raise typer.Exit(130) from error
+    Every command has the options `SHARED`, loads plug-ins before it does anything, and turns the suite's own errors
+    into one line on standard error and the right exit code.
+    """
 
-    return wrapped
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def run(*, plugin: list[Path] | None, offline: bool, **options: Any) -> None:
+            try:
+                with interruptible():
+                    if offline:
+                        go_offline()
+                    load_plugins(plugin or ())
+                    function(**options)
+            except InvsuiteError as error:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                raise typer.Exit(error.exit_code) from error
+            except KeyboardInterrupt as error:
+                print("interrupted; finished cells are kept, run the same command to go on", file=sys.stderr)
+                raise typer.Exit(130) from error
+
+        parameters = [*signature(function, eval_str=True).parameters.values(), *SHARED]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run)
+        return function
+
+    return decorate
 
 
 def _names(text: str) -> tuple[str, ...] | None:
@@ -91,14 +118,7 @@ def _redo(retry_failed: bool, only_missing: bool, refresh: bool) -> Redo:
     return chosen[0] if chosen else "unfinished"
 
 
-def _load_plugins(paths: list[Path] | None) -> None:
-    from invsuite.registry import load_plugins
-
-    load_plugins(paths or ())
-
-
-@app.command()
-@_one_line_errors
+@command()
 def bench(
     models: ModelsOption = "",
     suite: SuiteOption = "quick",
@@ -142,17 +162,12 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option(help="Print the matrix and what it would cost, from a short calibration; run nothing.")
     ] = False,
-    offline: OfflineOption = False,
-    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite (cells already computed are reused) and write its leaderboard."""
-    if offline:
-        go_offline()
     from invsuite.api import BenchOptions, run_bench
     from invsuite.benchmark.executors.base import Placement
 
-    _load_plugins(plugin)
     options = BenchOptions(
         suite=suite,
         models=_names(models),
@@ -162,7 +177,7 @@ def bench(
         seeds=_seeds(seeds),
         random_weights=random_weights,
         placement=Placement(executor, device, workers, threads, gpus, address, retries),
-        plugins=tuple(plugin or ()),
+        plugins=plugin_files(),
         out=out,
         dry_run=dry_run,
         redo=_redo(retry_failed, only_missing, refresh),
@@ -174,39 +189,32 @@ def bench(
         raise typer.Exit(result.exit_code)
 
 
-@app.command()
-@_one_line_errors
+@command()
 def fetch(
     suite: Annotated[str, typer.Argument(help="Suite: the name of a bundled one, or a TOML file.")],
     yes: Annotated[
         bool, typer.Option("--yes", help="Fetch; without it sizes are listed and nothing is fetched.")
     ] = False,
-    offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a suite needs and how large it is; with --yes bring weights and COCO, with their digests."""
-    if offline:
-        go_offline()
     from invsuite.api import run_fetch
 
     result = run_fetch(suite, yes, lambda line: print(line, file=sys.stderr, flush=True))
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
 
 
-@app.command()
-@_one_line_errors
+@command()
 def report(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to merge into one leaderboard.")
     ] = None,
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
-    plugin: PluginOption = None,
 ) -> None:
     """Render leaderboard, HTML page and pictures again from the records, or one leaderboard of several runs."""
     from invsuite.api import merge_folders, rerender
 
-    _load_plugins(plugin)
     paths, notes = merge_folders(suite, runs, out) if runs else (rerender(suite, out), [])
     for path in paths:
         print(path)
@@ -214,57 +222,47 @@ def report(
         print(f"note: {note}", file=sys.stderr)
 
 
-@app.command()
-@_one_line_errors
+@command()
 def study(
     suite: SuiteOption = "quick",
     methods: MethodsOption = "",
     questions: Annotated[int, typer.Option(min=1, help="How many pairs of reconstructions a person is shown.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of pairs, their order and their sides.")] = 0,
     out: OutOption = Path("results"),
-    plugin: PluginOption = None,
 ) -> None:
     """Write a page for a blind study, pairs of reconstructions side by side, and the key that tells which are whose."""
     from invsuite.api import write_study
 
-    _load_plugins(plugin)
     page, key = write_study(suite, out, _names(methods), questions, seed)
     print(f"{page}\n{key} (names the methods: keep it from those who answer)")
 
 
-@app.command("study-results")
-@_one_line_errors
+@command("study-results")
 def study_results(
     files: Annotated[list[Path], typer.Argument(help="Files of answers that the page of a study saved.")],
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
-    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Strengths of methods from the answers to a study, with intervals and n."""
     from invsuite.api import study_results
 
-    _load_plugins(plugin)
     strengths, text = study_results(suite, out, files)
     print(json.dumps(strengths, indent=1) if as_json else text)
 
 
-@app.command()
-@_one_line_errors
+@command()
 def efficiency(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     out: OutOption = Path("results"),
-    plugin: PluginOption = None,
 ) -> None:
     """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
     from invsuite.api import write_efficiency
 
-    _load_plugins(plugin)
     print(write_efficiency(suites, out))
 
 
-@app.command()
-@_one_line_errors
+@command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",
@@ -276,8 +274,7 @@ def findings(
     print(write_findings(suites, out, method))
 
 
-@app.command()
-@_one_line_errors
+@command()
 def compare(
     first: Annotated[str, typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge.")],
     second: Annotated[str, typer.Argument(help="The row to compare it with.")],
@@ -293,47 +290,39 @@ def compare(
     print(json.dumps(entries, indent=1) if as_json else text)
 
 
-@app.command()
-@_one_line_errors
+@command()
 def check(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the summary here, for a pull request.")] = None,
-    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
     from invsuite.api import check_records
 
-    _load_plugins(plugin)
     findings, text = check_records(suite, out, baseline, markdown)
     print(json.dumps([f.__dict__ for f in findings], indent=1) if as_json else text)
     if any(f.bad for f in findings):
         raise typer.Exit(1)
 
 
-@app.command("baseline")
-@_one_line_errors
+@command("baseline")
 def pin_baseline(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
-    plugin: PluginOption = None,
 ) -> None:
     """Pin the records' quality values as the baseline that `check` compares with; records of other seeds than the
     suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance to twice that."""
     from invsuite.api import pin_records
 
-    _load_plugins(plugin)
     print(pin_records(suite, out, baseline))
 
 
-@app.command("list")
-@_one_line_errors
+@command("list")
 def list_units(
     kind: Annotated[str, typer.Argument(help="models, methods, metrics or suites.")] = "models",
-    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what exists."""
@@ -341,30 +330,25 @@ def list_units(
 
     from invsuite.catalogue import CATALOGUE
 
-    _load_plugins(plugin)
     if kind not in CATALOGUE:
         raise unknown_name("kind of list", kind, CATALOGUE)
     rows = CATALOGUE[kind]()
     print(json.dumps(rows, indent=1) if as_json else tabulate(rows, headers="keys", maxcolwidths=60))
 
 
-@app.command()
-@_one_line_errors
+@command()
 def show(
     cell: Annotated[str, typer.Argument(help="A cell's id, or enough of it to be the only match.")],
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
-    plugin: PluginOption = None,
 ) -> None:
     """Print one cell's record."""
     from invsuite.api import find_record
 
-    _load_plugins(plugin)
     print(json.dumps(find_record(suite, out, cell), indent=1))
 
 
-@app.command()
-@_one_line_errors
+@command()
 def selftest(as_json: JsonOption = False) -> None:
     """Plant known faults in the suite itself and show that each is caught; exit 1 if one is not."""
     from invsuite.selftest import run_selftest, selftest_table, selftest_tree
@@ -375,8 +359,7 @@ def selftest(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("train-bundled")
-@_one_line_errors
+@command("train-bundled")
 def train_bundled(
     out: Annotated[Path, typer.Option(help="Folder for the weights and card.json.")] = Path("bundled"),
     scale: Annotated[float, typer.Option(help="Share of the full recipe's steps (1 takes about 50 minutes).")] = 1.0,

@@ -1,16 +1,15 @@
-"""Every kind of unit by name: methods, measures, model adapters, data sources.
+"""One registry per kind of unit: methods, measures, model adapters, data sources.
 
-A unit registers itself with a decorator, whether it is one of the suite's own or a plug-in's:
+A unit registers itself with a decorator, whether it is one of the suite's own or a plug-in's::
 
     @register.method
     class GreyWorld(Method): ...
 
-The suite's own units live in one package a kind. Nothing of a package is imported before one of its units is asked for:
-a name is looked for in the module of that name first (``timm`` in ``invsuite.models.adapters.timm``), and only then in
-all modules of the package.
+The suite's own units live in one package per kind. A name imports only the modules of that package in whose text it
+stands between quotes, and all modules only where none of these registers it.
 
 A plug-in is a Python file given with ``--plugin FILE``, or an installed package's entry point in the group
-``invsuite.plugins``. Importing it registers what it brings. The templates in ``docs/plugins`` are complete.
+``invsuite.plugins``. Importing it registers its units. The templates in ``docs/plugins`` are complete.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -41,10 +41,10 @@ GROUP = "invsuite.plugins"
 
 
 class Registry(Mapping[str, Unit], Generic[Unit]):
-    """The units of one kind by name, imported when they are asked for.
+    """The units of one kind by name, imported when they are needed.
 
     Args:
-        kind: what a unit is called in messages (``method``).
+        kind: what messages call a unit (``method``).
         package: the package whose modules register the suite's own units.
     """
 
@@ -52,7 +52,8 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
         self.kind = kind
         self._package = package
         self._units: dict[str, Unit] = {}
-        self._owners: dict[str, str] = {}  # the plug-in that registered a name
+        self._owners: dict[str, str] = {}  # by name: the plug-in that registered it
+        self._paths: dict[str, tuple[str, str, str]] = {}  # by name: owner, module and name in it
         self._complete = False
 
     def __getitem__(self, name: str) -> Unit:
@@ -66,63 +67,67 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
         return self._units[name]
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._units and not self._complete and isinstance(name, str):
-            if importlib.util.find_spec(self._package) and name.isidentifier():
-                self._import(f"{self._package}.{name}")
+        if name not in self._units and not self._complete:
+            for module, text in self._sources.items():
+                if f'"{name}"' in text:
+                    importlib.import_module(module)
             if name not in self._units:
                 self._import_all()
         return name in self._units
 
     def __iter__(self) -> Iterator[str]:
         self._import_all()
-        return iter(self._units)
+        return iter(sorted(self._units))  # whichever module came first
 
     def __len__(self) -> int:
         self._import_all()
         return len(self._units)
 
-    def add(self, name: str, unit: Unit) -> None:
-        """Register ``unit`` under ``name``.
+    def add(self, name: str, unit: Unit, source: Any) -> None:
+        """Register ``unit``, which the class or function ``source`` defines, under ``name``.
+
+        A unit that was defined again, as a cell of a notebook does, replaces the one before.
 
         Raises:
             UsageError: for a name that is taken, saying who has it.
         """
-        plugin = _loading[-1] if _loading else ""
-        if name in self._units or (plugin and name in self):
-            owner = self._owners.get(name)
-            whose = f"plug-in '{owner}'" if owner else "the suite"
+        module = source.__module__
+        owner = "" if module.partition(".")[0] == "invsuite" else _loading[-1] if _loading else module
+        path = (owner, module, source.__qualname__)
+        if ((owner and name in self) or name in self._units) and (_loading or self._paths[name] != path):
+            other = self._owners.get(name, "")
+            whose = f"plug-in '{other}'" if other else "the suite"
             raise UsageError(f"{_prefix()}{self.kind} '{name}' is already one of {whose}; choose another name")
-        self._units[name] = unit
-        if plugin:
-            self._owners[name] = plugin
+        self._units[name], self._paths[name] = unit, path
+        if owner:
+            self._owners[name] = owner
 
-    def owner(self, name: str) -> str:
-        """Return the plug-in that registered ``name``; "" for one of the suite's own."""
-        return self._owners.get(name, "")
+    def owners(self) -> dict[str, str]:
+        """Return who registered a unit, by its name: plug-ins, and modules of the user's; the suite is not named."""
+        return dict(self._owners)
 
-    def forget(self, plugin: str) -> None:
-        """Remove every unit that ``plugin`` registered."""
-        for name in [name for name, owner in self._owners.items() if owner == plugin]:
+    def forget(self, owner: str) -> None:
+        """Remove every unit that ``owner`` registered."""
+        for name in [name for name, who in self._owners.items() if who == owner]:
             del self._units[name], self._owners[name]
 
-    def _import(self, module: str) -> None:
-        """Import ``module`` if there is one of that name, as the suite's own even while a plug-in is loaded."""
-        if module in sys.modules or importlib.util.find_spec(module) is None:
-            return
-        kept, _loading[:] = _loading[:], []
-        try:
-            importlib.import_module(module)
-        finally:
-            _loading[:] = kept
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        """Return the text of each module of the package."""
+        package = importlib.import_module(self._package)
+        names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{self._package}.")]
+        specs = {name: importlib.util.find_spec(name) for name in names}
+        return {
+            name: Path(spec.origin).read_text(encoding="utf-8") for name, spec in specs.items() if spec and spec.origin
+        }
 
     def _import_all(self) -> None:
         if self._complete:
             return
-        self._complete = True  # a unit that is being imported may ask for the names of the others
+        self._complete = True  # a unit that is being imported may look up the names of the others
         try:
-            package = importlib.import_module(self._package)
-            for found in pkgutil.walk_packages(package.__path__, f"{self._package}."):
-                self._import(found.name)
+            for module in self._sources:
+                importlib.import_module(module)
         except BaseException:
             self._complete = False
             raise
@@ -166,12 +171,12 @@ class Register:
 
     def method(self, cls: AnyClass) -> AnyClass:
         """Register a `Method` under its ``name``."""
-        METHODS.add(_named(cls, "method"), cls)
+        METHODS.add(_named(cls, "method"), cls, cls)
         return cls
 
     def metric(self, cls: AnyClass) -> AnyClass:
         """Register a `Metric` under its ``name``."""
-        METRICS.add(_named(cls, "metric"), cls)
+        METRICS.add(_named(cls, "metric"), cls, cls)
         return cls
 
     def model(self, adapter: str, **facts: Any) -> Callable[[Load], Load]:
@@ -185,7 +190,7 @@ class Register:
         def decorate(load: Load) -> Load:
             if not callable(load):
                 raise UsageError(f"{_prefix()}the loader of model adapter '{adapter}' cannot be called")
-            ADAPTERS.add(adapter, Adapter(load, **facts))
+            ADAPTERS.add(adapter, Adapter(load, **facts), load)
             return load
 
         return decorate
@@ -196,7 +201,7 @@ class Register:
         def decorate(cls: AnyClass) -> AnyClass:
             if not hasattr(cls, "open") or not hasattr(cls, "__dataclass_fields__"):
                 raise UsageError(f"{_prefix()}dataset '{kind}' is no dataclass with a method open(size, resampling)")
-            SOURCES.add(kind, cls)
+            SOURCES.add(kind, cls, cls)
             return cls
 
         return decorate
@@ -220,10 +225,17 @@ def _named(cls: Any, kind: str) -> str:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in that was loaded: where it comes from and the SHA-256 of its file."""
+    """Where units come from that are not the suite's own.
+
+    Attributes:
+        name: path of the file, name of the entry point, or the module that used `register` by itself.
+        sha256: of the file; "" where there is none, as in a notebook.
+        path: the file given with ``--plugin``, None for the others.
+    """
 
     name: str
     sha256: str
+    path: Path | None = None
 
 
 _loading: list[str] = []  # the plug-in being imported, if any
@@ -231,71 +243,88 @@ _loaded: dict[str, Plugin] = {}
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-    """Return the plug-ins of this process, in the order in which they were loaded."""
-    return tuple(_loaded.values())
+    """Return the plug-ins of this process, and the user's modules that registered units."""
+    owners = [owner for registry in REGISTRIES for owner in registry.owners().values()]
+    return tuple(_loaded.get(name) or Plugin(name, _digest(name)) for name in dict.fromkeys([*_loaded, *owners]))
+
+
+def plugin_files() -> tuple[Path, ...]:
+    """Return the plug-in files that were loaded: what another process must load too."""
+    return tuple(plugin.path for plugin in _loaded.values() if plugin.path is not None)
 
 
 def forget_plugins() -> None:
     """Unload every plug-in: the registries hold the suite's own units alone."""
-    for registry in REGISTRIES:
-        for plugin in _loaded:
-            registry.forget(plugin)
+    for plugin in loaded_plugins():
+        _forget(plugin.name)
     _loaded.clear()
 
 
+def _forget(owner: str) -> None:
+    for registry in REGISTRIES:
+        registry.forget(owner)
+
+
+def _digest(module: str) -> str:
+    """Return the SHA-256 of a module's file; "" if it has none."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
 def load_plugins(paths: Sequence[Path] = ()) -> None:
-    """Load every installed entry point and the files ``paths``, each once a process.
+    """Load every installed entry point and the files ``paths``, each once per process.
 
     Raises:
         UsageError: for a file that is not there, breaks, registers nothing, or takes a name that is taken; nothing of
             that plug-in stays registered.
     """
     for point in entry_points(group=GROUP):
-        _load(f"{point.name} ({point.value})", lambda point=point: _import_point(point))  # type: ignore[misc]
+        _load(f"{point.name} ({point.value})", point)
     for path in paths:
-        _load(str(path.expanduser().resolve()), lambda path=path: _import_file(path.expanduser()))  # type: ignore[misc]
+        file = path.expanduser().resolve()
+        if not file.is_file():
+            raise UsageError(f"plug-in file '{path}' does not exist")
+        _load(str(file), file)
 
 
-def _load(name: str, load: Callable[[], bytes]) -> None:
+def _load(name: str, source: EntryPoint | Path) -> None:
     """Import one plug-in, unless it was imported before, and take everything back if that fails."""
     if name in _loaded:
         return
     _loading.append(name)
     try:
-        code = load()
-        if not any(name in registry._owners.values() for registry in REGISTRIES):
+        module = _import_file(source) if isinstance(source, Path) else _import_point(source)
+        if not any(name in registry.owners().values() for registry in REGISTRIES):
             raise UsageError(f"plug-in '{name}' registers nothing: decorate its units with invsuite.register")
+    except InvsuiteError:
+        _forget(name)
+        raise
     except Exception as error:
-        for registry in REGISTRIES:
-            registry.forget(name)
-        if isinstance(error, InvsuiteError):
-            raise
+        _forget(name)
         raise UsageError(f"plug-in '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
     finally:
         _loading.pop()
-    _loaded[name] = Plugin(name, hashlib.sha256(code).hexdigest())
+    _loaded[name] = Plugin(name, _digest(module), source if isinstance(source, Path) else None)
 
 
-def _import_file(path: Path) -> bytes:
-    """Import a plug-in's file and return its content."""
-    if not path.is_file():
-        raise UsageError(f"plug-in file '{path}' does not exist")
-    code = path.read_bytes()
-    name = f"invsuite_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+def _import_file(path: Path) -> str:
+    """Import a plug-in's file and return the name of its module."""
+    name = f"invsuite_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"plug-in file '{path}' is no Python file: it must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return code
+    return name
 
 
-def _import_point(point: EntryPoint) -> bytes:
-    """Import an installed plug-in and return the content of its module's file."""
+def _import_point(point: EntryPoint) -> str:
+    """Import an installed plug-in and return the name of its module."""
     point.load()
-    return Path(str(sys.modules[point.module].__file__)).read_bytes()
+    return point.module
 
 
 def _prefix() -> str:
+    """Return the beginning of a message that concerns the plug-in being imported, if any."""
     return f"plug-in '{_loading[-1]}': " if _loading else ""

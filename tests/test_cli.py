@@ -12,6 +12,7 @@ from helpers import TINY_SUITE, invoke
 from PIL import Image
 from typer.testing import Result
 
+from invsuite.cli import app
 from invsuite.data.base import from_unit_range
 from invsuite.data.scenes import Scenes
 
@@ -299,3 +300,20 @@ def test_weights_that_cannot_be_had_are_skipped_not_random(
 def test_list(kind: str, name: str) -> None:
     assert name in invoke("list", kind).stdout
     assert isinstance(json.loads(invoke("list", kind, "--json").stdout), list)
+
+
+NEEDED = {"fetch": ("quick",), "efficiency": ("quick",), "findings": ("quick",), "compare": ("a", "b"), "show": ("a",)}
+
+
+@pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
+def test_every_command_loads_plugins_and_goes_offline(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in that breaks ends each command before it does anything, and --offline came before the plug-in."""
+    plugin = tmp_path / "broken.py"
+    plugin.write_text("import os\nraise RuntimeError(os.environ['HF_DATASETS_OFFLINE'])")
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    words = NEEDED.get(command, ("answers.json",) if command == "study-results" else ())
+    result = invoke(command, *words, "--plugin", plugin, "--offline")
+    assert result.exit_code == 2, result.output
+    assert "broken.py' cannot be loaded: RuntimeError: 1" in result.stderr

@@ -51,7 +51,6 @@ from invsuite.benchmark.runner import Run, RunOptions, begin
 from invsuite.benchmark.suite import load_suite
 from invsuite.cli import app
 from invsuite.errors import DiskError, SetupError, UsageError
-from invsuite.methods import METHODS
 from invsuite.results.store import Record, Store
 from invsuite.selftest.bench import Silent
 
@@ -62,9 +61,11 @@ import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from invsuite import register
 from invsuite.methods.networks import Modular
 
 
+@register.method
 @dataclass(frozen=True)
 class Fragile(Modular):
     name = "fragile"
@@ -78,10 +79,6 @@ class Fragile(Modular):
             problem.progress(done, total, note)
 
         return super().fit(replace(problem, progress=kill_once))
-
-
-def register(registry):
-    registry.method(Fragile)
 """
 SUITE = TINY_SUITE.replace('["psnr", "ssim", "lpips", "correspondence", "hue_gain"]', '["psnr", "ssim"]').replace(
     '"embed", "block03"', '"embed"'
@@ -95,9 +92,7 @@ SCRIPT = "import sys; from invsuite.cli import app; app(sys.argv[1:])"
 @pytest.fixture(scope="module", autouse=True)
 def _forget_the_plugin() -> Iterator[None]:
     yield
-    METHODS.pop("fragile", None)
-    registry.TAKERS.pop(("method", "fragile"), None)
-    registry.PLUGINS.clear()
+    registry.forget_plugins()
 
 
 @pytest.fixture(scope="module")

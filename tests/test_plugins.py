@@ -12,24 +12,17 @@ import pytest
 from helpers import TINY_SUITE, invoke
 
 from invsuite import registry
-from invsuite.data.sources import SOURCES
 from invsuite.errors import UsageError
-from invsuite.methods import METHODS
-from invsuite.registry import ADAPTERS, METRICS, load_plugins
+from invsuite.registry import ADAPTERS, METHODS, METRICS, SOURCES, load_plugins, loaded_plugins, register
 
 TEMPLATES = Path(__file__).parent.parent / "docs" / "plugins"
-REGISTRIES = (ADAPTERS, METHODS, METRICS, SOURCES, registry.TAKERS)
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
-    """Registries as they were before the test."""
-    before = [dict(units) for units in REGISTRIES]  # type: ignore[call-overload]
+    """Registries without plug-ins after each test."""
     yield
-    registry.PLUGINS.clear()
-    for units, kept in zip(REGISTRIES, before, strict=True):
-        units.clear()
-        units.update(kept)
+    registry.forget_plugins()
 
 
 def write(folder: Path, body: str, name: str = "own.py") -> Path:
@@ -83,27 +76,27 @@ def test_a_name_that_is_taken_is_refused_and_nothing_stays(tmp_path: Path) -> No
         load_plugins([write(tmp_path, takes)])
     assert METHODS["ridge"] is ridge
     load_plugins([write(tmp_path, template, "first.py")])
-    both = template.replace("registry.method", 'registry.model("mylab", print)\n    registry.method')
+    both = template.replace("@register.method", "register.model('mylab')(print)\n\n\n@register.method")
     with pytest.raises(UsageError, match=r"'grey-world' is already one of plug-in '.*first\.py'"):
         load_plugins([write(tmp_path, both, "second.py")])
     assert "mylab" not in ADAPTERS, "what a refused plug-in had registered before is taken back"
     load_plugins([tmp_path / "first.py"])
-    assert len(registry.PLUGINS) == 1, "a file is loaded once"
+    assert len(loaded_plugins()) == 1, "a file is loaded once"
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("x = 1", "has no function register"),
+        ("x = 1", "registers nothing: decorate its units with invsuite.register"),
         ("raise ValueError('of cheese')", "cannot be loaded: ValueError: of cheese"),
-        ("def register(registry): registry.method(dict)", "is no method: derive it from Method"),
-        ("def register(registry): registry.metric(3)", "is no metric: derive it from Metric"),
-        ("def register(registry): registry.model('m', 3)", "cannot be called"),
-        ("def register(registry): registry.dataset('d', dict)", "no dataclass with a method open"),
+        ("register.method(dict)", "is no method: derive it from Method"),
+        ("register.metric(3)", "is no metric: derive it from Metric"),
+        ("register.model('m')(3)", "cannot be called"),
+        ("register.dataset('d')(dict)", "no dataclass with a method open"),
     ],
 )
 def test_a_file_that_is_no_plugin_is_one_line(tmp_path: Path, body: str, said: str) -> None:
-    result = invoke("list", "methods", "--plugin", write(tmp_path, body))
+    result = invoke("list", "methods", "--plugin", write(tmp_path, f"from invsuite import register\n{body}"))
     assert result.exit_code == 2
     assert said in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -115,18 +108,37 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_entry_points_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package's plug-in: an entry point that names its module, or its function."""
+    """An installed package's plug-in: an entry point that names its module, or a unit."""
     write(tmp_path, (TEMPLATES / "metric.py").read_text(), "mylab_measures.py")
     write(tmp_path, (TEMPLATES / "dataset.py").read_text(), "mylab_data.py")
     monkeypatch.syspath_prepend(tmp_path)
     points = [
         EntryPoint("measures", "mylab_measures", registry.GROUP),
-        EntryPoint("data", "mylab_data:register", registry.GROUP),
+        EntryPoint("data", "mylab_data:Noise", registry.GROUP),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "invsuite.registry" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "invsuite.plugins" else [])
     load_plugins()
     assert "worst_error" in METRICS
     assert "noise" in SOURCES
-    assert [p["plugin"] for p in registry.PLUGINS] == ["measures (mylab_measures)", "data (mylab_data:register)"]
+    assert [plugin.name for plugin in loaded_plugins()] == ["measures (mylab_measures)", "data (mylab_data:Noise)"]
     code = (tmp_path / "mylab_data.py").read_bytes()
-    assert registry.PLUGINS[1]["sha256"] == hashlib.sha256(code).hexdigest()
+    assert loaded_plugins()[1].sha256 == hashlib.sha256(code).hexdigest()
+
+
+def test_a_plugin_that_imports_a_unit_of_the_suite_does_not_own_it(tmp_path: Path) -> None:
+    body = (
+        "from invsuite import register\nfrom invsuite.methods.ridge import Ridge\n\n\n"
+        "@register.method\nclass Own(Ridge):\n    name = 'own'\n"
+    )
+    load_plugins([write(tmp_path, body)])
+    assert METHODS.owners() == {"own": str(tmp_path / "own.py")}
+    registry.forget_plugins()
+    assert "ridge" in METHODS
+    assert "own" not in METHODS
+
+
+def test_a_unit_of_a_script_or_notebook_may_be_defined_again_and_is_named_in_records() -> None:
+    for _ in range(2):
+        register.method(type("Own", (METHODS["ridge"],), {"name": "own", "__module__": "lab"}))
+    assert METHODS.owners() == {"own": "lab"}
+    assert [plugin.name for plugin in loaded_plugins()] == ["lab"]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from invsuite.data.base import Dataset, Sample
+from invsuite import Dataset, Sample, register
 
 
+@register.dataset("noise")
 @dataclass(frozen=True)
 class Noise:
     seed: int  # numbers and texts are keys in the suite file
@@ -30,7 +31,3 @@ class Noise:
 
     def digest(self) -> str:  # covers all that changes a pixel
         return repr(self)
-
-
-def register(registry) -> None:
-    registry.dataset("noise", Noise)

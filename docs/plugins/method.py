@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from invsuite.methods.base import FitCost, Fitted, Method, Problem
-from invsuite.models.base import Representation
+from invsuite import FitCost, Fitted, Method, Problem, Representation, register
 
 
 @dataclass(frozen=True)
@@ -16,6 +15,7 @@ class OneColour:
         return self.image.expand(len(representation), -1, -1, -1)
 
 
+@register.method
 @dataclass(frozen=True)
 class GreyWorld(Method):
     """Every reconstruction is the mean colour of the fit images; parameters are fields with defaults."""
@@ -32,7 +32,3 @@ class GreyWorld(Method):
         image = colour.view(1, 3, 1, 1).expand(1, 3, *problem.model.image_size).to(problem.device)
         cost = FitCost(image_passes=dict.fromkeys(problem.stages, len(problem.fit)))
         return Fitted(OneColour(image), cost)
-
-
-def register(registry) -> None:
-    registry.method(GreyWorld)

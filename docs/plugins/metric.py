@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from invsuite.metrics.base import Metric, Scoring, Values, batches
+from invsuite import Metric, Scoring, Values, register
 
 
+@register.metric
 @dataclass(frozen=True)
 class WorstError(Metric):
     """Largest difference of one colour value of the reconstruction from the image's own."""
@@ -15,9 +16,5 @@ class WorstError(Metric):
     digits = 2
 
     def compute(self, scoring: Scoring) -> Values:
-        errors = [(made - true).abs() for made, true in batches(scoring.reconstructions, scoring.images)]
-        return Values([float(image.max()) for error in errors for image in error])
-
-
-def register(registry) -> None:
-    registry.metric(WorstError)
+        pairs = zip(scoring.reconstructions.split(32), scoring.images.split(32), strict=True)
+        return Values([float(error.max()) for made, true in pairs for error in (made - true).abs()])

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
+from invsuite import Component, Layout, Model, Prediction, WeightsOrigin, register
 
 
 class Patches(nn.Conv2d):
@@ -16,6 +16,7 @@ class Head(nn.Linear):
         return super().forward(tokens.mean(1, keepdim=True))
 
 
+@register.model("mylab")
 def load(name: str, source: str) -> Model:
     """A patch embedding, one transformer block and a classifier of 10 classes, untrained."""
     torch.manual_seed(0)  # read your checkpoint here, with safetensors or weights_only=True
@@ -32,7 +33,3 @@ def load(name: str, source: str) -> Model:
     reference = lambda images: Prediction(network(images).squeeze(1))  # noqa: E731
     split = lambda tensor: Prediction(tensor.squeeze(1))  # noqa: E731
     return Model(name, network, chain, (96, 96), "classification", origin, split, reference)
-
-
-def register(registry) -> None:
-    registry.model("mylab", load)

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import torch
 
+from invsuite.registry import loaded_plugins
+
 PACKAGES = (
     "invsuite",
     "torch",
@@ -25,10 +27,6 @@ PACKAGES = (
     "scikit-image",
     "numpy",
 )
-
-
-#: plug-ins that were loaded, each with the SHA-256 of its file (`invsuite.registry` fills it)
-PLUGINS: list[dict[str, str]] = []
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +90,7 @@ def collect(device: torch.device, seed: int) -> dict[str, Any]:
         "git": git_state(),
         "source_sha256": source_digest(),
         "versions": versions(),
-        "plugins": [dict(plugin) for plugin in PLUGINS],
+        "plugins": [{"plugin": plugin.name, "sha256": plugin.sha256} for plugin in loaded_plugins()],
         "platform": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),

@@ -1,0 +1,33 @@
+# The front door: the names that a lab's script or plug-in needs, from wherever they are written.
+
+from .benchmark.suite import load_suite as load_suite
+from .catalogue import list_methods as list_methods
+from .catalogue import list_metrics as list_metrics
+from .catalogue import list_models as list_models
+from .data.base import Dataset as Dataset
+from .data.base import Instance as Instance
+from .data.base import Sample as Sample
+from .errors import InvsuiteError as InvsuiteError
+from .errors import NotApplicable as NotApplicable
+from .errors import Unavailable as Unavailable
+from .errors import UsageError as UsageError
+from .methods.base import Budget as Budget
+from .methods.base import FitCost as FitCost
+from .methods.base import Fitted as Fitted
+from .methods.base import Inverter as Inverter
+from .methods.base import Method as Method
+from .methods.base import Problem as Problem
+from .metrics.base import Metric as Metric
+from .metrics.base import Scoring as Scoring
+from .metrics.base import Values as Values
+from .models.base import Component as Component
+from .models.base import Layout as Layout
+from .models.base import Model as Model
+from .models.base import Prediction as Prediction
+from .models.base import Representation as Representation
+from .models.base import WeightsOrigin as WeightsOrigin
+from .models.load import load_model as load_model
+from .registry import register as register
+from .results.record import Record as Record
+
+__version__: str
