@@ -52,8 +52,7 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
         self.kind = kind
         self._package = package
         self._units: dict[str, Unit] = {}
-        self._owners: dict[str, str] = {}  # by name: the plug-in that registered it
-        self._paths: dict[str, tuple[str, str, str]] = {}  # by name: owner, module and name in it
+        self._origins: dict[str, tuple[str, str, str]] = {}  # owner ("": the suite), module and name in it
         self._complete = False
 
     def __getitem__(self, name: str) -> Unit:
@@ -93,23 +92,21 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
         """
         module = source.__module__
         owner = "" if module.partition(".")[0] == "invsuite" else _loading[-1] if _loading else module
-        path = (owner, module, source.__qualname__)
-        if ((owner and name in self) or name in self._units) and (_loading or self._paths[name] != path):
-            other = self._owners.get(name, "")
+        origin = (owner, module, source.__qualname__)
+        if ((owner and name in self) or name in self._units) and (_loading or self._origins[name] != origin):
+            other = self._origins[name][0]
             whose = f"plug-in '{other}'" if other else "the suite"
             raise UsageError(f"{_prefix()}{self.kind} '{name}' is already one of {whose}; choose another name")
-        self._units[name], self._paths[name] = unit, path
-        if owner:
-            self._owners[name] = owner
+        self._units[name], self._origins[name] = unit, origin
 
     def owners(self) -> dict[str, str]:
         """Return who registered a unit, by its name: plug-ins, and modules of the user's; the suite is not named."""
-        return dict(self._owners)
+        return {name: owner for name, (owner, *_) in self._origins.items() if owner}
 
     def forget(self, owner: str) -> None:
         """Remove every unit that ``owner`` registered."""
-        for name in [name for name, who in self._owners.items() if who == owner]:
-            del self._units[name], self._owners[name]
+        for name in [name for name, who in self.owners().items() if who == owner]:
+            del self._units[name], self._origins[name]
 
     @cached_property
     def _sources(self) -> dict[str, str]:
