@@ -1,0 +1,220 @@
+"""Pages of the site that are written by the code: facts of every method and measure, the command line, the results.
+
+mkdocs calls the functions whose names begin with ``on_``. Methods and measures are read from the source files, so that
+building the site needs no torch. A page of ``docs/`` places a unit with a comment of its own line::
+
+    <!-- method ridge -->
+    <!-- metric psnr -->
+
+and the build fails if a registered unit has no such place, or a place names no unit.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+#: files of the repository that are pages or pictures of the site
+SHARED = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "results").glob("*.*")]
+BETTER = {"higher": "higher", "lower": "lower", "one": "closer to 1", "zero": "closer to 0"}
+PLACE = re.compile(r"^<!-- (method|metric) ([\w-]+) -->$", re.M)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files of the repository that the site shows."""
+    for path in SHARED:
+        files.append(File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path)))
+    check_places("\n".join(file.content_string for file in files.documentation_pages()))
+    return files
+
+
+def check_places(text: str) -> None:
+    """Raise `PluginError` unless ``text`` has exactly one place for every method and every measure."""
+    places = sorted(PLACE.findall(text))
+    units = sorted((kind, name) for kind in ("method", "metric") for name in registered(kind))
+    if places != units:
+        wrong = sorted(set(places) ^ set(units)) or places
+        raise PluginError(f"documented methods and measures are not the registered ones: {wrong}")
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill the places of units, and the page of the command line; links into ``docs/`` are links within the site."""
+    markdown = markdown.replace("](docs/", "](")
+    markdown = PLACE.sub(lambda place: describe(*place.groups()), markdown)
+    for place, write in (("<!-- commands -->", commands), ("<!-- recipe -->", recipe)):
+        if place in markdown:
+            markdown = markdown.replace(place, write())
+    return markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn formulas into MathML, which browsers show without a script."""
+    return re.sub(
+        r'<(?:span|div) class="arithmatex">(.*?)</(?:span|div)>', lambda match: formula(match[1]), html, flags=re.S
+    )
+
+
+def formula(text: str) -> str:
+    """Return LaTeX between ``\\(`` and ``\\)`` or ``\\[`` and ``\\]`` as MathML."""
+    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return convert(text.strip()[2:-2], display="block" if text.strip().startswith(r"\[") else "inline")
+
+
+@cache
+def package() -> griffe.Module:
+    """Return the sources of the package, parsed."""
+    return griffe.load("invsuite", search_paths=[ROOT])  # type: ignore[return-value]
+
+
+def classes(module: griffe.Module) -> Iterator[griffe.Class]:
+    """Yield every class of ``module`` and of the modules in it."""
+    for member in module.members.values():
+        if member.is_alias:
+            continue
+        if member.is_module:
+            yield from classes(member)  # type: ignore[arg-type]
+        elif member.is_class:
+            yield member  # type: ignore[misc]
+
+
+@cache
+def registered(kind: str) -> dict[str, griffe.Class]:
+    """Return the classes that register themselves as a ``kind`` ("method" or "metric"), by their ``name``."""
+    room = package()[{"method": "methods", "metric": "metrics"}[kind]]
+    units = [c for c in classes(room) if any(str(d.value) == f"register.{kind}" for d in c.decorators)]
+    return {fact(unit, "name"): unit for unit in units}
+
+
+def fact(unit: griffe.Class, name: str) -> Any:
+    """Return the value of a class attribute, the class's own or inherited."""
+    for cls in (unit, *unit.mro()):
+        if name in cls.members and cls.members[name].value is not None:
+            return literal(cls.members[name].value)
+    raise PluginError(f"{unit.path} does not say its '{name}'")
+
+
+def literal(value: griffe.Expr | str) -> Any:
+    """Return what an expression of the sources is worth; the expression itself where it is no plain value."""
+    if isinstance(value, griffe.ExprName):
+        try:
+            target = package()[value.canonical_path.removeprefix("invsuite.")]
+        except KeyError:
+            return str(value)
+        return literal(target.value) if target.is_attribute and target.value is not None else str(value)
+    field = re.match(r"field\(default(?:_factory)?=([^,)]+)", str(value))
+    try:
+        return ast.literal_eval(field[1] if field else str(value))
+    except (ValueError, SyntaxError):
+        return {"dict": "{}", "list": "[]"}.get(field[1], f"{field[1]}()") if field else str(value)
+
+
+def describe(kind: str, name: str) -> str:
+    """Return what the sources say of a unit: its facts and its docstring, and a method's parameters."""
+    unit = registered(kind)[name]
+    return (describe_method if kind == "method" else describe_metric)(unit)
+
+
+def describe_metric(unit: griffe.Class) -> str:
+    """Return a measure's description and a row of its facts."""
+    unit_name = fact(unit, "unit")
+    tolerance = f"{fact(unit, 'tolerance'):g} {unit_name}".strip()
+    better = BETTER[fact(unit, "direction")]
+    row = [f"`{fact(unit, 'name')}`", better, unit_name or "-", fact(unit, "group"), tolerance]
+    return "\n".join(
+        [text_of(unit), "", *table(["name", "better when", "unit", "table", "tolerance of `check`"], [row]), ""]
+    )
+
+
+def describe_method(unit: griffe.Class) -> str:
+    """Return a method's description, its source, and a table of its parameters."""
+    origin = f"**Family:** {fact(unit, 'family')}. **Source:** {fact(unit, 'source')}."
+    return "\n".join([text_of(unit), "", origin, "", *parameters(unit), ""])
+
+
+def recipe() -> str:
+    """Return the settings of training, which methods with networks share."""
+    return "\n".join(parameters(next(c for c in classes(package()["methods"]) if c.name == "Recipe")))
+
+
+def parameters(unit: griffe.Class) -> list[str]:
+    """Return the lines of a table of a dataclass's fields, those of its base classes first; none if it has none."""
+    line = [unit, *unit.mro()]
+    meanings = dict(pair for cls in reversed(line) for pair in documented(cls))
+    defaults: dict[str, Any] = {}
+    for cls in reversed(line):
+        for name, member in cls.members.items():
+            declared = member.is_attribute and member.annotation is not None and member.value is not None
+            if declared and "ClassVar" not in str(member.annotation):
+                defaults[name] = literal(member.value)
+    rows = [[f"`{name}`", f"`{json.dumps(default)}`", meanings.get(name, "")] for name, default in defaults.items()]
+    return table(["parameter", "default", "meaning"], rows) if rows else []
+
+
+def documented(cls: griffe.Class) -> Iterator[tuple[str, str]]:
+    """Yield the names and meanings in a class's ``Args`` and ``Attributes``."""
+    kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes)
+    for section in sections(cls):
+        if section.kind in kinds:
+            for entry in section.value:
+                for name in entry.name.split(", "):
+                    yield name, plain(entry.description)
+
+
+def sections(cls: griffe.Class) -> list[Any]:
+    """Return the sections of a class's docstring."""
+    if cls.docstring is None:
+        return []
+    logging.getLogger("griffe").setLevel(logging.ERROR)  # dataclass fields are no arguments that it knows
+    return cls.docstring.parse("google", warnings=False)
+
+
+def text_of(cls: griffe.Class) -> str:
+    """Return the prose of a class's docstring, without its sections."""
+    return "\n\n".join(plain(s.value) for s in sections(cls) if s.kind is griffe.DocstringSectionKind.text)
+
+
+def plain(text: str) -> str:
+    """Return a docstring's text as Markdown on one line a paragraph."""
+    paragraphs = [" ".join(part.split()) for part in text.replace("``", "`").split("\n\n")]
+    return "\n\n".join(paragraphs).replace("|", "\\|")
+
+
+def table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def commands() -> str:
+    """Return a section for every command, with its arguments and options, from the application itself."""
+    import typer
+
+    from invsuite.cli import app
+
+    lines: list[str] = []
+    for name, command in sorted(typer.main.get_command(app).commands.items()):  # type: ignore[attr-defined]
+        lines += [f"## `invsuite {name}`", "", plain(command.help or ""), ""]
+        rows = [option(param) for param in command.params if param.name != "help"]
+        lines += [*table(["option", "default", "meaning"], rows), ""]
+    return "\n".join(lines)
+
+
+def option(param: Any) -> list[str]:
+    """Return an option's flags (or an argument's name), default and meaning."""
+    flags = param.opts if param.param_type_name == "option" else [param.name.upper()]
+    default = param.default
+    stated = isinstance(default, str | int | float | Path) and default not in (False, "")
+    return [", ".join(f"`{flag}`" for flag in flags), f"`{default}`" if stated else "", plain(param.help or "")]
