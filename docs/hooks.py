@@ -52,8 +52,14 @@ def check_places(text: str) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the places of units, and the page of the command line; links into ``docs/`` are links within the site."""
+    """Fill the places of files, of units and of the command line; links into ``docs/`` are links within the site."""
     markdown = markdown.replace("](docs/", "](")
+    markdown = re.sub(
+        r"^<!-- file (\S+) -->$",
+        lambda m: f"```python\n{(ROOT / m[1]).read_text().rstrip()}\n```",
+        markdown,
+        flags=re.M,
+    )
     markdown = PLACE.sub(lambda place: describe(*place.groups()), markdown)
     for place, write in (("<!-- commands -->", commands), ("<!-- recipe -->", recipe)):
         if place in markdown:
@@ -157,8 +163,7 @@ def parameters(unit: griffe.Class) -> list[str]:
     defaults: dict[str, Any] = {}
     for cls in reversed(line):
         for name, member in cls.members.items():
-            declared = member.is_attribute and member.annotation is not None and member.value is not None
-            if declared and "ClassVar" not in str(member.annotation):
+            if "instance-attribute" in member.labels and member.annotation is not None and member.value is not None:
                 defaults[name] = literal(member.value)
     rows = [[f"`{name}`", f"`{json.dumps(default)}`", meanings.get(name, "")] for name, default in defaults.items()]
     return table(["parameter", "default", "meaning"], rows) if rows else []
