@@ -54,17 +54,15 @@ def check_places(text: str) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill the places of files, of units and of the command line; links into ``docs/`` are links within the site."""
     markdown = markdown.replace("](docs/", "](")
-    markdown = re.sub(
-        r"^<!-- file (\S+) -->$",
-        lambda m: f"```python\n{(ROOT / m[1]).read_text().rstrip()}\n```",
-        markdown,
-        flags=re.M,
-    )
+    markdown = re.sub(r"^<!-- file (\S+) -->$", lambda place: listing(place[1]), markdown, flags=re.M)
     markdown = PLACE.sub(lambda place: describe(*place.groups()), markdown)
-    for place, write in (("<!-- commands -->", commands), ("<!-- recipe -->", recipe)):
-        if place in markdown:
-            markdown = markdown.replace(place, write())
-    return markdown
+    written = {"commands": commands, "names": public_names, "recipe": recipe}
+    return re.sub(r"^<!-- (commands|names|recipe) -->$", lambda place: written[place[1]](), markdown, flags=re.M)
+
+
+def listing(path: str) -> str:
+    """Return a Python file of the repository as a block of code."""
+    return f"```python\n{(ROOT / path).read_text().rstrip()}\n```"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -196,6 +194,18 @@ def plain(text: str) -> str:
     """Return a docstring's text as Markdown on one line a paragraph."""
     paragraphs = [" ".join(part.split()) for part in text.replace("``", "`").split("\n\n")]
     return "\n\n".join(paragraphs).replace("|", "\\|")
+
+
+def public_names() -> str:
+    """Return a place for every public name that mkdocstrings fills: functions, classes, then errors."""
+    front_door = (ROOT / "invsuite" / "__init__.pyi").read_text()
+    places = [f"{room}.{name}" for room, name in re.findall(r"^from \.(\S+) import (\w+) as", front_door, re.M)]
+    chapters: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": []}
+    for place in places:
+        function = not package()[place].is_class
+        chapters["Functions" if function else "Errors" if place.startswith("errors.") else "Classes"].append(place)
+    parts = [f"## {chapter}\n\n" + "\n\n".join(f"::: invsuite.{p}" for p in ps) for chapter, ps in chapters.items()]
+    return "\n\n".join(parts)
 
 
 def table(heads: list[str], rows: list[list[str]]) -> list[str]:

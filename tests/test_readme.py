@@ -1,4 +1,5 @@
-"""The README's commands, run as written on a copy of the project, in an environment where invsuite is not installed."""
+"""The commands of README and site, run as written on a copy of the project, in an environment where invsuite is not
+installed. Commands in blocks called ``bash`` need what is not here (a GPU, a cluster, photos) and are not run."""
 
 from __future__ import annotations
 
@@ -18,22 +19,53 @@ import pytest
 from invsuite.benchmark.suite import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
+COMMANDS = dict.fromkeys(
     line
-    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page, re.S)
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
-]
+)
 MAIN = "pip install . && invsuite bench --models vit,detr"
 TESTS = "pip install tox && tox"
 SUITE = load_suite("quick")
 CELLS = sum(len(model.stages) for model in SUITE.models) * len(SUITE.methods)
 
 
-def test_the_readme_promises_two_commands() -> None:
-    assert MAIN in COMMANDS
-    assert TESTS in COMMANDS
+def test_the_readme_promises_two_commands_on_one_page() -> None:
+    assert f"```sh\n{MAIN}\n```" in README
+    assert f"```sh\n{TESTS}\n```" in README
+    assert len(README.splitlines()) <= 90
     assert TESTS in (ROOT / ".ci" / "run").read_text(), "CI calls the README's test command"
+
+
+def test_the_readme_shows_the_example_that_is_run() -> None:
+    shown = re.findall(r"```python\n(.*?)```", README, re.S)
+    example = (ROOT / "examples" / "fit_and_score.py").read_text()
+    assert shown == [example.split('"""', 2)[2].lstrip()]
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_table() -> None:
+    with (ROOT / "results" / "quick.csv").open() as file:
+        numbers = {
+            (row["model"], row["stage"], row["method"]): [float(row[key]) for key in ("mean", "ci95_low", "ci95_high")]
+            for row in csv.DictReader(file)
+            if row["measure"] == "psnr" and row["mean"]
+        }
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in README.splitlines() if line.startswith("| ")][:8]
+    assert heads[:2] == ["model", "stage"]
+    for model, stage, *cells in rows:
+        for method, cell in zip(heads[2:], cells, strict=True):
+            mean, low, high = numbers[model, stage, method]
+            assert cell.strip("*") == f"{mean:.1f} [{low:.1f}, {high:.1f}]", (model, stage, method)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page):
+            assert link.startswith("https://arxiv.org/") or (ROOT / link).is_file(), link
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +135,11 @@ def check_the_claims(path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_other_commands_as_written(fresh: tuple[Path, dict[str, str]]) -> None:
-    """Every other command of the README runs after the main one, in the same folder."""
+    """Every other command of README and site runs after the main one, in the same folder."""
     folder, environment = fresh
     assert sys.version_info >= (3, 11)
     for command in COMMANDS:
-        if command in (MAIN, TESTS) or command.startswith(("export ", "invsuite bench --suite photos")):
+        if command in (MAIN, TESTS):
             continue
         done = run(command, folder / "project", environment)
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
