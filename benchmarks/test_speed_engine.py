@@ -24,9 +24,11 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
+from invsuite.data.coco import CocoSource
+from invsuite.data.folder import FolderSource
 from invsuite.data.scenes import Scenes
-from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, open_splits
-from invsuite.data.split import Split
+from invsuite.data.sources import DataSpec, open_splits
+from invsuite.data.split import HeldBackSource, Split
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Fitted, Problem
 from invsuite.methods.networks import Modular, compose

@@ -7,6 +7,9 @@ from .catalogue import list_models as list_models
 from .data.base import Dataset as Dataset
 from .data.base import Instance as Instance
 from .data.base import Sample as Sample
+from .data.base import Source as Source
+from .data.geometry import Resampling as Resampling
+from .data.sources import open_images as open_images
 from .errors import InvsuiteError as InvsuiteError
 from .errors import NotApplicable as NotApplicable
 from .errors import Unavailable as Unavailable

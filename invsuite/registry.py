@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from invsuite.data.sources import Source
+    from invsuite.data.base import Source
     from invsuite.methods.base import Method
     from invsuite.metrics.base import Metric
     from invsuite.models.base import Model
@@ -196,8 +196,9 @@ class Register:
         """Register a data source, a dataclass whose fields are the keys of ``[data.*]`` with this ``kind``."""
 
         def decorate(cls: AnyClass) -> AnyClass:
-            if not hasattr(cls, "open") or not hasattr(cls, "__dataclass_fields__"):
-                raise UsageError(f"{_prefix()}dataset '{kind}' is no dataclass with a method open(size, resampling)")
+            bases = [base.__name__ for base in cls.__mro__[1:]]
+            if "Source" not in bases or not hasattr(cls, "__dataclass_fields__"):
+                raise UsageError(f"{_prefix()}dataset '{kind}' is no dataclass that is derived from Source")
             SOURCES.add(kind, cls, cls)
             return cls
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,24 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from invsuite._system.spill import RowsInFile
-from invsuite.data.base import Instance, Sample, check_images
-from invsuite.data.coco import CocoInstances
+from invsuite.data.base import Instance, Sample, Source, check_images
+from invsuite.data.coco import CocoInstances, CocoSource
 from invsuite.data.edits import editable, relight, turn_hue
-from invsuite.data.folder import PhotoFile, PhotoFolder, verify
+from invsuite.data.folder import FolderSource, PhotoFile, PhotoFolder, verify
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
-from invsuite.data.imagenet import ImageNetFolder
-from invsuite.data.scenes import Scenes
-from invsuite.data.sources import (
-    CocoSource,
-    DataSpec,
-    FolderSource,
-    HeldBackSource,
-    ImageNetSource,
-    ScenesSource,
-    open_splits,
-)
-from invsuite.data.split import Split, Splits, hold_back
+from invsuite.data.imagenet import ImageNetFolder, ImageNetSource
+from invsuite.data.scenes import Scenes, ScenesSource
+from invsuite.data.sources import DataSpec, open_splits
+from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
 from invsuite.errors import DataError, Unavailable, UsageError
 
 SIZE = (32, 32)
@@ -157,6 +150,28 @@ def test_the_checkpoints_own_resampling_is_used() -> None:
         Resampling("bilinea")
     with pytest.raises(UsageError, match=r"crop_pct is 1\.5"):
         Resampling("bicubic", 1.5)
+
+
+@dataclass(frozen=True)
+class PhotosOfAPlugin(Source):
+    """A source that knows a model's input size and resampling from `open` alone."""
+
+    path: str
+    count: int = 0
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> PhotoFolder:
+        return PhotoFolder(Path(self.path), Geometry(size, "crop", resampling))
+
+
+def test_photos_of_a_plugin_are_resized_as_bundled_kinds_are(tmp_path: Path) -> None:
+    """A model whose checkpoint wants bilinear and a tight crop gets the same pixels from either."""
+    folder, how = str(write_photos(tmp_path)), Resampling("bilinear", 0.8)
+    sources = (FolderSource(folder), PhotosOfAPlugin(folder))
+    specs = [DataSpec(source, HeldBackSource(2), ScenesSource(1, 2)) for source in sources]
+    bundled, own = (open_splits(spec, SIZE, how).fit for spec in specs)
+    assert own.digest() == bundled.digest()
+    assert torch.equal(own.images(slice(None)), bundled.images(slice(None)))
+    assert not torch.equal(own.images(slice(None)), open_splits(specs[1], SIZE).fit.images(slice(None)))
 
 
 def test_conversions_are_counted(tmp_path: Path) -> None:
@@ -336,15 +351,15 @@ def test_splits_that_share_an_image_are_refused(tmp_path: Path) -> None:
 
 def test_held_back_images_are_chosen_by_content() -> None:
     data = Scenes(1, 30)
-    rest, held = hold_back(data, 5)
+    rest, held = hold_back(Split(data, tuple(range(30))), 5)
     assert len(rest) == 25
     assert len(held) == 5
     assert not rest.identities() & held.identities()
     assert held.rows != tuple(range(25, 30))
-    few, some = hold_back(data, 5, 12)
+    few, some = hold_back(Split(data, tuple(range(12))), 5)
     assert set(few.rows) | set(some.rows) == set(range(12))
-    with pytest.raises(UsageError, match="cannot hold back 30"):
-        hold_back(data, 30)
+    with pytest.raises(UsageError, match="cannot hold back 25 of the 25"):
+        hold_back(rest, 25)
 
 
 @pytest.mark.parametrize(

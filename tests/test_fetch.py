@@ -16,13 +16,14 @@ from helpers import invoke, small_suite
 from invsuite._system.flops import count_flops
 from invsuite._system.needs import Need
 from invsuite._system.offline import SWITCHES, go_offline
-from invsuite.benchmark import fetch as fetching
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.estimate import calibrate, plan_cost
-from invsuite.benchmark.fetch import Archive, fetch, needs
+from invsuite.benchmark.fetch import fetch, needs
 from invsuite.benchmark.runner import MEASURE, estimate, work
 from invsuite.benchmark.suite import load_suite
-from invsuite.data.sources import CocoSource, FolderSource
+from invsuite.data import coco
+from invsuite.data.coco import ARCHIVES, Archive, CocoSource
+from invsuite.data.folder import FolderSource
 from invsuite.errors import DataError, Unavailable, UsageError
 from invsuite.models.base import Model
 
@@ -138,8 +139,8 @@ def coco_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
         path = zipped(tmp_path / part, inside)
         digest = hashlib.sha1(path.read_bytes()).hexdigest()
         published = Archive(f"zips/{part}.zip", path.stat().st_size, digest)
-        monkeypatch.setitem(fetching.ARCHIVES, part, published)
-        archives[fetching.COCO + published.path] = path
+        monkeypatch.setitem(ARCHIVES, part, published)
+        archives[coco.SITE + published.path] = path
     monkeypatch.setattr("torch.hub.download_url_to_file", serve)
     monkeypatch.setenv("INVSUITE_COCO", str(tmp_path / "coco"))
     monkeypatch.setenv("INVSUITE_FIT_PHOTOS", str(tmp_path))
@@ -160,7 +161,7 @@ def test_sizes_first_then_data_with_digests(coco_server: dict[str, str], tmp_pat
     assert (root / "val2017" / "1.jpg").is_file()
     assert (root / "annotations" / "instances_val2017.json").is_file()
     assert not list(root.glob("*.zip"))
-    assert brought[f"COCO val2017 in {root}"] == f"sha1:{fetching.ARCHIVES['val2017'].sha1}"
+    assert brought[f"COCO val2017 in {root}"] == f"sha1:{ARCHIVES['val2017'].sha1}"
     again = {i.what: i.state for i in needs(load_suite("photos"))}
     assert again[f"COCO val2017 in {root}"] == "here"
 
@@ -168,8 +169,8 @@ def test_sizes_first_then_data_with_digests(coco_server: dict[str, str], tmp_pat
 def test_a_wrong_digest_is_refused(
     coco_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = fetching.ARCHIVES["val2017"]
-    monkeypatch.setitem(fetching.ARCHIVES, "val2017", Archive(good.path, good.size, "0" * 40))
+    good = ARCHIVES["val2017"]
+    monkeypatch.setitem(ARCHIVES, "val2017", Archive(good.path, good.size, "0" * 40))
     items = [i for i in needs(load_suite("photos")) if i.what.startswith("COCO val")]
     with pytest.raises(DataError, match="is not the published 0000"):
         fetch(items, lambda _: None)
@@ -213,6 +214,6 @@ def test_offline_switches_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folders_are_the_users_own(tmp_path: Path) -> None:
-    (item,) = fetching._data(FolderSource(str(tmp_path / "gone")))
+    (item,) = FolderSource(str(tmp_path / "gone")).needs()
     assert item.state == "by hand"
     assert "bring your own" in item.note

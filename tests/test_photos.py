@@ -10,9 +10,11 @@ import torch
 
 from invsuite.benchmark.suite import load_suite
 from invsuite.data.checks import check_masks
-from invsuite.data.coco import CocoInstances
+from invsuite.data.coco import CocoInstances, CocoSource
+from invsuite.data.folder import FolderSource
 from invsuite.data.geometry import Geometry
-from invsuite.data.sources import CocoSource, DataSpec, FolderSource, HeldBackSource, open_splits
+from invsuite.data.sources import DataSpec, open_splits
+from invsuite.data.split import HeldBackSource
 from invsuite.errors import DataError
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Problem

@@ -114,13 +114,16 @@ def test_entry_points_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(tmp_path)
     points = [
         EntryPoint("measures", "mylab_measures", registry.GROUP),
-        EntryPoint("data", "mylab_data:Noise", registry.GROUP),
+        EntryPoint("data", "mylab_data:NoiseSource", registry.GROUP),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "invsuite.plugins" else [])
     load_plugins()
     assert "worst_error" in METRICS
     assert "noise" in SOURCES
-    assert [plugin.name for plugin in loaded_plugins()] == ["measures (mylab_measures)", "data (mylab_data:Noise)"]
+    assert [plugin.name for plugin in loaded_plugins()] == [
+        "measures (mylab_measures)",
+        "data (mylab_data:NoiseSource)",
+    ]
     code = (tmp_path / "mylab_data.py").read_bytes()
     assert loaded_plugins()[1].sha256 == hashlib.sha256(code).hexdigest()
 

@@ -55,7 +55,7 @@ def test_a_guard_that_always_speaks_counts_as_none(monkeypatch: pytest.MonkeyPat
     def refuse(geometry: object) -> None:
         raise DataError("channels are swapped, mixed or lost")
 
-    monkeypatch.setattr("invsuite.data.sources.check_geometry", refuse)
+    monkeypatch.setattr("invsuite.data.folder.check_geometry", refuse)
     verdicts = run_selftest(lambda line: None, of_names("photos decoded as BGR"))
     assert not verdicts[0].caught
     assert "it also says so without the fault" in selftest_table(verdicts)

@@ -1,4 +1,4 @@
-"""The store under several processes, old and new schemas, and what of a suite is part of a cell's identity."""
+"""The store under several processes, old and new schemas."""
 
 from __future__ import annotations
 
@@ -7,32 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
+from helpers import SMALL_NETWORK, invoke, small_suite
 
-from invsuite.benchmark.cells import DECLARED, Cell, Selection, make_plan
-from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite, load_suite
-from invsuite.data.base import from_unit_range
-from invsuite.data.sources import (
-    SOURCES,
-    CocoSource,
-    DataSpec,
-    FolderSource,
-    HeldBackSource,
-    HubSource,
-    ImageNetSource,
-    ScenesSource,
-    open_splits,
-)
 from invsuite.errors import DiskError, UsageError
-from invsuite.methods import METHODS
-from invsuite.methods.base import Budget, Engine
-from invsuite.registry import METRICS
 from invsuite.results.migrate import MIGRATIONS, SCHEMA, migrate
 from invsuite.results.store import Store
 
@@ -250,140 +231,3 @@ def test_a_model_that_cannot_be_had_later_does_not_hide_its_results(suite: Path,
     suite.write_text(SUITE)
     assert invoke("report", *words).exit_code == 0
     assert "2 cells: 2 ok." in (out / "two.md").read_text()
-
-
-# Identity
-
-
-def plan_cells(suite: Suite, selection: Selection | None = None) -> tuple[Cell, ...]:
-    return make_plan(suite, selection or Selection(), lambda note: None).cells
-
-
-def digests(suite: Suite) -> set[str]:
-    """What the ids hash, without the readable names."""
-    return {cell.id.rpartition("-")[2] for cell in plan_cells(suite)}
-
-
-#: One field of a suite changed; the declaration says whether cells must become others.
-CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
-    (Suite, "name"): lambda s: replace(s, name="other"),
-    (Suite, "title"): lambda s: replace(s, title="other"),
-    (Suite, "seeds"): lambda s: replace(s, seeds=(1,)),
-    (Suite, "metrics"): lambda s: replace(s, metrics=("psnr", "ssim")),
-    (Suite, "edits"): lambda s: replace(s, edits=3),
-    (Suite, "budget"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
-    (Suite, "data"): lambda s: replace(s, data=replace(s.data, fit=ScenesSource(99, 24))),
-    (Suite, "models"): lambda s: replace(s, models=(ModelSpec("detr", "bundled:detr", ("backbone",)),)),
-    (Suite, "methods"): lambda s: replace(s, methods=s.methods[:1]),
-    (Suite, "engine"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
-    (Suite, "interlayer"): lambda s: replace(s, interlayer=True),
-    (Budget, "image_passes"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
-    (Budget, "batch"): lambda s: replace(s, budget=Budget(image_passes=32, batch=8)),
-    (Budget, "seconds"): lambda s: replace(s, budget=Budget(seconds=5, batch=16)),
-    (Budget, "flops"): lambda s: replace(s, budget=Budget(flops=1e9, batch=16)),
-    (Engine, "precision"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
-    (Engine, "cache"): lambda s: replace(s, engine=Engine(cache="off")),
-    (Engine, "compile"): lambda s: replace(s, engine=Engine(compile="on")),
-    (ModelSpec, "name"): lambda s: replace(s, models=(replace(s.models[0], name="other"),)),
-    (ModelSpec, "source"): lambda s: replace(s, models=(ModelSpec("vit", "bundled:detr", ("backbone",)),)),
-    (ModelSpec, "stages"): lambda s: replace(s, models=(replace(s.models[0], stages=("embed", "block02", "block03")),)),
-    (ModelSpec, "witness"): lambda s: replace(s, models=(replace(s.models[0], witness="bundled:detr"),)),
-    (ModelSpec, "data"): lambda s: replace(s, data=with_other(s.data), models=(replace(s.models[0], data="other"),)),
-    (ModelSpec, "random_weights"): lambda s: replace(s, models=(replace(s.models[0], random_weights=True),)),
-    (MethodSpec, "name"): lambda s: replace(s, methods=tuple(replace(m, name=f"my-{m.name}") for m in s.methods)),
-    (MethodSpec, "method"): lambda s: replace(
-        s, methods=tuple(replace(m, method=replace(m.method, width=12)) for m in s.methods if m.name == "modular")
-    ),
-    (DataSpec, "fit"): lambda s: replace(s, data=replace(s.data, fit=ScenesSource(99, 24))),
-    (DataSpec, "select"): lambda s: replace(s, data=replace(s.data, select=ScenesSource(99, 4))),
-    (DataSpec, "score"): lambda s: replace(s, data=replace(s.data, score=ScenesSource(99, 4))),
-    (DataSpec, "others"): lambda s: replace(s, data=with_other(s.data)),
-}
-
-#: sources whose datasets need a folder layout or a hub of their own: see test_data
-ELSEWHERE = (ImageNetSource, HubSource)
-
-
-def with_other(data: DataSpec) -> DataSpec:
-    """The same data, and a second table of it for models that name it."""
-    return replace(data, others={"other": replace(data, fit=ScenesSource(99, 24))})
-
-
-@pytest.mark.parametrize(
-    ("kind", "field"),
-    [(kind, name) for kind, names in DECLARED.items() if kind not in ELSEWHERE for name in names],
-)
-def test_identity_is_what_was_declared(kind: type, field: str, suite: Path, photos: Path) -> None:
-    if kind in SOURCES.values():
-        before, after = source_digests(kind, field, photos)
-    else:
-        whole = load_suite(str(suite))
-        if (kind, field) == (ModelSpec, "witness"):
-            whole = replace(whole, metrics=("psnr", "witness_error"))
-        before, after = digests(whole), digests(CHANGES[kind, field](whole))
-    changed = bool(after - before)
-    assert changed == DECLARED[kind][field], f"{kind.__name__}.{field}"
-
-
-def test_every_field_of_a_suite_declares_itself() -> None:
-    bundled = {k for k in SOURCES.values() if k.__module__.startswith("invsuite.")}
-    assert set(DECLARED) == {Suite, Budget, Engine, ModelSpec, MethodSpec, DataSpec, *bundled}
-    for kind, names in DECLARED.items():
-        assert list(names) == [f.name for f in fields(kind)], kind.__name__
-
-
-@pytest.mark.parametrize("kind", [*METHODS.values(), *METRICS.values()], ids=lambda kind: kind.name)
-def test_every_parameter_of_a_method_or_measure_is_part_of_the_identity(kind: Any) -> None:
-    assert set(kind().params()) >= {f.name for f in fields(kind)}
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders of the same eight photos, and the same again as two COCO roots with two splits each."""
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("photos")
-    images = from_unit_range(scene_split(908, 8).images(slice(0, 8))).permute(0, 2, 3, 1).numpy()
-    for name in ("one", "two"):
-        folders = [root / name, *(root / f"coco-{name}" / f"{split}2017" for split in ("train", "val"))]
-        for folder in folders:
-            folder.mkdir(parents=True)
-            for number, image in enumerate(images[: 8 if "val" not in folder.name else 4]):
-                Image.fromarray(image[:, :80]).save(folder / f"{number:012d}.png")
-            if folder.parent == root:
-                continue
-            entries = [
-                {"id": n, "file_name": f"{n:012d}.png", "height": 96, "width": 80}
-                for n in range(len(list(folder.iterdir())))
-            ]
-            tree = {"images": entries, "annotations": [], "categories": [{"id": 1, "name": "person"}]}
-            path = folder.parent / "annotations" / f"instances_{folder.name}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(tree))
-    return root
-
-
-def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[str]]:
-    """Digests of the fit images of a source and of the same source with one field changed."""
-    sources: dict[type, tuple[Any, dict[str, Any]]] = {
-        ScenesSource: (ScenesSource(1, 6), {"seed": 2, "count": 5, "max_objects": 2}),
-        FolderSource: (
-            FolderSource(str(photos / "one"), 6),
-            {"path": str(photos / "two"), "count": 5, "geometry": "pad"},
-        ),
-        CocoSource: (
-            CocoSource(str(photos / "coco-one"), "train2017", 4),
-            {"path": str(photos / "coco-two"), "split": "val2017", "count": 3, "geometry": "pad"},
-        ),
-        HeldBackSource: (HeldBackSource(2), {"count": 3}),
-    }
-    source, changes = sources[kind]
-
-    def digest(source: Any) -> set[str]:
-        score = ScenesSource(77, 2)
-        held = kind is HeldBackSource
-        fit, select = (FolderSource(str(photos / "one")), source) if held else (source, ScenesSource(78, 2))
-        splits = open_splits(DataSpec(fit, select, score), (96, 96))
-        return {splits.fit.digest()}
-
-    return digest(source), digest(replace(source, **{field: changes[field]}))

@@ -1,23 +1,19 @@
 """Data of your own: `invsuite bench --plugin dataset.py`, with kind = "noise" in [data.fit] of the suite file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from invsuite import Dataset, Sample, register
+from invsuite import Dataset, Resampling, Sample, Source, register
 
 
-@register.dataset("noise")
 @dataclass(frozen=True)
-class Noise:
-    seed: int  # numbers and texts are keys in the suite file
+class Noise(Dataset):
+    seed: int
     count: int
-    size: tuple[int, int] = (0, 0)
-    name, classes = "noise", ()
-
-    def open(self, size: tuple[int, int]) -> Dataset:  # (H, W) that the model takes
-        return replace(self, size=size)
+    size: tuple[int, int]
+    name = "noise"
 
     def __len__(self) -> int:
         return self.count
@@ -31,3 +27,13 @@ class Noise:
 
     def digest(self) -> str:  # covers all that changes a pixel
         return repr(self)
+
+
+@register.dataset("noise")
+@dataclass(frozen=True)
+class NoiseSource(Source):
+    seed: int  # fields are keys in the suite file
+    count: int
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
+        return Noise(self.seed, self.count, size)  # size is (H, W); resampling is how the model wants photos resized

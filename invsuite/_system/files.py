@@ -1,14 +1,28 @@
-"""Writing files that are whole or not there."""
+"""Paths as users write them, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from invsuite._system.signals import uninterrupted
-from invsuite.errors import DiskError
+from invsuite.errors import DiskError, Unavailable
+
+
+def expand_path(path: str) -> Path:
+    """Return a path with ``~`` and ``$NAME`` expanded.
+
+    Raises:
+        Unavailable: naming the environment variable that is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    missing = re.search(r"\$\{?(\w+)", expanded)
+    if missing:
+        raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/it")
+    return Path(expanded)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

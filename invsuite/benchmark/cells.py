@@ -13,61 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
-from invsuite.data.sources import (
-    CocoSource,
-    DataSpec,
-    FolderSource,
-    HeldBackSource,
-    HubSource,
-    ImageNetSource,
-    ScenesSource,
-    open_splits,
-)
+from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
-from invsuite.methods.base import Budget, Engine
 from invsuite.methods.training.engine import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, split_source
-
-#: Every field of a suite file: whether changing it makes other cells, because it changes what they measure. Methods
-#: and measures are part of the identity with all their parameters; so are images by their content, wherever they lie.
-DECLARED: dict[type, dict[str, bool]] = {
-    Suite: {
-        "name": False,  # the folder of the records
-        "title": False,
-        "seeds": True,
-        "metrics": True,
-        "edits": True,
-        "budget": True,
-        "data": True,
-        "models": True,
-        "methods": False,  # each is a row of its own
-        "engine": True,
-        "interlayer": False,  # has records of its own
-    },
-    Budget: {"image_passes": True, "batch": True, "seconds": True, "flops": True},
-    Engine: {"precision": True, "cache": False, "compile": False},  # the others change rounding at most
-    ModelSpec: {
-        "name": False,
-        "source": True,  # by the weights that it gives
-        "stages": True,  # of the methods that go through the cuts
-        "witness": True,
-        "random_weights": True,
-        "data": True,  # by the images that it gives
-    },
-    MethodSpec: {"name": False, "method": True},
-    DataSpec: {"fit": True, "select": True, "score": True, "others": False},  # those a model names: ModelSpec.data
-    ScenesSource: {"seed": True, "count": True, "max_objects": True},
-    FolderSource: {"path": False, "count": True, "geometry": True},
-    CocoSource: {"path": False, "split": True, "count": True, "geometry": True},
-    ImageNetSource: {"path": False, "split": True, "count": True, "geometry": True},
-    HubSource: {"name": True, "count": True, "split": True, "column": True, "geometry": True},
-    HeldBackSource: {"count": True},
-}
-
 
 #: JSON with sorted keys.
 as_json = json.JSONEncoder(sort_keys=True).encode

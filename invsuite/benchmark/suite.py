@@ -32,17 +32,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from invsuite._system.identity import NOT_IDENTITY
+from invsuite.data.base import Source
 from invsuite.data.geometry import FIT_MODES
-from invsuite.data.sources import SOURCES, DataSpec, Source
+from invsuite.data.sources import DataSpec
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Method
 from invsuite.metrics import make_metric
+from invsuite.registry import SOURCES
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class ModelSpec:
     judges the reconstructions ("" for none). ``random_weights`` puts random ones in the place of its own; ``data``
     names the table of the suite's data it sees, "" for the suite's own."""
 
-    name: str
+    name: str = field(metadata=NOT_IDENTITY)
     source: str
     stages: tuple[str, ...]
     witness: str = ""
@@ -64,7 +67,7 @@ class ModelSpec:
 class MethodSpec:
     """A method of the matrix under its row name."""
 
-    name: str
+    name: str = field(metadata=NOT_IDENTITY)
     method: Method
 
 
@@ -72,17 +75,17 @@ class MethodSpec:
 class Suite:
     """A whole suite file."""
 
-    name: str
-    title: str
+    name: str = field(metadata=NOT_IDENTITY)  # the folder of the records
+    title: str = field(metadata=NOT_IDENTITY)
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
     edits: int
     budget: Budget
     data: DataSpec
     models: tuple[ModelSpec, ...]
-    methods: tuple[MethodSpec, ...]
+    methods: tuple[MethodSpec, ...] = field(metadata=NOT_IDENTITY)  # each has cells of its own
     engine: Engine
-    interlayer: bool = False
+    interlayer: bool = field(default=False, metadata=NOT_IDENTITY)  # has records of its own
 
     def data_of(self, model: ModelSpec) -> DataSpec:
         """The data a model sees."""

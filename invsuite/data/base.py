@@ -1,22 +1,29 @@
-"""What a dataset hands out: samples with an image in [0, 1] and, where known, exact object masks."""
+"""Samples (images in [0, 1] with exact object masks where they are known), datasets, and sources of datasets."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invsuite._system.needs import Need
 from invsuite.errors import DataError
+
+if TYPE_CHECKING:
+    from invsuite.data.geometry import Resampling
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object: boolean ``mask`` (H, W), class index ``label`` and ``box`` (x0, y0, x1, y1) in pixels."""
+    """An object in an image: boolean ``mask`` (H, W), class index ``label``, ``box`` (x0, y0, x1, y1) in pixels."""
 
     mask: Mask
     label: int
@@ -25,9 +32,12 @@ class Instance:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image.
+    """An image with its objects.
 
-    ``key`` names it in records, ``image`` is float32 RGB (3, H, W) in [0, 1], ``instances`` may be empty.
+    Attributes:
+        key: its name in records.
+        image: float32 RGB (3, H, W) in [0, 1].
+        instances: its objects as far as they are known; may be empty.
 
     Raises:
         DataError: if the image is not float in [0, 1] or a mask has another size than the image.
@@ -48,30 +58,76 @@ class Sample:
                 )
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """An ordered, finite collection of samples.
 
-    ``digest`` covers everything that changes a pixel or a mask; ``identity`` tells one image's content without
-    decoding it, so that a photo shared by two folders is found.
+    Attributes:
+        name: how tables and messages call it.
+        classes: names of the instances' labels, by label; empty where nothing is labelled.
+        unreadable: ``{path: reason}`` of the files that were left out.
+        missing: names of the files that its annotations name and that are not there.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    classes: tuple[str, ...] = ()
+    unreadable: Mapping[str, str] = MappingProxyType({})
+    missing: tuple[str, ...] = ()
 
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
-    def identity(self, index: int) -> str: ...
+    @abstractmethod
+    def identity(self, index: int) -> str:
+        """Return what tells the content of image ``index`` from every other's, without decoding it where possible: by
+        it a photo is recognised in two folders."""
 
-    def digest(self) -> str: ...
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a SHA-256 over everything that changes a pixel or a mask."""
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Return what had to be changed of photo ``index`` to make it RGB (`invsuite.data.geometry.kinds_of`)."""
+        return ()
+
+
+class Source(ABC):
+    """Where a dataset comes from: a frozen dataclass whose fields are the keys of ``[data.*]`` with this ``kind``.
+
+    All fields are part of a cell's identity but those marked `invsuite._system.identity.NOT_IDENTITY`: the place where
+    images lie is not, for their content is.
+
+    Attributes:
+        count: how many images, the first ones of the dataset; 0 takes all.
+    """
+
+    count: int
+
+    @abstractmethod
+    def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
+        """Return the dataset at image ``size`` (H, W), photos resized as the model's checkpoint says.
+
+        Raises:
+            Unavailable: if a folder, a file or a package is not there.
+        """
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Send known pictures of ``size`` (H, W) the way that this source's images go.
+
+        Raises:
+            DataError: if they do not come out as they should.
+        """
+        return
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return what must be on this machine before the dataset can be opened."""
+        return ()
 
 
 def bounding_box(mask: Mask) -> tuple[float, float, float, float]:
-    """The smallest box (x0, y0, x1, y1) in pixels around a mask with at least one pixel."""
+    """Return the smallest box (x0, y0, x1, y1) in pixels around a mask with at least one pixel."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
@@ -98,10 +154,10 @@ def check_images(images: torch.Tensor, what: str = "images") -> torch.Tensor:
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:
-    """8-bit pixels as float32 in [0, 1]."""
+    """Return 8-bit pixels as float32 in [0, 1]."""
     return pixels.float() / 255
 
 
 def from_unit_range(images: torch.Tensor) -> torch.Tensor:
-    """Images in [0, 1] as 8-bit pixels, rounded."""
+    """Return images in [0, 1] as 8-bit pixels, rounded."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)

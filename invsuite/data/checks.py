@@ -7,7 +7,6 @@ swapped, a resize that aliases, a mask a row off its photo, or the masks of anot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invsuite.data.base import Mask, Sample, check_images
-from invsuite.data.folder import open_photo
-from invsuite.data.geometry import Geometry
-from invsuite.data.scenes import CLASSES, Scenes, render
+from invsuite.data.geometry import Geometry, open_photo
 from invsuite.errors import DataError
 
 FINE = 3.3  # photo pixels a canvas pixel, not whole, so that a resize without a filter cannot hit the mean by luck
@@ -45,13 +42,13 @@ def check_geometry(geometry: Geometry) -> None:
     disc = np.hypot(rows - 0.5 * height, columns - 0.45 * width) < 0.3 * min(height, width)
     picture = np.where(disc[..., None], RED, BLUE)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "canary.png"
+        path = Path(folder) / "disc.png"
         Image.fromarray(picture).save(path, compress_level=1)
         image = geometry.tensor(open_photo(path))
     check_images(image[None], "a resized photo")
     mask = geometry.mask(disc)
-    _check_red(image, mask, "a photo of a red disc")
-    _check_centre(image[0] > 0.5, mask, "the mask of a resized photo")
+    check_red(image, mask, "a photo of a red disc")
+    check_centre(image[0] > 0.5, mask, "the mask of a resized photo")
     rows, columns = _grid(geometry, FINE)
     board = Image.fromarray(((rows + columns) % 2 * 255).astype(np.uint8)).convert("RGB")
     spread = float(np.std(geometry.pixels(board) / 255))
@@ -60,23 +57,6 @@ def check_geometry(geometry: Geometry) -> None:
             f"a chessboard of single pixels resized to {geometry.size} keeps contrast {spread:.2f}: "
             "photos are resized without antialiasing"
         )
-
-
-def check_scenes(size: int) -> None:
-    """Draw scenes with one disc in red and in cyan: its mask is where they differ, and red is red.
-
-    Raises:
-        DataError: if it is not so.
-    """
-    data, disc = Scenes(seed=0, count=3, size=size, max_objects=1), CLASSES.index("disc")
-    for index in range(len(data)):
-        spec = data.spec(index)
-        discs = [[replace(item, label=disc, hsv=(hue, 0.9, 0.9)) for item in spec.objects] for hue in (0.0, 0.5)]
-        red, cyan = (render(replace(spec, objects=tuple(objects))) for objects in discs)
-        changed = (red.image - cyan.image).abs().amax(0) > 0
-        for instance in red.instances:
-            _check_red(red.image, instance.mask, "a scene with a red object")
-            _check_centre(changed, instance.mask, "the mask of a scene's object")
 
 
 def check_masks(samples: Sequence[Sample]) -> None:
@@ -106,7 +86,7 @@ def _grid(geometry: Geometry, scale: float) -> tuple[NDArray[np.int_], NDArray[n
     return rows, columns
 
 
-def _check_red(image: torch.Tensor, mask: Mask, what: str) -> None:
+def check_red(image: torch.Tensor, mask: Mask, what: str) -> None:
     red, green, blue = (float(v) for v in image[:, torch.from_numpy(mask)].mean(1))
     if red < 2 * max(green, blue):
         raise DataError(
@@ -115,7 +95,7 @@ def _check_red(image: torch.Tensor, mask: Mask, what: str) -> None:
         )
 
 
-def _check_centre(shown: torch.Tensor, mask: Mask, what: str) -> None:
+def check_centre(shown: torch.Tensor, mask: Mask, what: str) -> None:
     found, wanted = (np.argwhere(where).mean(0) for where in (mask, shown.numpy()))
     off = found - wanted
     if not np.abs(off).max() <= OFF_CENTRE:

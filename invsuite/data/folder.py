@@ -1,24 +1,31 @@
-"""A folder of photos as a dataset. Photos that cannot be read are named and counted, never fatal."""
+"""Folders of photos. Photos that cannot be read are named and counted, never fatal."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
-from invsuite.data.base import Sample
-from invsuite.data.geometry import Geometry, kinds_of, to_rgb
+from invsuite._system.files import expand_path
+from invsuite._system.identity import NOT_IDENTITY
+from invsuite._system.needs import Need
+from invsuite.data.base import Dataset, Sample, Source
+from invsuite.data.checks import check_geometry
+from invsuite.data.geometry import FitMode, Geometry, Resampling, kinds_of, open_photo
 from invsuite.errors import DataError, Unavailable
+from invsuite.registry import register
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """A readable photo: path, SHA-256 of its bytes (what tells two copies of one photo), and what had to be converted
+    """A readable photo: path, SHA-256 of its bytes (the same for two copies of one photo), and what had to be converted
     (`invsuite.data.geometry.kinds_of`)."""
 
     path: Path
@@ -26,21 +33,8 @@ class PhotoFile:
     kinds: tuple[str, ...] = ()
 
 
-def open_photo(path: Path, upright: bool = True) -> Image.Image:
-    """Decode a photo to RGB, upright unless the pixels are wanted as they are stored.
-
-    Raises:
-        DataError: naming the file and the reason.
-    """
-    try:
-        with Image.open(path) as photo:
-            return to_rgb(photo, upright)
-    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def verify(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
-    """Decode every photo once; returns the readable ones and ``{path: reason}`` of the others."""
+def verify(paths: Sequence[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
+    """Decode every photo once and return the readable ones and ``{path: reason}`` of the others."""
 
     def check(path: Path) -> PhotoFile | str:
         try:
@@ -51,40 +45,33 @@ def verify(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
         except (DataError, OSError) as error:
             return str(error)
 
-    good: list[PhotoFile] = []
-    bad: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for path, found in zip(paths, pool.map(check, paths), strict=True):
-            if isinstance(found, PhotoFile):
-                good.append(found)
-            else:
-                bad[str(path)] = found
-    return good, bad
+        results = dict(zip(paths, pool.map(check, paths), strict=True))
+    readable = [file for file in results.values() if isinstance(file, PhotoFile)]
+    return readable, {str(path): reason for path, reason in results.items() if isinstance(reason, str)}
 
 
 def photos_below(root: Path) -> list[Path]:
-    """Every photo below a folder, sorted by path."""
+    """Return every photo below a folder, sorted by path."""
     return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-class PhotoFolder:
+class PhotoFolder(Dataset):
     """Every photo below ``root`` (sorted by path), at the geometry of the model that will see it.
 
     Attributes:
         files: the readable photos.
-        unreadable: ``{path: reason}`` of the photos left out.
 
     Raises:
         Unavailable: if the folder does not exist or holds no readable photo.
     """
 
-    classes: tuple[str, ...] = ()
+    files: list[PhotoFile]
 
     def __init__(self, root: Path, geometry: Geometry) -> None:
         if not root.is_dir():
             raise Unavailable(f"photo folder '{root}' does not exist")
-        self.name = root.name
-        self.geometry = geometry
+        self.name, self.geometry = root.name, geometry
         paths = photos_below(root)
         self.files, self.unreadable = verify(paths)
         if not self.files:
@@ -93,22 +80,70 @@ class PhotoFolder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def identity(self, index: int) -> str:
-        """SHA-256 of the photo's bytes."""
-        return self.files[index].sha256
-
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index].path
         return Sample(key=path.name, image=self.geometry.tensor(open_photo(path)))
 
+    def identity(self, index: int) -> str:
+        """Return the SHA-256 of the photo's bytes."""
+        return self.files[index].sha256
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Return what had to be changed of photo ``index`` to make it RGB."""
+        return self.files[index].kinds
+
     def digest(self) -> str:
-        """SHA-256 over every photo's bytes and the geometry."""
-        return digest_files(self.files, self.geometry)
+        """Return a SHA-256 over every photo's bytes, in order, and the geometry."""
+        digest = hashlib.sha256(repr(self.geometry).encode())
+        for file in self.files:
+            digest.update(file.sha256.encode())
+        return digest.hexdigest()
 
 
-def digest_files(files: list[PhotoFile], geometry: Geometry) -> str:
-    """SHA-256 over the photos' own digests, in order, and the geometry."""
-    digest = hashlib.sha256(repr(geometry).encode())
-    for file in files:
-        digest.update(file.sha256.encode())
-    return digest.hexdigest()
+class PhotoSource(Source):
+    """A source of photos; ``geometry`` says how they take the shape of the model's input."""
+
+    geometry: FitMode
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Send a red disc, its mask and a chessboard through decoding and resizing (`check_geometry`)."""
+        check_geometry(Geometry(size, self.geometry))
+
+
+class PathSource(PhotoSource):
+    """A source of photos below a ``path``, in which ``$NAME`` is an environment variable.
+
+    Attributes:
+        by_hand: how to bring the photos where they are not there.
+    """
+
+    path: str
+    by_hand: ClassVar[str]
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return the folder, or the variable that names it."""
+        try:
+            return self.needs_of(expand_path(self.path))
+        except Unavailable as error:
+            return (Need(f"photos {self.path}", None, None, str(error)),)
+
+    def needs_of(self, root: Path) -> tuple[Need, ...]:
+        """Return what is needed of the folder ``root``."""
+        here = root.is_dir()
+        return (Need(f"photos {root}", 0 if here else None, None, str(root) if here else self.by_hand),)
+
+
+@register.dataset("folder")
+@dataclass(frozen=True)
+class FolderSource(PathSource):
+    """A folder of photos; ``count`` limits them (0: all)."""
+
+    path: str = field(metadata=NOT_IDENTITY)
+    count: int = 0
+    geometry: FitMode = "crop"
+
+    by_hand = "bring your own photos"
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> PhotoFolder:
+        """Return the photos, sorted by path."""
+        return PhotoFolder(expand_path(self.path), Geometry(size, self.geometry, resampling))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -49,15 +50,15 @@ BICUBIC = Resampling()
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a photo becomes ``size`` (H, W): ``crop`` scales it to cover the canvas and crops the centre,
-    ``squash`` scales each side on its own. Antialiased for pixels, nearest for masks."""
+    """How a photo becomes a canvas of ``size`` (H, W): ``crop`` scales it to cover the canvas and crops the centre,
+    ``squash`` scales each side on its own. Pixels are antialiased, masks take the nearest pixel."""
 
     size: tuple[int, int]
     mode: FitMode = "crop"
     resampling: Resampling = BICUBIC
 
     def source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a ``width`` x ``height`` photo that fills the canvas, as (left, top, right, bottom)."""
+        """Return the part of a ``width`` x ``height`` photo that fills the canvas, as (left, top, right, bottom)."""
         if self.mode == "squash":
             return (0.0, 0.0, float(width), float(height))
         scale = min(width / self.size[1], height / self.size[0]) * self.resampling.crop_pct
@@ -88,10 +89,10 @@ ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
 def kinds_of(photo: Image.Image) -> tuple[str, ...]:
-    """What `to_rgb` has to change of a photo, for the count in the record: ``rotated``, ``grey``, ``CMYK``, ``alpha``,
-    ``palette``, ``deep`` (more than 8 bits)."""
+    """Return what `to_rgb` has to change of a photo, for the count in the record: ``rotated``, ``grey``, ``CMYK``,
+    ``alpha``, ``palette``, ``deep`` (more than 8 bits)."""
     mode = photo.mode
-    found = {
+    kinds = {
         "rotated": photo.getexif().get(ORIENTATION, 1) != 1,
         "grey": mode in ("1", "L", "LA"),
         "CMYK": mode == "CMYK",
@@ -99,11 +100,11 @@ def kinds_of(photo: Image.Image) -> tuple[str, ...]:
         "palette": mode in ("P", "PA"),
         "deep": mode.startswith("I") or mode == "F",
     }
-    return tuple(name for name, there in found.items() if there)
+    return tuple(name for name, there in kinds.items() if there)
 
 
 def to_rgb(photo: Image.Image, upright: bool = True) -> Image.Image:
-    """8-bit RGB of any photo: EXIF rotation applied (``upright``), alpha over white, 16-bit and float rescaled.
+    """Return any photo as 8-bit RGB: EXIF rotation applied (``upright``), alpha over white, 16-bit and float rescaled.
 
     Raises:
         DataError: if the file is truncated or cannot be decoded.
@@ -122,3 +123,16 @@ def to_rgb(photo: Image.Image, upright: bool = True) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         photo = Image.alpha_composite(white, rgba)
     return photo.convert("RGB")
+
+
+def open_photo(path: Path, upright: bool = True) -> Image.Image:
+    """Decode the photo in a file to RGB, upright unless the pixels are wanted as they are stored.
+
+    Raises:
+        DataError: naming the file and the reason.
+    """
+    try:
+        with Image.open(path) as photo:
+            return to_rgb(photo, upright)
+    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: {error}") from error

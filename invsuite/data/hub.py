@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from invsuite.data.base import Sample
-from invsuite.data.geometry import Geometry, to_rgb
+from invsuite._system.needs import Need
+from invsuite.data.base import Dataset, Sample
+from invsuite.data.folder import PhotoSource
+from invsuite.data.geometry import FitMode, Geometry, Resampling, to_rgb
 from invsuite.errors import Unavailable, UsageError
+from invsuite.registry import register
 
 
-class HubPhotos:
+class HubPhotos(Dataset):
     """The first ``count`` images of a split, at the geometry of the model that will see them.
 
     Args:
-        name: as on the hub, ``owner/name``, with ``:config`` behind it where the dataset has several.
+        name: what the hub calls it, ``owner/name``, with ``:config`` behind it where the dataset has several.
         column: the column that holds images.
 
     Raises:
         Unavailable: if ``datasets`` is not installed or the dataset cannot be had, with the reason.
         UsageError: for a column that is not there or holds no images.
     """
-
-    classes: tuple[str, ...] = ()
 
     def __init__(self, name: str, split: str, column: str, count: int, geometry: Geometry) -> None:
         try:
@@ -49,13 +51,13 @@ class HubPhotos:
         return len(self._rows)
 
     def _photo(self, index: int) -> Image.Image:
-        found = self._rows[index][self.column]
-        if not isinstance(found, Image.Image):
-            raise UsageError(f"column '{self.column}' of dataset '{self.name}' holds {type(found).__name__}, no images")
-        return to_rgb(found)
+        photo = self._rows[index][self.column]
+        if not isinstance(photo, Image.Image):
+            raise UsageError(f"column '{self.column}' of dataset '{self.name}' holds {type(photo).__name__}, no images")
+        return to_rgb(photo)
 
     def identity(self, index: int) -> str:
-        """SHA-256 of the decoded pixels: the hub hands out no file."""
+        """Return the SHA-256 of the decoded pixels: the hub hands out no file."""
         if index not in self._identities:
             photo = self._photo(index)
             self._identities[index] = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
@@ -65,8 +67,28 @@ class HubPhotos:
         return Sample(key=f"{self.name}/{index}", image=self.geometry.tensor(self._photo(index)))
 
     def digest(self) -> str:
-        """SHA-256 over every image's pixels and the geometry."""
+        """Return a SHA-256 over every image's pixels and the geometry."""
         digest = hashlib.sha256(repr(self.geometry).encode())
         for index in range(len(self)):
             digest.update(self.identity(index).encode())
         return digest.hexdigest()
+
+
+@register.dataset("datasets")
+@dataclass(frozen=True)
+class HubSource(PhotoSource):
+    """The first ``count`` images of a split of a Hugging Face dataset (``datasets``); ``column`` holds the images."""
+
+    name: str
+    count: int
+    split: str = "train"
+    column: str = "image"
+    geometry: FitMode = "crop"
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> HubPhotos:
+        """Return the images, from the cache of ``datasets`` or the hub."""
+        return HubPhotos(self.name, self.split, self.column, self.count, Geometry(size, self.geometry, resampling))
+
+    def needs(self) -> tuple[Need, ...]:
+        """Return the dataset, whose size the hub does not say."""
+        return (Need(f"dataset {self.name}", None, None, "datasets fetches it into its cache on first use"),)

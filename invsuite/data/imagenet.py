@@ -1,13 +1,17 @@
-"""ImageNet photos: a split of an ILSVRC root, or a folder with one folder a class."""
+"""ImageNet photos: a split of an ILSVRC root, or a folder with one folder per class."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from invsuite.data.folder import PhotoFile, PhotoFolder, photos_below, verify
-from invsuite.data.geometry import Geometry
+from invsuite._system.files import expand_path
+from invsuite._system.identity import NOT_IDENTITY
+from invsuite.data.folder import PathSource, PhotoFolder, photos_below, verify
+from invsuite.data.geometry import FitMode, Geometry, Resampling
 from invsuite.errors import Unavailable
+from invsuite.registry import register
 
 LAYOUTS = ("ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "{split}", "ILSVRC2012_img_{split}", "")
 
@@ -15,13 +19,12 @@ LAYOUTS = ("ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "{split}", "IL
 class ImageNetFolder(PhotoFolder):
     """``count`` photos of one split (0: all of them, sorted by path), at the geometry of the model that will see them.
 
-    Found at ``ROOT/ILSVRC/Data/CLS-LOC/SPLIT`` (the download's own layout), ``ROOT/SPLIT``, or in ROOT itself. Which
-    ``count`` is decided by the hash of the path below the split, so that they are spread over all classes, and only
-    those are decoded.
+    It lies at ``ROOT/ILSVRC/Data/CLS-LOC/SPLIT`` (the download's own layout), ``ROOT/SPLIT``, or in ROOT itself. The
+    hash of the path below the split decides which ``count`` are taken, so that they are spread over all classes, and
+    only those are decoded.
 
     Attributes:
         classes: names of the class folders, empty where photos lie flat.
-        unreadable: ``{path: reason}`` of the photos left out.
 
     Raises:
         Unavailable: if the folder is not there or holds too few readable photos.
@@ -34,19 +37,36 @@ class ImageNetFolder(PhotoFolder):
             raise Unavailable(f"ImageNet root '{root}' does not exist")
         self.name, self.geometry, self.folder = f"{root.name}/{split}", geometry, folder
         self.classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-        waiting = sorted(photos_below(folder), key=self._rank) if count else photos_below(folder)
-        total, wanted = len(waiting), count or len(waiting)
-        self.files: list[PhotoFile] = []
-        self.unreadable: dict[str, str] = {}
-        while waiting and len(self.files) < wanted:
-            some = wanted - len(self.files)
-            good, bad = verify(waiting[:some])
-            waiting = waiting[some:]
-            self.files += good
-            self.unreadable |= bad
+        paths = sorted(photos_below(folder), key=self._rank) if count else photos_below(folder)
+        count, tried = count or len(paths), 0
+        self.files, self.unreadable = [], {}
+        while tried < len(paths) and (lacking := count - len(self.files)):
+            readable, unreadable = verify(paths[tried : tried + lacking])
+            tried += lacking
+            self.files += readable
+            self.unreadable |= unreadable
         if not self.files:
-            raise Unavailable(f"ImageNet split '{folder}': none of its {total} photos can be read")
+            raise Unavailable(f"ImageNet split '{folder}': none of its {len(paths)} photos can be read")
         self.files.sort(key=lambda file: file.path)
 
     def _rank(self, path: Path) -> str:
         return hashlib.sha256(path.relative_to(self.folder).as_posix().encode()).hexdigest()
+
+
+@register.dataset("imagenet")
+@dataclass(frozen=True)
+class ImageNetSource(PathSource):
+    """A split of an ImageNet root (ILSVRC's own layout, or class folders); ``count`` photos spread over all of them
+    (0: all, which decodes each once)."""
+
+    path: str = field(metadata=NOT_IDENTITY)
+    split: str = "val"
+    count: int = 0
+    geometry: FitMode = "crop"
+
+    by_hand = "needs an account: https://www.image-net.org/download.php"
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> ImageNetFolder:
+        """Return ``count`` photos of the split, spread over its classes."""
+        geometry = Geometry(size, self.geometry, resampling)
+        return ImageNetFolder(expand_path(self.path), self.split, self.count, geometry)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import colorsys
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invsuite.data.base import Instance, Sample, bounding_box, to_unit_range
+from invsuite.data.base import Dataset, Instance, Sample, Source, bounding_box, to_unit_range
+from invsuite.data.checks import check_centre, check_red
+from invsuite.data.geometry import Resampling
+from invsuite.errors import UsageError
+from invsuite.registry import register
 
 Array = NDArray[np.float64]
 
@@ -180,7 +184,7 @@ def render(spec: SceneSpec) -> Sample:
 
 
 @dataclass(frozen=True)
-class Scenes:
+class Scenes(Dataset):
     """``count`` scenes of ``size`` x ``size`` pixels from ``seed``; scene i is the same in any count.
 
     ``max_objects=1`` gives single-object scenes.
@@ -191,13 +195,8 @@ class Scenes:
     size: int = 96
     max_objects: int = 4
 
-    @property
-    def name(self) -> str:
-        return "scenes"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return CLASSES
+    name = "scenes"
+    classes = CLASSES
 
     def __len__(self) -> int:
         return self.count
@@ -246,3 +245,45 @@ class Scenes:
 def largest_label(sample: Sample) -> int:
     """The class of the object with the most visible pixels: what the bundled classifier is trained to name."""
     return max(sample.instances, key=lambda instance: int(instance.mask.sum())).label
+
+
+def check_scenes(size: int) -> None:
+    """Draw scenes with one disc in red and in cyan: its mask is where they differ, and red is red.
+
+    Raises:
+        DataError: if it is not so.
+    """
+    data, disc = Scenes(seed=0, count=3, size=size, max_objects=1), CLASSES.index("disc")
+    for index in range(len(data)):
+        spec = data.spec(index)
+        discs = [[replace(item, label=disc, hsv=(hue, 0.9, 0.9)) for item in spec.objects] for hue in (0.0, 0.5)]
+        red, cyan = (render(replace(spec, objects=tuple(objects))) for objects in discs)
+        changed = (red.image - cyan.image).abs().amax(0) > 0
+        for instance in red.instances:
+            check_red(red.image, instance.mask, "a scene with a red object")
+            check_centre(changed, instance.mask, "the mask of a scene's object")
+
+
+@register.dataset("scenes")
+@dataclass(frozen=True)
+class ScenesSource(Source):
+    """Procedural scenes of the model's input size."""
+
+    seed: int
+    count: int
+    max_objects: int = 4
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> Scenes:
+        """Return the scenes, drawn at ``size``: nothing of them is resized.
+
+        Raises:
+            UsageError: if the size is not square.
+        """
+        if size[0] != size[1]:
+            raise UsageError(f"scenes are square, the model's input is {size[0]} x {size[1]}")
+        return Scenes(self.seed, self.count, size[0], self.max_objects)
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Draw scenes with a disc in two colours (`check_scenes`)."""
+        if size[0] == size[1]:
+            check_scenes(size[0])

@@ -13,9 +13,11 @@ from typing import overload
 import torch
 
 from invsuite._system.spill import Rows
-from invsuite.data.base import Dataset, Sample, from_unit_range, to_unit_range
+from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
+from invsuite.data.geometry import Resampling
 from invsuite.data.pixels import keep
 from invsuite.errors import UsageError
+from invsuite.registry import register
 
 SAMPLES_LIMIT = 256 * 2**20  # bytes of decoded samples, with their masks, that are kept of a split
 
@@ -122,33 +124,41 @@ class Splits:
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """``{path: reason}`` of photos that were left out of any split."""
-        found: dict[str, str] = {}
-        for split in (self.fit, self.select, self.score):
-            found |= getattr(split.dataset, "unreadable", {})
-        return found
+        """Return ``{path: reason}`` of the photos that were left out of any split."""
+        return {path: why for split in self._all for path, why in split.dataset.unreadable.items()}
 
     @property
     def converted(self) -> dict[str, int]:
-        """How many photos of the splits were rotated, grey, CMYK, had alpha ... (`invsuite.data.geometry.kinds_of`)."""
-        counts: Counter[str] = Counter()
-        for split in (self.fit, self.select, self.score):
-            found = getattr(split.dataset, "files", ())
-            counts.update(kind for row in split.rows if row < len(found) for kind in found[row].kinds)
-        return dict(sorted(counts.items()))
+        """Return how many photos were rotated, grey, CMYK, had alpha ... (`invsuite.data.geometry.kinds_of`)."""
+        kinds = (kind for split in self._all for row in split.rows for kind in split.dataset.conversions(row))
+        return dict(sorted(Counter(kinds).items()))
+
+    @property
+    def _all(self) -> tuple[Split, Split, Split]:
+        return (self.fit, self.select, self.score)
 
 
-def hold_back(dataset: Dataset, count: int, first: int = 0) -> tuple[Split, Split]:
-    """Split the ``first`` images of ``dataset`` (0: all) into the rest and ``count`` held-back ones, chosen by content,
-    not by order.
+def hold_back(split: Split, count: int) -> tuple[Split, Split]:
+    """Return the rest of ``split`` and ``count`` of its images, chosen by content, not by order.
 
     Raises:
         UsageError: if fewer than ``count`` + 1 images are there.
     """
-    total = first or len(dataset)
-    if not 0 < count < total:
-        raise UsageError(f"cannot hold back {count} of the {total} images of '{dataset.name}'")
-    rank = sorted(range(total), key=lambda i: hashlib.sha256(dataset.identity(i).encode()).hexdigest())
-    held = set(rank[:count])
-    rest = tuple(i for i in range(total) if i not in held)
-    return Split(dataset, rest), Split(dataset, tuple(sorted(held)))
+    dataset = split.dataset
+    if not 0 < count < len(split):
+        raise UsageError(f"cannot hold back {count} of the {len(split)} images of '{dataset.name}'")
+    ranked = sorted(split.rows, key=lambda row: hashlib.sha256(dataset.identity(row).encode()).hexdigest())
+    held = sorted(ranked[:count])
+    return Split(dataset, tuple(row for row in split.rows if row not in set(held))), Split(dataset, tuple(held))
+
+
+@register.dataset("held-back")
+@dataclass(frozen=True)
+class HeldBackSource(Source):
+    """``count`` images held back from the fit source, chosen by content (`hold_back`)."""
+
+    count: int
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
+        """Raise `UsageError`: only the selection images can be held back, and the fit source opens them."""
+        raise UsageError("a held-back source has no images of its own")

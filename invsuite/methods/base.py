@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
+from invsuite._system.identity import NOT_IDENTITY, identity_of
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.methods.training.features import POLICIES, FeatureCache
@@ -78,8 +79,8 @@ class Budget:
         return next(value for value in self._limits().values() if value is not None)
 
     def identity(self) -> dict[str, float]:
-        """What of it is part of a cell's identity."""
-        return {k: v for k, v in self._limits().items() if v is not None} | {"batch": self.batch}
+        """Return the fields that are part of a cell's identity: the limit and the batch."""
+        return {name: value for name, value in identity_of(self).items() if value is not None}
 
     def split(self, share: float) -> tuple[Budget, Budget]:
         """Two budgets that add up to this one, the second of about ``share`` (0 to 1).
@@ -117,8 +118,8 @@ class Engine:
     """
 
     precision: str = "auto"
-    cache: str = "auto"
-    compile: str = "auto"
+    cache: str = field(default="auto", metadata=NOT_IDENTITY)  # cannot change a value
+    compile: str = field(default="auto", metadata=NOT_IDENTITY)  # should not: rounding at most
 
     def __post_init__(self) -> None:
         for key, known in (("precision", PRECISIONS), ("cache", POLICIES), ("compile", COMPILE)):
@@ -126,8 +127,8 @@ class Engine:
                 raise unknown_name(f"'{key}' of the engine", getattr(self, key), known)
 
     def identity(self) -> dict[str, str]:
-        """What of it is part of a cell's identity: a cache never changes a value, nor should a compiler."""
-        return {"precision": self.precision}
+        """Return the fields that are part of a cell's identity."""
+        return identity_of(self)
 
     def bfloat16(self, device: torch.device) -> bool:
         """Whether steps on ``device`` run in bfloat16."""

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from invsuite.data.scenes import Scenes
-from invsuite.data.sources import DataSpec, FolderSource, HeldBackSource, ScenesSource, open_splits
+from invsuite.data.folder import FolderSource
+from invsuite.data.scenes import Scenes, ScenesSource
+from invsuite.data.sources import DataSpec, open_splits
+from invsuite.data.split import HeldBackSource
 from invsuite.selftest.base import Fault, after, plant
 from invsuite.selftest.bench import bench_trial
 
-PHOTO, CANARY = "a folder of photos", "invsuite.data.checks"
+CHECKS = "invsuite.data.checks"
 
 
 def _open_folder() -> None:
@@ -91,10 +93,10 @@ FAULTS = (
     ),
     Fault(
         "photos decoded as BGR",
-        "invsuite.data.folder.to_rgb",
-        f"{CANARY}.check_geometry",
+        "invsuite.data.geometry.to_rgb",
+        f"{CHECKS}.check_geometry",
         plant(
-            "invsuite.data.folder:to_rgb",
+            "invsuite.data.geometry:to_rgb",
             after(lambda photo: Image.merge("RGB", photo.split()[::-1])),
         ),
         _open_folder,
@@ -102,16 +104,16 @@ FAULTS = (
     ),
     Fault(
         "photos decoded as grey",
-        "invsuite.data.folder.to_rgb",
-        f"{CANARY}.check_geometry",
-        plant("invsuite.data.folder:to_rgb", after(lambda photo: photo.convert("L").convert("RGB"))),
+        "invsuite.data.geometry.to_rgb",
+        f"{CHECKS}.check_geometry",
+        plant("invsuite.data.geometry:to_rgb", after(lambda photo: photo.convert("L").convert("RGB"))),
         _open_folder,
         "channels are swapped, mixed or lost",
     ),
     Fault(
         "resize without antialiasing",
         "Geometry.pixels",
-        f"{CANARY}.check_geometry",
+        f"{CHECKS}.check_geometry",
         plant("invsuite.data.geometry:Geometry.pixels", _no_filter),
         _open_folder,
         "without antialiasing",
@@ -119,7 +121,7 @@ FAULTS = (
     Fault(
         "masks of photos a row off",
         "Geometry.mask",
-        f"{CANARY}.check_geometry",
+        f"{CHECKS}.check_geometry",
         plant("invsuite.data.geometry:Geometry.mask", after(lambda mask: np.roll(mask, 1, axis=0))),
         _open_folder,
         "the mask of a resized photo lies +1.0 rows",
@@ -127,8 +129,8 @@ FAULTS = (
     Fault(
         "masks of scenes a row off",
         "invsuite.data.scenes.render",
-        f"{CANARY}.check_scenes",
-        plant("invsuite.data.checks:render", after(_masks(lambda mask: np.roll(mask, 1, axis=0)))),
+        "invsuite.data.scenes.check_scenes",
+        plant("invsuite.data.scenes:render", after(_masks(lambda mask: np.roll(mask, 1, axis=0)))),
         bench_trial(),
         "the mask of a scene's object lies +1.0 rows",
     ),
@@ -143,18 +145,18 @@ FAULTS = (
     Fault(
         "masks of another photo",
         "Scenes.__getitem__",
-        f"{CANARY}.check_masks",
+        f"{CHECKS}.check_masks",
         plant("invsuite.data.scenes:Scenes.__getitem__", _of_another_photo),
         bench_trial(),
         "the masks belong to other photos",
     ),
     Fault(
         "fit photos scored",
-        "invsuite.data.sources.open_source",
+        "ScenesSource.open",
         "invsuite.data.split.Splits",
         plant(
-            "invsuite.data.sources:open_source",
-            lambda original: lambda source, *rest: original(replace(source, seed=71), *rest),
+            "invsuite.data.scenes:ScenesSource.open",
+            lambda original: lambda self, *rest: original(replace(self, seed=71), *rest),
         ),
         bench_trial(),
         "images are in both the fit and the",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from invsuite.data.sources import expand_path
+from invsuite._system.files import expand_path
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.onnx.card import find_card
 from invsuite.models.onnx.chain import onnx_chain

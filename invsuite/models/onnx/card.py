@@ -27,7 +27,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from invsuite.data.sources import expand_path
+from invsuite._system.files import expand_path
 from invsuite.errors import UsageError, unknown_name
 
 CARDS = files("invsuite") / "models" / "cards"
