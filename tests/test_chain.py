@@ -12,8 +12,8 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
 from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
-from invsuite.models.detr import detr_chain
 from invsuite.models.load import load_model
+from invsuite.models.transformers import detector_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -64,7 +64,7 @@ def test_detr_chain_equals_forward(backbone: str, positions: str) -> None:
         position_embedding_type=positions,
     )
     network = DetrForObjectDetection(config).eval()
-    model = detr_chain("d", network, (64, 96), MEAN, STD, ORIGIN)
+    model = detector_chain("d", network, (64, 96), MEAN, STD, ORIGIN)
     assert model.layout("encoder").grid == model.layout("backbone").grid
     assert_chain_is_forward(model, torch.rand(2, 3, 64, 96))
 

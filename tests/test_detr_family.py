@@ -38,10 +38,9 @@ from transformers import (
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.models.adapters.detr import input_size, normalisation
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.detr import detr_chain
 from invsuite.models.load import load_model
 from invsuite.models.pyramid import Pyramid
-from invsuite.models.yolos import yolos_chain
+from invsuite.models.transformers import detector_chain
 
 ORIGIN = WeightsOrigin("random weights, for a test", "0" * 64)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -147,9 +146,7 @@ def chain(name: str, canvas: tuple[int, int] | None = None) -> Model:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    if name == "yolos":
-        return yolos_chain(name, network, SIZE, MEAN, STD, ORIGIN)
-    return detr_chain(name, network, SIZE, MEAN, STD, ORIGIN, canvas)
+    return detector_chain(name, network, SIZE, MEAN, STD, ORIGIN, canvas)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

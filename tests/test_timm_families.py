@@ -20,8 +20,9 @@ from invsuite.errors import NotApplicable, UsageError, WeightsError
 from invsuite.inverses.networks import ARCHITECTURES, InverseSettings, make_inverse
 from invsuite.methods import make_method
 from invsuite.methods.base import Problem
+from invsuite.models.arrangement import OneTensor
 from invsuite.models.base import Layout, Model, WeightsOrigin, image_layout, means_stage
-from invsuite.models.boundaries import Arrangement, arrangement_of
+from invsuite.models.boundaries import arrangement_of
 from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
 
@@ -159,26 +160,26 @@ def test_a_network_without_classes_ends_in_an_embedding() -> None:
 
 def test_arrangements_undo_themselves() -> None:
     """Windows in another order, prefix tokens and channels last are found, and put back."""
-    wanted = torch.randn(2, 5, 4, 6)
-    rows = wanted.flatten(2).transpose(1, 2)
+    feature_map = torch.randn(2, 5, 4, 6)
+    rows = feature_map.flatten(2).transpose(1, 2)
     order = torch.randperm(24)
     for tensor, kind, prefix in (
-        (wanted, "map", 0),
-        (wanted.permute(0, 2, 3, 1), "map", 0),
+        (feature_map, "map", 0),
+        (feature_map.permute(0, 2, 3, 1), "map", 0),
         (rows, "tokens", 0),
         (torch.cat([torch.randn(2, 3, 5), rows], 1), "tokens", 3),
         (torch.cat([torch.randn(2, 1, 5), rows[:, order]], 1), "tokens", 1),
         (rows[:, order].unflatten(1, (4, 6)), "map", 0),
     ):
-        found = arrangement_of(tensor, wanted)
-        assert isinstance(found, Arrangement)
-        assert (found.layout.kind, found.layout.prefix) == (kind, prefix)
-        representation = found.read(tensor)
-        assert tuple(representation.shape[1:]) == found.layout.shape
-        assert torch.equal(found.layout.to_map(representation), wanted)
-        assert torch.equal(found.write(representation), tensor)
-    assert arrangement_of(rows + 1e-3, wanted) is None
-    assert arrangement_of(rows[:, :20], wanted) is None
+        arrangement = arrangement_of(tensor, feature_map)
+        assert isinstance(arrangement, OneTensor)
+        assert (arrangement.layout.kind, arrangement.layout.prefix) == (kind, prefix)
+        representation = arrangement.read([tensor])
+        assert tuple(representation.shape[1:]) == arrangement.layout.shape
+        assert torch.equal(arrangement.layout.to_map(representation), feature_map)
+        assert torch.equal(arrangement.write(representation)[0], tensor)
+    assert arrangement_of(rows + 1e-3, feature_map) is None
+    assert arrangement_of(rows[:, :20], feature_map) is None
 
 
 @pytest.mark.parametrize("name", ["pit_ti_224", "crossvit_tiny_240"])

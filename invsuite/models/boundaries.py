@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from invsuite.errors import NotApplicable
+from invsuite.models.arrangement import OneTensor
 from invsuite.models.base import Layout
-from invsuite.models.partial_forward import Border, Call, Resumable, record_answers, tensors_of, watch_calls
+from invsuite.models.partial_forward import (
+    Border,
+    Call,
+    Cut,
+    PartialForward,
+    reach,
+    record_answers,
+    tensors_of,
+    watch_calls,
+)
 
 TOLERANCE = 1e-5  # relative difference that another batch may cause
 VECTOR_NOISE = 0.02  # on gains, offsets and layer scales, many of which begin at nearly zero
@@ -26,57 +36,12 @@ MATRIX_NOISE = 0.1  # on other weights, as a share of their size: a deep network
 PROBED = 8  # channels of one place that are compared first
 SEARCHED_PLACES = 4096  # a grid with more places is not searched for another order
 
-#: the feature maps of a network for images
+#: a function that returns the feature maps of a network for images
 FeatureMaps = Callable[[nn.Module, torch.Tensor], Sequence[torch.Tensor]]
 
 
 class Uncuttable(NotApplicable):
     """A network that cannot be cut into pieces that run alone, with the reason."""
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """How a module's own tensor holds a representation.
-
-    Attributes:
-        layout: of the representation.
-        shape: of the module's tensor without the batch axis.
-        channels_last: whether its last axis is channels; then the others, flattened, are rows.
-        order: row of the module's tensor that is row i of the representation; None where they are the same.
-    """
-
-    layout: Layout
-    shape: tuple[int, ...]
-    channels_last: bool
-    order: tuple[int, ...] | None = None
-
-    def read(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The representation, in its layout, of a module's tensor (B, *shape)."""
-        if not self.channels_last:
-            return tensor
-        rows = tensor.flatten(1, -2)
-        if self.order is not None:
-            rows = rows[:, torch.tensor(self.order, device=rows.device)]
-        return rows.transpose(1, 2).reshape(len(rows), *self.layout.shape) if self.layout.kind == "map" else rows
-
-    def write(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The module's tensor (B, *shape) of a representation: undoes `read`."""
-        if not self.channels_last:
-            return tensor
-        rows = tensor.flatten(2).transpose(1, 2) if self.layout.kind == "map" else tensor
-        if self.order is not None:
-            rows = rows[:, torch.tensor(self.order, device=rows.device).argsort()]
-        return rows.reshape(len(rows), *self.shape)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A place where the network is cut: the border, how its tensor is arranged, and how many transformer blocks lie
-    between it and the cut before."""
-
-    border: Border
-    arrangement: Arrangement
-    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +57,7 @@ class CutNetwork:
 
     embedding: Cut | None
     cuts: tuple[Cut, ...]
-    pieces: Resumable
+    pieces: PartialForward
 
 
 def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureMaps) -> CutNetwork:
@@ -104,32 +69,32 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
     Args:
         network: in eval mode.
         images: two different ones (2, C, H, W), as the network takes them.
-        feature_maps: gives the maps (2, channels, h, w) of the given network for these images, in order.
+        feature_maps: a function that returns the maps (2, channels, h, w) of a network for these images, in order.
 
     Raises:
         Uncuttable: if a map is no module's answer, or a piece needs more than the tensor at its start.
     """
     other = _with_other_weights(network)
     maps = feature_maps(other, images)
-    calls, givers = _givers(other, images, maps)
-    found: list[tuple[Call, Cut]] = []
-    for number, cut_of in enumerate(givers, 1):
-        free = [call for call in calls if call.path in cut_of and (not found or call.began > found[-1][0].ended)]
+    calls, candidates = _candidates(other, images, maps)
+    chosen: list[tuple[Call, Cut]] = []
+    for number, cut_of in enumerate(candidates, 1):
+        free = [call for call in calls if call.path in cut_of and (not chosen or call.began > chosen[-1][0].ended)]
         if not free:
             raise Uncuttable(f"feature map {number} of {len(maps)} is the answer of no module")
         outermost = min(free, key=lambda call: call.began)
-        found.append((outermost, cut_of[outermost.path]))
-    embedding = _embedding(Resumable(other, images, calls, []), calls, *found[0], images)
-    cuts = _with_blocks(other, calls, [c for c in (embedding, *(cut for _, cut in found)) if c is not None])
+        chosen.append((outermost, cut_of[outermost.path]))
+    embedding = _embedding(other, calls, *chosen[0], images)
+    cuts = _with_blocks(other, calls, [c for c in (embedding, *(cut for _, cut in chosen)) if c is not None])
     borders = [cut.border for cut in cuts]
-    _check(Resumable(other, images, calls, borders), cuts, images)
-    pieces = Resumable(network, images, calls, borders)
+    _check(PartialForward(other, images, calls, borders), cuts, images)
+    pieces = PartialForward(network, images, calls, borders)
     return CutNetwork(cuts[0] if embedding else None, tuple(cuts[len(cuts) - len(maps) :]), pieces)
 
 
 @torch.no_grad()
 def _with_other_weights(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` with noise on all weights; the global generator is untouched."""
+    """Return a copy of ``network`` with noise on all weights; the global generator is untouched."""
     other = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(0)
     for parameter in other.parameters():
@@ -140,31 +105,32 @@ def _with_other_weights(network: nn.Module) -> nn.Module:
     return other
 
 
-def _givers(
+def _candidates(
     network: nn.Module, images: torch.Tensor, maps: Sequence[torch.Tensor]
 ) -> tuple[list[Call], list[dict[str, Cut]]]:
-    """All calls of one forward and, for each of the ``maps``, the cuts behind the modules whose answer holds it."""
-    givers: list[dict[str, Cut]] = [{} for _ in maps]
+    """Return all calls of one forward and, for each of the ``maps``, the cuts behind the modules whose answer holds
+    it, by the module's path."""
+    cuts: list[dict[str, Cut]] = [{} for _ in maps]
 
-    def look(path: str, output: Any) -> None:
-        for leaf, tensor in enumerate(tensors_of(output)):
-            for found, wanted in zip(givers, maps, strict=True):
-                arrangement = arrangement_of(tensor, wanted) if path not in found else None
+    def look(path: str, answer: Any) -> None:
+        for leaf, tensor in enumerate(tensors_of(answer)):
+            for cut_of, feature_map in zip(cuts, maps, strict=True):
+                arrangement = arrangement_of(tensor, feature_map) if path not in cut_of else None
                 if arrangement is not None:
-                    found[path] = Cut(Border(path, True, leaf), arrangement)
+                    cut_of[path] = Cut(Border(path, leaves=(leaf,)), arrangement)
 
-    return watch_calls(network, images, look), givers
+    return watch_calls(network, images, look), cuts
 
 
-def arrangement_of(tensor: torch.Tensor, wanted: torch.Tensor) -> Arrangement | None:
-    """How ``tensor`` (B, ...) holds the map ``wanted`` (B, channels, h, w); None where it does not."""
-    channels, grid = wanted.shape[1], (wanted.shape[2], wanted.shape[3])
+def arrangement_of(tensor: torch.Tensor, feature_map: torch.Tensor) -> OneTensor | None:
+    """Return how ``tensor`` (B, ...) holds ``feature_map`` (B, channels, h, w); None where it does not."""
+    channels, grid = feature_map.shape[1], (feature_map.shape[2], feature_map.shape[3])
     shape = tuple(tensor.shape[1:])
-    if tensor.dim() < 3 or len(tensor) != len(wanted) or not _may_hold(tensor, wanted):
+    if tensor.dim() < 3 or len(tensor) != len(feature_map) or not _may_hold(tensor, feature_map):
         return None
-    if torch.equal(tensor, wanted):
-        return Arrangement(Layout("map", channels, grid), shape, channels_last=False)
-    rows, places = tensor.flatten(1, -2), wanted.flatten(2).transpose(1, 2)
+    if torch.equal(tensor, feature_map):
+        return OneTensor(Layout("map", channels, grid), shape, channels_last=False)
+    rows, places = tensor.flatten(1, -2), feature_map.flatten(2).transpose(1, 2)
     prefix = rows.shape[1] - places.shape[1]
     if rows.shape[2] != channels or prefix < 0 or (prefix and tensor.dim() > 3):
         return None
@@ -174,23 +140,27 @@ def arrangement_of(tensor: torch.Tensor, wanted: torch.Tensor) -> Arrangement | 
         if order is None:
             return None
     if tensor.dim() > 3:
-        return Arrangement(Layout("map", channels, grid), shape, True, order)
-    return Arrangement(Layout("tokens", channels, grid, rows.shape[1], prefix), shape, True, order)
+        return OneTensor(Layout("map", channels, grid), shape, channels_last=True, order=order)
+    layout = Layout("tokens", channels, grid, rows.shape[1], prefix)
+    return OneTensor(layout, shape, channels_last=True, order=order)
 
 
-def _may_hold(tensor: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Whether a place of ``tensor`` has the first channels of the middle place of ``wanted``: quick to see, seldom so
-    where it does not hold it."""
-    height, width = wanted.shape[2:]
-    probe = wanted[0, :PROBED, height // 2, width // 2]
-    if tensor.shape == wanted.shape and torch.equal(tensor[0, :PROBED, height // 2, width // 2], probe):
+def _may_hold(tensor: torch.Tensor, feature_map: torch.Tensor) -> bool:
+    """Tell whether a place of ``tensor`` has the first channels of the middle place of ``feature_map``.
+
+    The comparison takes little time and is rarely true of a tensor that does not hold the map.
+    """
+    height, width = feature_map.shape[2:]
+    probe = feature_map[0, :PROBED, height // 2, width // 2]
+    if tensor.shape == feature_map.shape and torch.equal(tensor[0, :PROBED, height // 2, width // 2], probe):
         return True
     rows = tensor[0].flatten(0, -2)
-    return rows.shape[1] == wanted.shape[1] and bool((rows[:, :PROBED] == probe).all(1).any())
+    return rows.shape[1] == feature_map.shape[1] and bool((rows[:, :PROBED] == probe).all(1).any())
 
 
 def _order(rows: torch.Tensor, places: torch.Tensor) -> tuple[int, ...] | None:
-    """Rows (B, N, channels) in the order of ``places`` (B, n, channels), rows that are no place first; or None."""
+    """Return the positions of ``places`` (B, n, channels) among ``rows`` (B, N, channels), after those of the rows that
+    are no place; None where a place is no row."""
     if places.shape[1] > SEARCHED_PLACES or not bool((rows[0] == places[0, 0]).all(-1).any()):
         return None
     nearest = torch.cdist(places[0], rows[0]).argmin(1).tolist()
@@ -199,17 +169,25 @@ def _order(rows: torch.Tensor, places: torch.Tensor) -> tuple[int, ...] | None:
     return (*sorted(set(range(rows.shape[1])) - set(nearest)), *nearest)
 
 
-def _embedding(pieces: Resumable, calls: Sequence[Call], giver: Call, first: Cut, images: torch.Tensor) -> Cut | None:
-    """The cut in front of the first part: the input of the first of the modules that stand in a row with ``giver``.
+@torch.no_grad()
+def _embedding(network: nn.Module, calls: Sequence[Call], giver: Call, first: Cut, images: torch.Tensor) -> Cut | None:
+    """Return the cut in front of the first part: the input of the first of the modules in a row with ``giver``.
 
-    None where ``giver`` is the embedding: it mixes no channels (an activation or normalisation), or no module that
-    does comes before it (a stem).
+    Args:
+        network: in eval mode.
+        calls: of one of its forwards.
+        giver: the call that gave the first feature map.
+        first: the cut behind it.
+        images: (B, C, H, W), as the network takes them.
+
+    Returns:
+        None where ``giver`` is the embedding: it mixes no channels (an activation or normalisation), or no module that
+        does comes before it (a stem).
     """
 
     def has_weights(path: str) -> bool:
         return any(weight.dim() > 1 for weight in network.get_submodule(path).parameters())
 
-    network = pieces.network
     if not has_weights(giver.path):
         return None
     row = giver.path.rpartition(".")[0]
@@ -219,16 +197,16 @@ def _embedding(pieces: Resumable, calls: Sequence[Call], giver: Call, first: Cut
     if not any(has_weights(call.path) for call in calls if call.ended < giver.began):
         return None
     border = Border(giver.path, after=False)
-    with torch.no_grad():
-        tensor = pieces.run(images, None, border)
+    tensor = tensors_of(reach(network, images, border))[0]
+    assert isinstance(first.arrangement, OneTensor)
     arrangement = _arrangement_like(first.arrangement, tensor, (images.shape[2], images.shape[3]))
     return Cut(border, arrangement) if arrangement else None
 
 
-def _arrangement_like(near: Arrangement, tensor: torch.Tensor, size: tuple[int, int]) -> Arrangement | None:
-    """The arrangement of ``tensor`` (B, ...), of another shape maybe, that goes into what gives ``near``.
+def _arrangement_like(near: OneTensor, tensor: torch.Tensor, size: tuple[int, int]) -> OneTensor | None:
+    """Return the arrangement of ``tensor`` (B, ...), maybe of another shape, which goes into what gives ``near``.
 
-    Its grid must have the shape of the image (H, W) ``size``.
+    Its grid must have the shape of the image (H, W) ``size``; None where it has not.
     """
     shape = tuple(tensor.shape[1:])
     if shape == near.shape:
@@ -237,18 +215,18 @@ def _arrangement_like(near: Arrangement, tensor: torch.Tensor, size: tuple[int, 
         for last in (near.channels_last, not near.channels_last):
             channels, height, width = (shape[2], shape[0], shape[1]) if last else shape
             if height * size[1] == width * size[0]:
-                return Arrangement(Layout("map", channels, (height, width)), shape, last)
+                return OneTensor(Layout("map", channels, (height, width)), shape, last)
     if len(shape) == 2:
         prefix = near.layout.prefix
         height = round(((shape[0] - prefix) * size[0] / size[1]) ** 0.5)
         width = round(height * size[1] / size[0])
         if height * width == shape[0] - prefix:
-            return Arrangement(Layout("tokens", shape[1], (height, width), shape[0], prefix), shape, True)
+            return OneTensor(Layout("tokens", shape[1], (height, width), shape[0], prefix), shape, True)
     return None
 
 
 def _with_blocks(network: nn.Module, calls: Sequence[Call], cuts: Sequence[Cut]) -> list[Cut]:
-    """The cuts with the number of transformer blocks, told by their attention, in front of each."""
+    """Return the cuts with the number of transformer blocks, counted by their attention, in front of each."""
 
     def attends(call: Call) -> bool:
         kind = type(network.get_submodule(call.path)).__name__.lower()
@@ -258,24 +236,15 @@ def _with_blocks(network: nn.Module, calls: Sequence[Call], cuts: Sequence[Cut])
     outermost = [call for call in attention if not any(call.inside(other) for other in attention)]
     counted, since = [], -1
     for cut in cuts:
-        tick = _tick(calls, cut.border)
-        blocks = sum(since < call.began and call.ended <= tick for call in outermost)
-        counted.append(Cut(cut.border, cut.arrangement, blocks))
+        call = next(call for call in calls if call.path == cut.border.path)
+        tick = call.ended if cut.border.after else call.began
+        counted.append(replace(cut, blocks=sum(since < call.began and call.ended <= tick for call in outermost)))
         since = tick
     return counted
 
 
-def _tick(calls: Sequence[Call], border: Border) -> int:
-    call = _call(calls, border)
-    return call.ended if border.after else call.began
-
-
-def _call(calls: Sequence[Call], border: Border) -> Call:
-    return next(call for call in calls if call.path == border.path)
-
-
 @torch.no_grad()
-def _check(pieces: Resumable, cuts: Sequence[Cut], images: torch.Tensor) -> None:
+def _check(pieces: PartialForward, cuts: Sequence[Cut], images: torch.Tensor) -> None:
     """Run every piece alone, from the tensor that the whole forward had at its start.
 
     Raises:
@@ -284,21 +253,22 @@ def _check(pieces: Resumable, cuts: Sequence[Cut], images: torch.Tensor) -> None
     answers = record_answers(pieces.network, images, {cut.border.path for cut in cuts if cut.border.after})
     truths = [images]
     for cut in cuts:
-        if cut.border.after:
-            truths.append(tensors_of(answers[cut.border.path])[cut.border.leaf])
-        else:
-            truths.append(pieces.run(images, None, cut.border))
+        border = cut.border
+        tree = answers[border.path] if border.after else reach(pieces.network, images, border)
+        truths.append(tensors_of(tree)[border.leaves[0]])
     truths.append(pieces.network(images))
     # in another order, so that what comes from a recording is another image's
     truths = [tensor.flip(0) for tensor in truths]
     for number, start in enumerate((None, *cuts)):
-        given = truths[number] if start is None else start.arrangement.write(start.arrangement.read(truths[number]))
+        arrangement = start.arrangement if start else None
+        tensors = truths[number : number + 1]
+        tensors = arrangement.write(arrangement.read(tensors)) if arrangement else tensors
         where = "the first part" if start is None else f"what follows module '{start.border.path}'"
         stop = cuts[number].border if number < len(cuts) else None
         try:
-            found = pieces.run(given, start.border if start else None, stop)
+            answer = pieces.run(tensors, start.border if start else None, stop)
         except Exception as error:
             raise Uncuttable(f"{where} does not run alone ({type(error).__name__}: {error})") from error
-        wanted = truths[number + 1]
-        if found.shape != wanted.shape or not float((found - wanted).norm()) <= TOLERANCE * float(wanted.norm()):
+        answer, truth = answer if stop is None else answer[0], truths[number + 1]
+        if answer.shape != truth.shape or not float((answer - truth).norm()) <= TOLERANCE * float(truth.norm()):
             raise Uncuttable(f"{where} needs more than the representation there")

@@ -24,7 +24,7 @@ from invsuite.models.base import (
     TaskKind,
     WeightsOrigin,
 )
-from invsuite.models.boundaries import Cut, CutNetwork, Uncuttable, cut_network
+from invsuite.models.boundaries import CutNetwork, Uncuttable, cut_network
 
 CHAIN_TOLERANCE = 1e-4  # relative difference of the chain from the network's own forward
 
@@ -87,44 +87,38 @@ def timm_chain(
 
 @torch.no_grad()
 def feature_maps(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
-    """timm's own feature maps (B, channels, h, w) of ``images``, not normalised by the network's last layer.
+    """Return timm's own feature maps (B, channels, h, w) of ``images``, not normalised by the network's last layer.
 
     Raises:
         UsageError: for a network that gives none.
     """
     try:
-        found: list[torch.Tensor] = network.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+        maps: list[torch.Tensor] = network.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
     except Exception as error:  # whatever a family's own code raises
         raise UsageError(f"a timm {type(network).__name__} gives no feature maps: {error}") from error
-    return found
+    return maps
 
 
-def _components(normalise: Normalise, found: CutNetwork, end: Layout) -> list[Component]:
-    """The components between the cuts, each of which runs the network's own code (`Resumable`)."""
-    first, *rest = found.cuts
-    named = [("embed", found.embedding or first)]
-    parts = [first, *rest] if found.embedding else rest
+def _components(normalise: Normalise, network: CutNetwork, end: Layout) -> list[Component]:
+    """Return the components between the cuts, each of which runs the network's own code (`PartialForward`)."""
+    first, *rest = network.cuts
+    named = [("embed", network.embedding or first)]
+    parts = [first, *rest] if network.embedding else rest
     named += zip(_part_names([cut.arrangement.layout for cut in parts]), parts, strict=True)
-    starts: list[Cut | None] = [None, *(cut for _, cut in named)]
-    components = []
-    for start, (stage, stop) in zip(starts, named, strict=False):
-        components.append(Component(stage, _piece(found, normalise, start, stop), stop.arrangement.layout, stop.blocks))
-    return [*components, Component("head", _piece(found, normalise, starts[-1], None), end)]
-
-
-def _piece(found: CutNetwork, normalise: Normalise, start: Cut | None, stop: Cut | None) -> nn.Module:
-    """The network from one cut (None: images in [0, 1]) to the next (None: its output)."""
-
-    def run(tensor: torch.Tensor) -> torch.Tensor:
-        given = normalise(tensor) if start is None else start.arrangement.write(tensor)
-        output = found.pieces.run(given, start.border if start else None, stop.border if stop else None)
-        return output.unsqueeze(1) if stop is None else stop.arrangement.read(output).contiguous()
-
-    return Lambda(run, normalise=normalise) if start is None else Lambda(run)
+    (stage, start), *named = named
+    embed = network.pieces.piece(None, start)
+    module = Lambda(lambda images: embed(normalise(images)), normalise=normalise)
+    components = [Component(stage, module, start.arrangement.layout, start.blocks)]
+    for stage, stop in named:
+        module = Lambda(network.pieces.piece(start, stop))
+        components.append(Component(stage, module, stop.arrangement.layout, stop.blocks))
+        start = stop
+    head = network.pieces.piece(start, None)
+    return [*components, Component("head", Lambda(lambda tensor: head(tensor).unsqueeze(1)), end)]
 
 
 def _part_names(layouts: Sequence[Layout]) -> list[str]:
-    """``block01`` ... for parts that keep one shape, ``stage1`` ... for those of a pyramid."""
+    """Return ``block01`` ... for parts that keep one shape, ``stage1`` ... for those of a pyramid."""
     kind, least = ("block", 2) if len(set(layouts)) == 1 else ("stage", 1)
     width = max(least, len(str(len(layouts))))
     return [f"{kind}{number:0{width}d}" for number in range(1, len(layouts) + 1)]
@@ -132,7 +126,7 @@ def _part_names(layouts: Sequence[Layout]) -> list[str]:
 
 @torch.no_grad()
 def _departure(components: Sequence[Component], images: torch.Tensor, answer: torch.Tensor) -> str:
-    """How far the chain departs from the network's own ``answer``, as a reason not to use it; "" if it does not."""
+    """Return how far the chain departs from the network's own ``answer``, as a reason not to use it, or ""."""
     tensor = images
     for component in components:
         tensor = component.module(tensor)
@@ -143,16 +137,16 @@ def _departure(components: Sequence[Component], images: torch.Tensor, answer: to
 
 
 def _from_images(network: Any, normalise: Normalise, images: torch.Tensor, end: Layout) -> list[Component]:
-    """A component for every feature map and one for the head, each computed from the image."""
+    """Return a component for every feature map and one for the head, each computed from the image."""
     maps = feature_maps(network, normalise(images))
-    layouts = [Layout("map", found.shape[1], (found.shape[2], found.shape[3])) for found in maps]
+    layouts = [Layout("map", m.shape[1], (m.shape[2], m.shape[3])) for m in maps]
 
     def stage(number: int) -> nn.Module:
         def run(images: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = network.forward_intermediates(
+            maps: list[torch.Tensor] = network.forward_intermediates(
                 normalise(images), indices=[number], stop_early=True, output_fmt="NCHW", intermediates_only=True
-            )[0]
-            return found.contiguous()
+            )
+            return maps[0].contiguous()
 
         return Lambda(run, normalise=normalise)
 

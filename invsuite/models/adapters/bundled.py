@@ -16,8 +16,8 @@ from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.bundled import BUNDLED
 from invsuite.models.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
-from invsuite.models.detr import detr_chain
 from invsuite.models.timm import timm_chain
+from invsuite.models.transformers import detector_chain
 from invsuite.registry import register
 
 BUILDERS = {"vit": build_vit, "detr": build_detr}
@@ -61,4 +61,4 @@ def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model
     size = (IMAGE_SIZE, IMAGE_SIZE)
     if isinstance(network, VisionTransformer):
         return timm_chain(name, network, size, MEAN, STD, origin)
-    return detr_chain(name, network, size, MEAN, STD, origin, classes=CLASSES)
+    return detector_chain(name, network, size, MEAN, STD, origin, classes=CLASSES)

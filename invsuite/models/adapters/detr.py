@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetec
 from invsuite.data.geometry import INTERPOLATIONS, Resampling
 from invsuite.errors import Unavailable, UsageError, WeightsError
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.detr import FAMILIES, detr_chain
-from invsuite.models.yolos import yolos_chain
+from invsuite.models.transformers import FAMILIES, detector_chain
 from invsuite.registry import HubWeights, register
 
 STRIDE = 32  # sides chosen here, not by the checkpoint, are whole places of the coarsest usual grid
@@ -43,9 +42,8 @@ def load(name: str, source: str) -> Model:
     path, size, canvas = _split(source)
     try:
         kind = AutoConfig.from_pretrained(path).model_type
-        if kind not in FAMILIES and kind != "yolos":
-            known = ", ".join(sorted([*FAMILIES, "yolos"]))
-            raise UsageError(f"'{path}' is a checkpoint of '{kind}'; this adapter cuts: {known}")
+        if kind not in FAMILIES:
+            raise UsageError(f"'{path}' is a checkpoint of '{kind}'; this adapter cuts: {', '.join(sorted(FAMILIES))}")
         processor = AutoImageProcessor.from_pretrained(path)
         network, report = AutoModelForObjectDetection.from_pretrained(
             path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -67,12 +65,7 @@ def load(name: str, source: str) -> Model:
     size = size or input_size(processor)
     origin = WeightsOrigin(f"transformers {path}", _digest(path), "see the checkpoint's card")
     mean, std = normalisation(processor)
-    if kind == "yolos":
-        if canvas is not None:
-            raise UsageError(f"'{source}': YOLOS knows no padding mask, leave the canvas out")
-        model = yolos_chain(name, network, size, mean, std, origin)
-    else:
-        model = detr_chain(name, network, size, mean, std, origin, canvas)
+    model = detector_chain(name, network, size, mean, std, origin, canvas)
     model.resampling = resampling_of(processor)
     return model
 
