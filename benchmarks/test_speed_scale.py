@@ -24,9 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import invented
 import pytest
 import torch
 from helpers import small_suite
+from invented import measurement
 
 from invsuite.api import load_records
 from invsuite.benchmark import runner
@@ -67,47 +69,16 @@ def seconds(work: Callable[[], object]) -> float:
 def fill(out: Path, models: int, stages: int = 10, methods: int = 10) -> int:
     """Records of invented numbers in the form of real ones, sealed by the store; returns how many."""
     store, generator = Store(out / "records" / "scale"), torch.Generator().manual_seed(0)
-    images = [f"scene-{i}" for i in range(16)]
     for number in range(models * stages * methods):
         model, stage, method = number // (stages * methods), number // methods % stages, number % methods
-        metrics = {}
+        measured = []
         for name in ("psnr", "ssim"):
             values = (20 + method + 2 * torch.randn(16, generator=generator)).tolist()
             mean = sum(values) / 16
-            metrics[name] = {"status": "ok", "reason": "", "unit": "dB", "direction": "higher", "version": 1} | {
-                "n": 16,
-                "mean": mean,
-                "low": mean - 1,
-                "high": mean + 1,
-                "values": values,
-            }
-        cost = dict.fromkeys(("fit_seconds", "fit_shared_seconds", "invert_seconds_per_image"), 1.0)
-        cost |= dict.fromkeys(("fit_image_passes", "parameters", "fit_peak_bytes", "invert_peak_bytes"), 1)
-        cell = {"suite": "scale", "model": f"m{model}", "stage": f"s{stage}", "method": f"method{method}", "seed": 0}
-        store.write(
-            {
-                "cell": cell | {"id": f"m{model}-s{stage}-method{method}", "position": stage, "family": "floor"},
-                "identity": {"image_size": [96, 96]},
-                "status": "ok",
-                "reason": "",
-                "metrics": metrics,
-                "images": images,
-                "cost": cost | {"clock": "wall"},
-                "data": {"fit": 24, "select": 4, "score": 16, "unreadable": {}},
-                "weights": {"source": "none", "sha256": "0" * 64, "random": False},
-                "provenance": {
-                    "git": {"sha": None, "dirty": None},
-                    "source_sha256": "0" * 64,
-                    "versions": {},
-                    "device": "CPU",
-                    "platform": "Linux",
-                    "threads": 1,
-                    "deterministic": True,
-                    "tf32": False,
-                    "written": "2026-01-01T00:00:00+00:00",
-                },
-            }
-        )
+            measured.append(measurement(name, values, n=16, mean=mean, low=mean - 1, high=mean + 1))
+        record = invented.record(f"m{model}", f"s{stage}", f"method{method}", measurements=measured)
+        record.cell.position = stage
+        store.write(record)
     return models * stages * methods
 
 

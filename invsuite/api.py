@@ -25,14 +25,15 @@ from invsuite.benchmark.suite import Suite, load_suite
 from invsuite.errors import Unavailable, UsageError, unknown_name
 from invsuite.report import full_title, write_report
 from invsuite.report.efficiency import efficiency_markdown
-from invsuite.report.markdown import state_of, terminal
+from invsuite.report.markdown import terminal
 from invsuite.report.paper_claims import findings_markdown
 from invsuite.report.study import study_page
 from invsuite.report.study_design import analyse, key_of, plan_pairs, read_answers, read_key, study_table
 from invsuite.results.baseline import Finding, compare, load_baseline, pin, summary, summary_markdown
-from invsuite.results.compare import compare_rows, comparison_table
+from invsuite.results.compare import Comparison, compare_rows, comparison_table
 from invsuite.results.merge import merge_runs
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record, RelationRecord, to_json
+from invsuite.results.store import Store
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ def run_bench(options: BenchOptions) -> BenchResult:
         relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)
-    every = [*records, *relations]
-    states = Counter(state_of(r) for r in records)
+    every: list[Record | RelationRecord] = [*records, *relations]
+    states = Counter(r.state for r in records)
     text = "\n".join(
         [
             f"{full_title(suite.title, records)}\n",
@@ -100,29 +101,30 @@ def run_bench(options: BenchOptions) -> BenchResult:
             *_problems(every),
         ]
     )
-    tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused, "cells": records}
+    tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused}
+    tree["cells"] = [to_json(record) for record in records]
     if relations:
-        tree["interlayer"] = relations
+        tree["interlayer"] = [to_json(record) for record in relations]
     return BenchResult(text, tree, _exit_code(plan, every))
 
 
-def _problems(records: Sequence[Record]) -> list[str]:
+def _problems(records: Sequence[Record | RelationRecord]) -> list[str]:
     """A line for every reason why cells have no numbers."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        if record["status"] != "ok":
-            reasons.setdefault((state_of(record), record["reason"]), []).append(record["cell"]["id"])
+        if not record.ok:
+            reasons.setdefault((record.state, record.reason), []).append(record.cell.id)
     return [
         f"{state}: {cells[0]}{f' and {len(cells) - 1} more' if len(cells) > 1 else ''}: {reason}"
         for (state, reason), cells in reasons.items()
     ]
 
 
-def _exit_code(plan: Plan, records: Sequence[Record]) -> int:
+def _exit_code(plan: Plan, records: Sequence[Record | RelationRecord]) -> int:
     refused = [m.error for m in plan.models if isinstance(m, Refused) and not isinstance(m.error, Unavailable)]
     if refused:
         return refused[0].exit_code
-    return int(any(r["status"] == "failed" for r in records))
+    return int(any(r.status == "failed" for r in records))
 
 
 def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -> BenchResult:
@@ -187,33 +189,19 @@ def load_records(suite: Suite, out: Path) -> list[Record]:
     Raises:
         UsageError: if there is none.
     """
-    newest: dict[tuple[Any, ...], Record] = {}
+    newest: dict[str, Record] = {}
     for record in store_of(suite, out).records():
-        cell = record["cell"]
-        key = (cell["model"], cell["stage"], cell["method"], cell["seed"])
+        key = record.cell.key
         if key not in newest or _age(newest[key]) <= _age(record):
             newest[key] = record
     if not newest:
         raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
-    models = [m.name for m in suite.models]
-    stages = {m.name: list(m.stages) for m in suite.models}
-    methods = [m.name for m in suite.methods]
-
-    def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
-        model, stage, method, seed = key
-        place = newest[key]["cell"].get("position", _index(stages.get(model, []), stage))
-        return (_index(models, model), model, seed, place, _index(methods, method))
-
-    return [newest[key] for key in sorted(newest, key=rank)]
+    return sorted(newest.values(), key=lambda r: r.cell.order)
 
 
 def _age(record: Record) -> tuple[bool, str]:
     """What orders records of the same cell: a model that could not be had later does not hide what it gave before."""
-    return "refused" not in record["identity"], record["provenance"]["written"]
-
-
-def _index(names: Sequence[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)
+    return "refused" not in record.identity, record.provenance.written
 
 
 def rerender(suite_name: str, out: Path) -> list[Path]:
@@ -223,11 +211,11 @@ def rerender(suite_name: str, out: Path) -> list[Path]:
     return write_report(suite.name, suite.title, records, lambda record: store, out, relations)
 
 
-def load_relations(suite: Suite, out: Path) -> list[Record]:
+def load_relations(suite: Suite, out: Path) -> list[RelationRecord]:
     """The newest record of how the stages of each model relate."""
-    newest: dict[str, Record] = {}
-    for record in sorted(store_of(suite, out).interlayer().records(), key=lambda r: r["provenance"]["written"]):
-        newest[record["cell"]["model"]] = record
+    newest: dict[str, RelationRecord] = {}
+    for record in sorted(store_of(suite, out).interlayer().records(), key=lambda r: r.provenance.written):
+        newest[record.cell.model] = record
     return list(newest.values())
 
 
@@ -244,7 +232,7 @@ def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[
         f"{suite.name}-merged",
         f"{suite.title} - {len(runs)} runs merged",
         merged.records,
-        lambda record: store_of(suite, runs[record["run"]["name"]]),
+        lambda record: store_of(suite, runs[record.run.name] if record.run else out),
         out,
         merged.relations,
         merged.notes,
@@ -282,10 +270,10 @@ def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
 
 def compare_two(
     suite_name: str, out: Path, rows: tuple[str, str], measures: Sequence[str] | None
-) -> tuple[list[dict[str, Any]], str]:
+) -> tuple[list[Comparison], str]:
     """The paired differences of two rows of a suite, and their table."""
-    entries = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
-    return entries, comparison_table(entries)
+    comparisons = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
+    return comparisons, comparison_table(comparisons)
 
 
 def write_study(
@@ -294,10 +282,10 @@ def write_study(
     """Write the page of a blind study of a suite's pictures, and the key that tells its methods; returns both files."""
     suite = load_suite(suite_name)
     store = store_of(suite, out)
-    records = [r for r in load_records(suite, out) if r["status"] == "ok" and r["cell"]["seed"] == suite.seeds[0]]
-    chosen = choose("method", list(dict.fromkeys(r["cell"]["method"] for r in records)), methods)
-    records = [r for r in records if r["cell"]["method"] in chosen and store.strip_path(r["cell"]["id"]).is_file()]
-    images = min([STRIP_IMAGES, *(len(r["images"]) for r in records)])
+    records = [r for r in load_records(suite, out) if r.ok and r.cell.seed == suite.seeds[0]]
+    chosen = choose("method", list(dict.fromkeys(r.cell.method for r in records)), methods)
+    records = [r for r in records if r.cell.method in chosen and store.strip_path(r.cell.id).is_file()]
+    images = min([STRIP_IMAGES, *(len(r.images) for r in records)])
     pairs = plan_pairs(records, images, questions, seed)
     key = key_of(suite.name, pairs)
     page, key_path = out / f"{suite.name}-study.html", _key_path(suite, out)
@@ -346,7 +334,7 @@ def find_record(suite_name: str, out: Path, part: str) -> Record:
     Raises:
         UsageError: if none or several match.
     """
-    records = {r["cell"]["id"]: r for r in store_of(load_suite(suite_name), out).records()}
+    records = {r.cell.id: r for r in store_of(load_suite(suite_name), out).records()}
     if part in records:
         return records[part]
     found = [cell_id for cell_id in records if cell_id.startswith(f"{part}-s")]

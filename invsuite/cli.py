@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -286,8 +287,8 @@ def compare(
     """Paired differences of two rows, with intervals, over the images and seeds they were measured on."""
     from invsuite.api import compare_two
 
-    entries, text = compare_two(suite, out, (first, second), _names(metric))
-    print(json.dumps(entries, indent=1) if as_json else text)
+    comparisons, text = compare_two(suite, out, (first, second), _names(metric))
+    print(json.dumps([asdict(comparison) for comparison in comparisons], indent=1) if as_json else text)
 
 
 @command()
@@ -344,8 +345,9 @@ def show(
 ) -> None:
     """Print one cell's record."""
     from invsuite.api import find_record
+    from invsuite.results.record import to_json
 
-    print(json.dumps(find_record(suite, out, cell), indent=1))
+    print(json.dumps(to_json(find_record(suite, out, cell)), indent=1))
 
 
 @command()

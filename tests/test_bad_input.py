@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SUITE, invoke
 
-from invsuite.results.migrate import SCHEMA
+from invsuite.results.record import SCHEMA
 
 Words = tuple[object, ...]
 
@@ -102,10 +102,10 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     ),
     "no records": (plain("report", "--out", "/nonexistent"), 2, "no records of suite 'quick' in '/nonexistent'; run: "),
     "no such cell": (plain("show", "nothing", "--out", "/nonexistent"), 2, "unknown cell 'nothing'"),
-    "a record of a newer suite": (
+    "a record of another schema": (
         written(RECORD, json.dumps({"schema": SCHEMA + 1}), "report", "--suite", "SUITE", "--out", "OUT"),
         2,
-        f"has schema {SCHEMA + 1}, this invsuite reads up to {SCHEMA}: update it, or use another --out",
+        f"has schema {SCHEMA + 1}, this invsuite reads {SCHEMA}: delete it, or use another --out",
     ),
     "an edited record": (
         written(

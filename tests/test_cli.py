@@ -55,8 +55,9 @@ def test_a_record_says_where_it_comes_from(finished: tuple[Path, Path, Result]) 
     suite, out, _ = finished
     record = json.loads(invoke("show", "vit-block03-modular", "--suite", suite, "--out", out).stdout)
     assert record["status"] == "ok"
-    assert record["metrics"]["psnr"]["n"] == len(record["metrics"]["psnr"]["values"]) == len(record["images"]) == 6
-    assert record["metrics"]["lpips"]["status"] in ("ok", "skipped")
+    measured = record["measurements"]
+    assert measured["psnr"]["n"] == len(measured["psnr"]["values"]) == len(record["images"]) == 6
+    assert measured["lpips"]["status"] in ("ok", "skipped")
     assert record["cost"]["clock"] == "wall"
     assert record["cost"]["fit_image_passes"] == 64
     assert record["identity"]["cut"] == ["embed", "block03"]

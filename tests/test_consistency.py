@@ -137,7 +137,7 @@ def test_a_witness_that_cannot_be_had_is_skipped(tmp_path: Path) -> None:
     path.write_text(text.replace('source = "bundled:vit"', 'source = "bundled:vit"\nwitness = "detr:/no/such/folder"'))
     words = ("--models", "vit", "--methods", "mean", "--stages", "embed", "--json")
     result = invoke("bench", "--suite", path, "--out", tmp_path / "results", *words)
-    found = json.loads(result.stdout)["cells"][0]["metrics"]
+    found = json.loads(result.stdout)["cells"][0]["measurements"]
     assert found["psnr"]["status"] == "ok"
     assert found["witness_error"]["status"] == "skipped"
     assert "'/no/such/folder' cannot be had" in found["witness_error"]["reason"]

@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import invented
 import pytest
 from helpers import TINY_SUITE, invoke
+from invented import measurement
 
 from invsuite.report.algebra import algebra_section
 from invsuite.report.efficiency import cost_to, efficiency_markdown, trained_fits
+from invsuite.results.record import CellCost, Record
 
 FLOPS = 1e12
 
 
-def record(method: str, stage: str, points: list[tuple[int, float]], flops: float, **notes: Any) -> dict[str, Any]:
+def record(method: str, stage: str, points: list[tuple[int, float]], flops: float, **notes: Any) -> Record:
     """A record of a fit of 100 images seen."""
-    return {
-        "status": "ok",
-        "cell": {"id": f"{stage}-{method}", "model": "net", "stage": stage, "method": method, "seed": 0},
-        "identity": {"method": {"iterations": 40}},
-        "metrics": {"psnr": {"status": "ok", "mean": points[-1][1] - 1, "low": 1.0, "high": 2.0, "n": 9}},
-        "cost": {
-            "fit_image_passes": 100 if flops else 0,
-            "fit_seconds": flops / FLOPS,
-            "fit_shared_seconds": 5.0,
-            "fit_flops": flops,
-            "fit_frozen_flops": FLOPS,
-            "parameters": 7,
-            "invert_flops_per_image": 0.5 * FLOPS,
-            "invert_seconds_per_image": 0.1,
-        },
-        "data": {"fit": 3, "select": 2, "score": 9},
-        "provenance": {"device": "CPU", "threads": 1, "git": {"sha": "abcdef0123456"}},
-        "notes": {"curve": [[p, p / 10, 0.1, db] for p, db in points], **notes} if flops else {},
-    }
+    cost = CellCost(
+        "wall",
+        fit_image_passes=100 if flops else 0,
+        fit_seconds=flops / FLOPS,
+        fit_shared_seconds=5.0,
+        fit_flops=flops,
+        fit_frozen_flops=FLOPS,
+        parameters=7,
+        invert_flops_per_image=0.5 * FLOPS,
+        invert_seconds_per_image=0.1,
+    )
+    psnr = measurement("psnr", n=9, mean=points[-1][1] - 1, low=1.0, high=2.0)
+    notes = {"curve": [[p, p / 10, 0.1, db] for p, db in points], **notes} if flops else {}
+    provenance = replace(invented.PROVENANCE, git={"sha": "abcdef0123456"})
+    one = invented.record("net", stage, method, measurements=[psnr], cost=cost, notes=notes)
+    return replace(one, identity={"method": {"iterations": 40}}, provenance=provenance)
 
 
 @pytest.fixture
-def records() -> list[dict[str, Any]]:
+def records() -> list[Record]:
     """Layer-wise costs 10 and 16 TFLOP, modular 10 and 6; at the second stage layer-wise is better."""
     chain = {"modules": ["a", "b"]}
     return [
@@ -51,7 +52,7 @@ def records() -> list[dict[str, Any]]:
     ]
 
 
-def test_cost_up_to_a_quality(records: list[dict[str, Any]]) -> None:
+def test_cost_up_to_a_quality(records: list[Record]) -> None:
     fits = trained_fits(records)
     assert [f.method for f in fits] == ["layerwise", "modular"] * 2
     own = {m: [f for f in fits if f.method == m] for m in ("layerwise", "modular")}
@@ -64,7 +65,7 @@ def test_cost_up_to_a_quality(records: list[dict[str, Any]]) -> None:
     assert cost_to(own["layerwise"], {"a": 20.0, "b": 99.0}) is None
 
 
-def test_the_claim_is_worded_from_the_numbers(records: list[dict[str, Any]]) -> None:
+def test_the_claim_is_worded_from_the_numbers(records: list[Record]) -> None:
     page = " ".join(efficiency_markdown([("two stages", records)]).split())
     assert "`modular` takes 16.00 TFLOP of own training for 2 stages, `layerwise` 26.00: 1.6 times as much" in page
     assert "in dB: a +0.00, b -4.00" in page
@@ -99,5 +100,5 @@ def test_pages_come_from_a_real_run(tmp_path: Path) -> None:
     assert "no records of suite 'tiny'" in missing.stderr
 
 
-def test_algebra_has_nothing_to_say_of_other_methods(records: list[dict[str, Any]]) -> None:
+def test_algebra_has_nothing_to_say_of_other_methods(records: list[Record]) -> None:
     assert algebra_section(records) == []

@@ -51,7 +51,8 @@ from invsuite.benchmark.runner import Run, RunOptions, begin
 from invsuite.benchmark.suite import load_suite
 from invsuite.cli import app
 from invsuite.errors import DiskError, SetupError, UsageError
-from invsuite.results.store import Record, Store
+from invsuite.results.record import to_json
+from invsuite.results.store import Store
 from invsuite.selftest.bench import Silent
 
 #: A method whose first training kills its process in the middle, as an out-of-memory killer would.
@@ -119,8 +120,11 @@ def bench(folder: Path, out: str, *words: object) -> Result:
         return invoke("bench", *suite, "--out", folder / out, "--device", "cpu", "--threads", 1, *words)
 
 
+Contents = dict[str, dict[str, Any]]  # of records, by the cell's id
+
+
 @pytest.fixture(scope="module")
-def serial(folder: Path) -> dict[str, Record]:
+def serial(folder: Path) -> Contents:
     threads = torch.get_num_threads()
     (folder / "serial.pid").write_text("nobody is killed")
     result = bench(folder, "serial")
@@ -129,19 +133,18 @@ def serial(folder: Path) -> dict[str, Record]:
     return contents(folder / "serial")
 
 
-def contents(out: Path) -> dict[str, Record]:
+def contents(out: Path) -> Contents:
     """What every record says of quality, costs in time and memory, and where it comes from, left out."""
-    found = {r["cell"]["id"]: r for r in Store(out / "records" / "tiny").records()}
+    found = {r.cell.id: to_json(r) for r in Store(out / "records" / "tiny").records()}
     for record in found.values():
-        for part in ("provenance", "record_sha256"):
-            del record[part]
+        del record["provenance"]
         record["cost"] = {k: v for k, v in record["cost"].items() if "seconds" not in k and "bytes" not in k}
         for curve in ("curve", "inversion_curve"):  # quality beside seconds
             record["notes"].pop(curve, None)
     return found
 
 
-def same_after_a_kill(result: Result, folder: Path, out: str, serial: dict[str, Record]) -> None:
+def same_after_a_kill(result: Result, folder: Path, out: str, serial: Contents) -> None:
     """Nobody else's cells were touched, and the killed one is as if nothing had happened: bit by bit."""
     assert result.exit_code == 0, result.output
     assert not psutil.pid_exists(int((folder / f"{out}.pid").read_text())), "one worker was killed"
@@ -154,7 +157,7 @@ def same_after_a_kill(result: Result, folder: Path, out: str, serial: dict[str, 
     assert quality(suite, folder / out) == quality(suite, folder / "serial")
 
 
-def test_processes_one_killed_in_the_middle_give_the_serial_records(folder: Path, serial: dict[str, Record]) -> None:
+def test_processes_one_killed_in_the_middle_give_the_serial_records(folder: Path, serial: Contents) -> None:
     result = bench(folder, "process", "--executor", "process", "--workers", 2)
     assert "killed by SIGKILL" in result.stderr
     assert "[6/6 cells" in result.stderr
@@ -162,7 +165,7 @@ def test_processes_one_killed_in_the_middle_give_the_serial_records(folder: Path
 
 
 def test_a_ray_cluster_of_two_nodes_one_worker_killed_gives_the_serial_records(
-    folder: Path, serial: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+    folder: Path, serial: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -222,7 +225,7 @@ def test_a_signal_stops_the_workers_and_ends_with_130(folder: Path) -> None:
     assert b"Traceback" not in said
     assert len(workers) == 1
     assert not workers[0].is_running()
-    assert [r["cell"]["method"] for r in store.records()] == ["mean"]
+    assert [r.cell.method for r in store.records()] == ["mean"]
 
 
 @pytest.fixture(scope="module")
@@ -313,10 +316,11 @@ def test_a_fit_that_loses_every_worker_is_a_record_and_the_others_go_on(begun: R
     work(begun, crew)
     assert sum("vit-ridge" in task.fit_id for _, task in crew.given) == 3, "once, and two retries"
     records = list(begun.store.records())
-    assert {(r["cell"]["model"], r["cell"]["method"]) for r in records} == {("vit", "ridge")}
-    assert {(r["status"], r["fault"]) for r in records} == {("failed", "lost worker")}
-    assert "lost 3 times while it computed this (killed by SIGKILL)" in records[0]["reason"]
-    assert records[0]["weights"]["sha256"]
+    assert {(r.cell.model, r.cell.method) for r in records} == {("vit", "ridge")}
+    assert {(r.status, r.fault) for r in records} == {("failed", "lost worker")}
+    assert "lost 3 times while it computed this (killed by SIGKILL)" in records[0].reason
+    assert records[0].weights is not None
+    assert records[0].weights.sha256
     assert (begun.outcome.computed, begun.outcome.failed) == (8, 2)
 
 
@@ -373,9 +377,9 @@ def test_a_worker_that_sees_other_images_records_it(begun: Run, tmp_path: Path) 
     said: list[Message] = []
     worker = Worker((), pickle.dumps(job), "cpu", torch.get_num_threads(), said.append)
     assert worker.compute(pickle.dumps(other)) == FINISHED
-    assert {r["fault"] for r in begun.store.records()} == {"data"}
+    assert {r.fault for r in begun.store.records()} == {"data"}
     assert [type(m) for m in said] == [Said, Said, CellDone, CellDone]
-    assert "put them on storage that both see" in next(begun.store.records())["reason"]
+    assert "put them on storage that both see" in next(begun.store.records()).reason
 
 
 def test_each_worker_sees_its_own_device_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def words(tmp_path: Path) -> tuple[str, ...]:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    return {r["cell"]["method"]: r for r in Store(folder / "r" / "records" / "faults").records()}
+    return {r.cell.method: r for r in Store(folder / "r" / "records" / "faults").records()}
 
 
 def rewrite(folder: Path, old: str, new: str) -> None:
@@ -53,9 +53,9 @@ def fails_alone(folder: Path, words: tuple[str, ...], fault: str, reason: str) -
     result = invoke(*words)
     assert result.exit_code == 1, result.output
     found = records(folder)
-    assert found["mean"]["status"] == "ok"
-    assert (found["modular"]["status"], found["modular"]["fault"]) == ("failed", fault)
-    assert reason in found["modular"]["reason"]
+    assert found["mean"].status == "ok"
+    assert (found["modular"].status, found["modular"].fault) == ("failed", fault)
+    assert reason in found["modular"].reason
     table = (folder / "r" / "faults.md").read_text()
     assert "2 cells: 1 failed, 1 ok." in table
     assert f"- failed: {found['modular']['reason']} (vit/embed/modular)" in table
@@ -66,7 +66,7 @@ def test_too_large_a_batch_is_halved_to_the_same_numbers(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert invoke(*words).exit_code == 0
-    whole = records(tmp_path)["modular"]["metrics"]["psnr"]["values"]
+    whole = records(tmp_path)["modular"].measurements["psnr"].values
     invert, sizes = ChainInverter.invert, []
 
     def small(self: ChainInverter, stage: str, representation: Any) -> torch.Tensor:
@@ -76,7 +76,7 @@ def test_too_large_a_batch_is_halved_to_the_same_numbers(
     monkeypatch.setattr(ChainInverter, "invert", small)
     assert invoke(*words, "--refresh").exit_code == 0
     assert max(sizes) == 6
-    assert records(tmp_path)["modular"]["metrics"]["psnr"]["values"] == pytest.approx(whole, abs=1e-4)
+    assert records(tmp_path)["modular"].measurements["psnr"].values == pytest.approx(whole, abs=1e-4)
 
 
 def test_an_inversion_that_never_fits_is_recorded(
@@ -93,7 +93,7 @@ def test_a_fit_that_does_not_fit_is_recorded_with_what_helps(
     fails_alone(
         tmp_path, words, "out of memory", "fitting ran out of memory; a smaller batch or width needs less: CUDA"
     )
-    assert "more about it" not in records(tmp_path)["modular"]["reason"]
+    assert "more about it" not in records(tmp_path)["modular"].reason
 
 
 def test_halving_ends_at_one_and_lets_other_errors_through() -> None:
@@ -126,9 +126,9 @@ def test_a_time_limit_covers_the_inversion_too(words: tuple[str, ...], tmp_path:
     rewrite(tmp_path, "methods.modular = { width = 8, depth = 1 }", "methods.optimisation = { iterations = 1000000 }")
     assert invoke(*words, "--cell-seconds", "3").exit_code == 1
     found = records(tmp_path)
-    assert found["mean"]["status"] == "ok"
-    assert found["optimisation"]["fault"] == "time limit"
-    assert "inverting and scoring 'vit/embed/optimisation/s0'" in found["optimisation"]["reason"]
+    assert found["mean"].status == "ok"
+    assert found["optimisation"].fault == "time limit"
+    assert "inverting and scoring 'vit/embed/optimisation/s0'" in found["optimisation"].reason
 
 
 def test_a_time_limit_leaves_no_alarm_behind_and_waits_for_writes() -> None:
@@ -181,8 +181,8 @@ def test_photos_that_vanish_under_way_fail_their_model_and_no_other(
     monkeypatch.setattr(runner, "check_measures", vanish)
     result = invoke(*words)
     assert result.exit_code == 1, result.output
-    assert {r["status"] for r in records(tmp_path).values()} == {"failed"}
-    assert "0.png" in records(tmp_path)["mean"]["reason"]
+    assert {r.status for r in records(tmp_path).values()} == {"failed"}
+    assert "0.png" in records(tmp_path)["mean"].reason
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
@@ -224,7 +224,7 @@ def test_a_signal_lets_the_write_finish_and_ends_with_130(
     result = invoke(*words)
     assert result.exit_code == 130
     assert "interrupted; finished cells are kept, run the same command to go on" in result.stderr
-    assert [(name, r["status"]) for name, r in records(tmp_path).items()] == [("mean", "ok")]
+    assert [(name, r.status) for name, r in records(tmp_path).items()] == [("mean", "ok")]
     assert not list(tmp_path.rglob(".*.tmp"))
     assert signal.getsignal(number) == before
     monkeypatch.undo()

@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import invented
 import numpy as np
 import pytest
 from helpers import TINY_SUITE, invoke
+from invented import measurement
 
-from invsuite.registry import METRICS
 from invsuite.report.claims import CLAIMS, Check, Rule
 from invsuite.report.paper_claims import (
     Estimate,
@@ -24,8 +25,8 @@ from invsuite.report.paper_claims import (
     subjects,
     verdict_of,
 )
-from invsuite.results.statistics import summarise
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record, RelationName, RelationRecord, Weights
+from invsuite.results.store import Store
 
 N = 24
 SUITE = TINY_SUITE.replace('"embed", "block03"', '"embed", "block06"').replace(
@@ -40,49 +41,23 @@ def record(model: str, stage: str, method: str, seed: int = 0, **means: Any) -> 
     hard = rng.normal(0, 1, N)
     hard -= hard.mean()
     own = np.random.default_rng(list(f"{model}/{stage}/{method}/{seed}".encode())).normal(0, 0.02, N)
-    metrics: dict[str, Any] = {}
+    measurements = []
     for name, mean in means.items():
         values = mean if isinstance(mean, list) else (mean + 0.05 * abs(mean) * (hard + own - own.mean())).tolist()
-        found = summarise(values)
-        metrics[name] = {
-            "status": "ok",
-            "reason": "",
-            "unit": "",
-            "direction": METRICS[name].direction if name in METRICS else "higher",
-            "version": 1,
-            "floor": {"correspondence": 1.0, "leak": 0.95}.get(name),
-            "n": found.n,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "values": values,
-        }
-    return {
-        "schema": 1,
-        "status": "ok",
-        "reason": "",
-        "cell": {
-            "id": f"{model}-{stage}-{method}-s{seed}",
-            "suite": "tiny",
-            "model": model,
-            "stage": stage,
-            "method": method,
-            "seed": seed,
-        },
-        "metrics": metrics,
-        "images": [f"scene-{i}" for i in range(N)],
-        "weights": {"source": f"bundled {model}", "sha256": "0" * 64},
-        "provenance": {"written": "2026-01-01T00:00:00+00:00"},
-    }
+        measurements.append(measurement(name, values, floor={"correspondence": 1.0, "leak": 0.95}.get(name)))
+    return invented.record(model, stage, method, seed, measurements, N)
 
 
 def matrix(vit: tuple[float, float], detr: tuple[float, float], measure: str = "psnr", **more: float) -> list[Record]:
     """First and last encoder stage of both models over a mean image that scores 15; more measures at every stage."""
     records = []
     for model, levels in (("vit", vit), ("detr", detr)):
-        for stage, level in zip(STAGES[model], (*levels, 15.0), strict=False):
-            records.append(record(model, stage, "modular", **{measure: level}, **more))
-            records.append(record(model, stage, "mean", **{measure: 15.0}))
+        for position, (stage, level) in enumerate(zip(STAGES[model], (*levels, 15.0), strict=False)):
+            own = [record(model, stage, "modular", **{measure: level}, **more)]
+            own.append(record(model, stage, "mean", **{measure: 15.0}))
+            for one in own:
+                one.cell.position = position
+            records += own
     return records
 
 
@@ -178,8 +153,8 @@ def test_models_without_common_images_are_compared_unpaired() -> None:
     last = Check("psnr", "last", "PSNR", gap=Rule("above", 0.0))
     paired = gap(last, *both(records))
     for one in records:
-        if one["cell"]["model"] == "detr":
-            one["images"] = [f"other-{i}" for i in range(N)]
+        if one.cell.model == "detr":
+            one.images = [f"other-{i}" for i in range(N)]
     found = gap(last, *both(records))
     assert paired is not None
     assert found is not None
@@ -205,13 +180,11 @@ def test_seeds_are_counted() -> None:
 def test_neighbouring_stages_are_judged_by_their_worst_pair() -> None:
     records = [record("vit", stage, "modular", cross_application=1.2) for stage in ("a", "b", "c")]
     for one, row in zip(records, ({"b": 1.1, "c": 9.0}, {"a": 1.2, "c": 1.3}, {"b": 2.5, "a": 9.0}), strict=True):
-        one["metrics"]["cross_application"]["row"] = {
+        one.measurements["cross_application"].facts["row"] = {
             stage: {"n": 8, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean} for stage, mean in row.items()
         }
     value = [[1.0, 0.9, 0.1], [0.9, 1.0, 0.7], [0.1, 0.7, 1.0]]
-    relation = {
-        "status": "ok",
-        "cell": {"model": "vit"},
+    body = {
         "stages": ["a", "b", "c"],
         "cka": {
             "value": value,
@@ -220,6 +193,7 @@ def test_neighbouring_stages_are_judged_by_their_worst_pair() -> None:
             "n": 50,
         },
     }
+    relation = RelationRecord(RelationName("vit", "tiny", "vit"), {}, "ok", invented.PROVENANCE, body=body)
     [vit] = subjects(records, [relation], "modular")
     cross, cka = CLAIMS[3].checks
     found = estimate(cross, vit)
@@ -271,7 +245,7 @@ def test_the_page_has_a_verdict_for_each_claim_and_says_what_is_missing(tmp_path
 
 def test_without_models_of_either_family_nothing_is_claimed() -> None:
     one = record("net", "layer1", "modular", psnr=20.0)
-    one["weights"]["source"] = "timm convnext"
+    one.weights = Weights("timm convnext", "0" * 64)
     page = findings_markdown([("t", [one], ())])
     assert "No model of a known family" in page
     assert "###" not in page

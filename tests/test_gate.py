@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import SMALL_NETWORK, invoke, small_suite
+from invented import measurement
 
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.methods import networks
 from invsuite.registry import METRICS
 from invsuite.results.baseline import SEED_RANGES, TOLERANCES, compare, load_baseline, pin, reseeding_reach
-from invsuite.results.store import Record
+from invsuite.results.record import CellCost, Record, from_json
 
 SUITE = small_suite(
     "gate",
@@ -42,17 +43,17 @@ def reseeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     result = invoke("bench", "--suite", suite, "--out", folder, "--device", "cpu", "--seeds", seeds, "--json")
     assert result.exit_code == 0, result.output
     found: dict[int, list[Record]] = {}
-    for record in json.loads(result.stdout)["cells"]:
-        found.setdefault(record["cell"]["seed"], []).append(record)
+    for tree in json.loads(result.stdout)["cells"]:
+        record = from_json(Record, tree)
+        found.setdefault(record.cell.seed, []).append(record)
     return suite, folder, found
 
 
 def as_seed_0(records: list[Record], first: list[Record]) -> list[Record]:
     """The records as if their random numbers had been those of seed 0: what a new order of operations, or a new
     version of torch, makes of a run. Cells without a seed are those of ``first``."""
-    named = {(r["cell"]["stage"], r["cell"]["method"]): r["cell"] for r in first}
-    drawn = [r | {"cell": named[r["cell"]["stage"], r["cell"]["method"]]} for r in records]
-    return drawn + [r for r in first if r["cell"]["method"] == "mean"]
+    named = {r.cell.row: r.cell for r in first}
+    return [*(replace(r, cell=named[r.cell.row]) for r in records), *(r for r in first if r.cell.method == "mean")]
 
 
 def test_reseeding_stays_green_in_20_of_20_tries(
@@ -68,7 +69,7 @@ def test_reseeding_stays_green_in_20_of_20_tries(
     assert pinned["seed_range"] > 0
     assert "seed_range" not in baseline["cells"]["vit/block03/mean/s0"]["measures"]["psnr"]
     tries = [found[seed] for seed in range(PINNED, PINNED + TRIES)]
-    moved = {r["metrics"]["psnr"]["mean"] for records in tries for r in records if r["cell"]["stage"] == "block03"}
+    moved = {r.measurements["psnr"].mean for records in tries for r in records if r.cell.stage == "block03"}
     assert len(moved) == TRIES, "every seed gave other numbers"
     red = [[f for f in compare(as_seed_0(records, found[0]), baseline) if f.bad] for records in tries]
     assert red == [[]] * TRIES
@@ -86,7 +87,7 @@ def test_half_a_decibel_of_one_method_turns_the_gate_red(
     assert invoke(*check).exit_code == 0
     assert "suite gate: passed" in page.read_text()
 
-    error = {r["cell"]["stage"]: 10 ** (-r["metrics"]["psnr"]["mean"] / 10) for r in found[0]}
+    error = {r.cell.stage: 10 ** (-(r.measurements["psnr"].mean or 0.0) / 10) for r in found[0]}
     invert = networks.ChainInverter.invert
 
     def worse(self: Any, stage: str, representation: Any) -> torch.Tensor:
@@ -112,7 +113,8 @@ def test_time_and_memory_are_never_judged(reseeded: tuple[Path, Path, dict[int, 
     pin(found[0], tmp_path / "baseline.json")
     slow = copy.deepcopy(found[0])
     for record in slow:
-        record["cost"] = {k: v * 100 if isinstance(v, int | float) else v for k, v in record["cost"].items()}
+        cost = asdict(record.cost)  # type: ignore[arg-type]
+        record.cost = CellCost(**{k: v * 100 if isinstance(v, int | float) else v for k, v in cost.items()})
     assert {f.verdict for f in compare(slow, load_baseline(tmp_path / "baseline.json"))} == {"same"}
 
 
@@ -121,8 +123,8 @@ def test_a_cell_that_fails_is_red_whether_or_not_it_was_pinned(
 ) -> None:
     _, _, found = reseeded
     first, *others = found[0]
-    failed = {"status": "failed", "reason": "out of memory", "cell": first["cell"]}
-    skipped = {"status": "skipped", "reason": "no weights", "cell": first["cell"]}
+    failed = Record(first.cell, {}, "failed", first.provenance, "out of memory")
+    skipped = Record(first.cell, {}, "skipped", first.provenance, "no weights")
     for pinned, now, verdict in (
         (others, failed, "newly failing"),
         (others, skipped, "new"),
@@ -130,17 +132,17 @@ def test_a_cell_that_fails_is_red_whether_or_not_it_was_pinned(
         ([failed, *others], failed, "same"),
         ([failed, *others], skipped, "same"),
     ):
-        pin([r | {"provenance": first["provenance"]} for r in pinned], tmp_path / "b.json")
+        pin(pinned, tmp_path / "b.json")
         findings = compare([now, *others], load_baseline(tmp_path / "b.json"))
-        [of_cell] = [f for f in findings if f.cell.endswith(f"{first['cell']['stage']}/{first['cell']['method']}/s0")]
+        [of_cell] = [f for f in findings if f.cell == first.cell.key]
         assert of_cell.verdict == verdict
 
 
 def test_measures_that_come_and_go(reseeded: tuple[Path, Path, dict[int, list[Record]]], tmp_path: Path) -> None:
     _, _, found = reseeded
     without = copy.deepcopy(found[0])
-    del without[0]["metrics"]["ssim"]
-    without[1]["metrics"]["ssim"] = {"status": "skipped", "reason": "no backbone", "version": 1, "direction": "higher"}
+    del without[0].measurements["ssim"]
+    without[1].measurements["ssim"] = measurement("ssim", status="skipped", reason="no backbone")
     pin(without, tmp_path / "b.json")
     verdicts = [f.verdict for f in compare(found[0], load_baseline(tmp_path / "b.json")) if f.verdict != "same"]
     assert sorted(verdicts) == ["fixed", "new"]

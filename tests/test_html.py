@@ -3,16 +3,18 @@ in the dark and on a phone; and names cannot break out of it."""
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import invented
 import numpy as np
 import pytest
 import torch
 from browser import launched, opened
 from helpers import TINY_SUITE, invoke
+from invented import measurement
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from test_store_and_check import record as a_record
@@ -22,8 +24,9 @@ from invsuite.benchmark.suite import load_suite
 from invsuite.report.html import _maps, html_page, value
 from invsuite.report.pictures import Pictures, extremes
 from invsuite.results.pictures import EACH, MOST, extreme_rows, ranking, sheet
-from invsuite.results.rows import rows_of
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.rows import measures_of, rows_of
+from invsuite.results.store import Store
 
 SUITE = TINY_SUITE.replace('"lpips", "correspondence", "hue_gain"', '"correspondence", "hue_gain", "cross_application"')
 SUITE = SUITE.replace("edits = 3", "edits = 3\ninterlayer = true").replace("count = 6\n", "count = 8\n")
@@ -154,14 +157,14 @@ def test_the_slider_walks_the_stages_by_keyboard(page: Page) -> None:
 
 
 def test_drilling_down_finds_the_worst_and_best_image(page: Page, records: list[Record]) -> None:
-    record = next(r for r in records if r["cell"]["stage"] == "block03" and r["cell"]["method"] == "ridge")
+    record = next(r for r in records if r.cell.stage == "block03" and r.cell.method == "ridge")
     for name, choice in (("model", "vit"), ("stage", "block03"), ("method", "ridge"), ("measure", "1")):
         page.locator(f"#image-{name}").select_option(choice)
-    values = record["metrics"]["ssim"]["values"]
+    values = [value for value in record.measurements["ssim"].values if value is not None]
     for end, wanted in (("worst", min(values)), ("best", max(values))):
         card = page.locator(f"#images-{end} li.pair").first
         assert card.locator(".chosen").inner_text() == f"SSIM {wanted:.3f}"
-        assert record["images"][values.index(wanted)] in card.inner_text()
+        assert record.images[values.index(wanted)] in card.inner_text()
         assert card.locator("img").count() == 2
     assert page.locator("#images-worst li.pair").count() == EACH
     assert "n = 8" in page.locator("#images-status").inner_text()
@@ -235,12 +238,12 @@ def test_curves_matrices_and_reasons_are_there(page: Page) -> None:
 
 def renamed(records: list[Record]) -> list[Record]:
     """Records whose names are attacks, one of them failed with such a reason."""
-    found: list[dict[str, Any]] = json.loads(json.dumps(records))
-    for record in found:
+    nasty = copy.deepcopy(records)
+    for record in nasty:
         for part in ("model", "stage", "method"):
-            record["cell"][part] += NASTY
-    found[0] |= {"status": "failed", "reason": NASTY, "traceback": NASTY}
-    return found
+            setattr(record.cell, part, getattr(record.cell, part) + NASTY)
+    nasty[0] = replace(nasty[0], status="failed", reason=NASTY, traceback=NASTY)
+    return nasty
 
 
 def test_names_are_text(records: list[Record], store: Store, browser: Browser, tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_names_are_text(records: list[Record], store: Store, browser: Browser, t
 def test_records_without_pictures_or_numbers_make_a_page(
     records: list[Record], browser: Browser, tmp_path: Path
 ) -> None:
-    failed = [r | {"status": "failed", "reason": "a fault", "metrics": {}} for r in records[:2]]
+    failed = [replace(r, status="failed", reason="a fault", measurements={}) for r in records[:2]]
     for name, some in (("bare", records), ("failed", failed)):
         path = tmp_path / f"{name}.html"
         path.write_text(html_page("nothing kept", some, lambda record: Store(tmp_path / "empty")))
@@ -274,15 +277,15 @@ def test_records_without_pictures_or_numbers_make_a_page(
 
 
 def test_extremes_are_the_best_and_worst_of_every_measure() -> None:
-    up = {"direction": "higher", "values": [3.0, None, 1.0, 2.0, 5.0, 4.0, 0.0, 9.0]}
-    one = {"direction": "one", "values": [None, 1.0, 0.1, None, 5.0, None, None, None]}
+    up = measurement("up", [3.0, None, 1.0, 2.0, 5.0, 4.0, 0.0, 9.0])
+    one = measurement("one", [None, 1.0, 0.1, None, 5.0, None, None, None], direction="one")
     assert ranking(up) == [7, 4, 5, 0, 3, 2, 6]
     assert ranking(one) == [1, 2, 4]
-    assert ranking({"status": "skipped"}) == []
+    assert ranking(measurement("no", status="skipped")) == []
     rows = extreme_rows({"up": up, "one": one})
     assert rows[:4] == [6, 7, 4, 1], "the very worst and best of each first"
     assert set(rows) == {6, 2, 3, 7, 4, 5, 1}
-    many = {str(i): {"direction": "lower", "values": np.random.default_rng(i).random(500).tolist()} for i in range(40)}
+    many = {str(i): measurement(str(i), np.random.default_rng(i).random(500).tolist()) for i in range(40)}
     assert len(extreme_rows(many)) == MOST
 
 
@@ -291,15 +294,15 @@ def test_kept_extremes_come_back_as_they_were(tmp_path: Path) -> None:
     images = torch.rand(3, 3, 4, 6, generator=generator).repeat_interleave(20, 2).repeat_interleave(20, 3)
     made = 1 - images
     store = Store(tmp_path)
-    record = {"cell": {"id": "a", "model": "m"}, "extremes": [5, 0, 9], "identity": {"image_size": [80, 120]}}
-    store.extremes_path("a").write_bytes(sheet(images, made))
+    record = replace(invented.record(extremes=[5, 0, 9]), identity={"image_size": [80, 120]})
+    store.extremes_path(record.cell.id).write_bytes(sheet(images, made))
     kept = extremes(store, record)
     assert list(kept) == [5, 0, 9]
     for row, image, other in zip((5, 0, 9), images, made, strict=True):
         for found, true in zip(kept[row], (image, other), strict=True):
             assert found.shape == (80, 120, 3)
             assert np.abs(found / 255 - true.permute(1, 2, 0).numpy()).mean() < 0.02
-    assert Image.open(store.extremes_path("a")).size == (360, 160)
+    assert Image.open(store.extremes_path(record.cell.id)).size == (360, 160)
     large = sheet(torch.rand(2, 3, 64, 640), torch.rand(2, 3, 64, 640))
     store.extremes_path("b").write_bytes(large)
     assert Image.open(store.extremes_path("b")).size == (320, 32), "large pictures are made smaller"
@@ -316,9 +319,9 @@ def test_many_pictures_are_made_smaller() -> None:
 
 def test_a_row_that_sees_the_image_does_not_set_the_scale_of_a_heat_map() -> None:
     oracle, worse, better = a_record("bicubic", shift=80), a_record("mean"), a_record("ridge", shift=1)
-    oracle["identity"] = oracle["identity"] | {"method": {"name": "bicubic"}}
+    oracle.cell.uses_image = True
     rows = rows_of([oracle, worse, better])
-    [found] = _maps(rows, "psnr", [value(row, "psnr", {"psnr": {}}) for row in rows])
+    [found] = _maps(rows, "psnr", [value(row, measures_of(rows)["psnr"], {"psnr": {}}) for row in rows])
     [(_, cells)] = found["lines"]
     brightest, darkest = "#fde725", "#440154"
     assert [cell.fill for cell in cells] == [brightest, darkest, brightest]

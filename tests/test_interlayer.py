@@ -193,9 +193,9 @@ def test_a_run_relates_every_model_once(tmp_path: Path, monkeypatch: pytest.Monk
     result = invoke(*words)
     assert result.exit_code == 0, result.output
     store = Store(out / "records" / "tiny")
-    related = sorted(store.interlayer().records(), key=lambda r: r["cell"]["model"])
-    assert [r["cell"]["model"] for r in related] == ["detr", "vit"]
-    assert all(r["status"] == "ok" and r["provenance"]["versions"]["torch"] for r in related)
+    related = sorted(store.interlayer().records(), key=lambda r: r.cell.model)
+    assert [r.cell.model for r in related] == ["detr", "vit"]
+    assert all(r.ok and r.provenance.versions["torch"] for r in related)
     assert len(list(store.records())) == len(load_records(load_suite(str(path)), out)) == 8, "no cell among them"
 
     page = (out / "tiny.md").read_text()

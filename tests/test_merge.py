@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from helpers import TINY_SUITE, invoke
 from invsuite.report.html import html_page
 from invsuite.report.markdown import markdown
 from invsuite.results.merge import merge_runs
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 WORDS = ("--metrics", "psnr", "--models", "vit", "--stages", "embed", "--device", "cpu")
 
@@ -78,20 +80,20 @@ def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_pa
 def test_other_weights_are_a_table_of_their_own(runs: Path) -> None:
     one, two = records(runs / "a"), copy.deepcopy(records(runs / "b"))
     for record in two:
-        record["identity"]["weights"] = "other"
+        record.identity["weights"] = "other"
     merged = merge_runs({"a": one, "b": two})
     assert any("Model vit was run on 2 revisions of the weights" in note for note in merged.notes)
-    assert len({r["cell"]["model"] for r in merged.records}) == 2
-    assert {r["run"]["model"] for r in merged.records} == {"vit"}
+    assert len({r.cell.model for r in merged.records}) == 2
+    assert {r.original_model for r in merged.records} == {"vit"}
 
 
 def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) -> None:
-    one, two = records(runs / "a"), [r for r in records(runs / "b") if r["cell"]["method"] == "ridge"]
+    one, two = records(runs / "a"), [r for r in records(runs / "b") if r.cell.method == "ridge"]
     alike = merge_runs({"a": one, "b": two})
     assert not [note for note in alike.notes if "devices" in note]
     other = copy.deepcopy(two)
-    other[0]["provenance"]["device"] = "NVIDIA H100"
-    other[0]["cost"]["clock"] = "cuda-event"
+    assert other[0].cost is not None
+    other[0].provenance.device, other[0].cost.clock = "NVIDIA H100", "cuda-event"
     merged = merge_runs({"a": one, "b": other})
     [note] = [note for note in merged.notes if "devices" in note]
     assert note.startswith("Times and memory were measured on 2 devices (CPU")
@@ -99,7 +101,8 @@ def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) ->
     for records_, shown in ((alike.records, False), (merged.records, True)):
         page = markdown("t", records_)
         rows = [line for line in page.splitlines() if line.startswith("| embed") and "[" in line]
-        html = html_page("t", records_, lambda record: Store(runs / record["run"]["name"] / "records" / "tiny"))
+        stores = {name: Store(runs / name / "records" / "tiny") for name in ("a", "b")}
+        html = html_page("t", records_, lambda record, stores=stores: stores[record.run.name])
         cells = re.findall(r'<td class="number" data-sort="[^"]*">([^<]*)(?:<small>\d run|</td>)', html)
         assert [cells[i : i + 3] == ["-"] * 3 for i in (0, 4)] == [shown, shown]
         assert [[cell.strip() for cell in row.split("|")[4:7]] == ["-"] * 3 for row in rows] == [shown, shown]
@@ -107,9 +110,9 @@ def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) ->
 
 def test_a_failure_of_a_later_run_does_not_hide_a_success(runs: Path) -> None:
     good = records(runs / "a")
-    failed = [good[0] | {"status": "failed", "reason": "x"}]
-    failed[0]["provenance"] = good[0]["provenance"] | {"written": "2999-01-01"}
-    assert [r["status"] for r in merge_runs({"a": good, "b": failed}).records] == ["ok"]
+    later = replace(good[0].provenance, written="2999-01-01")
+    failed = [replace(good[0], status="failed", reason="x", provenance=later)]
+    assert [r.status for r in merge_runs({"a": good, "b": failed}).records] == ["ok"]
 
 
 def test_a_folder_without_records_is_named(runs: Path, tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_the_templates_run_together_and_the_records_say_so(tmp_path: Path) -> No
     assert "6 cells computed, 0 reused; 6 ok" in result.stdout
     shown = invoke("show", "tiny-block01-grey-world", *words)
     record = json.loads(shown.stdout)
-    assert record["metrics"]["psnr"]["n"] == 6
-    assert 0 < record["metrics"]["worst_error"]["mean"] <= 1
+    assert record["measurements"]["psnr"]["n"] == 6
+    assert 0 < record["measurements"]["worst_error"]["mean"] <= 1
     assert record["identity"]["method"] == {"name": "grey-world", "version": 1, "brightness": 0.9}
     digests = {Path(p["plugin"]).name: p["sha256"] for p in record["provenance"]["plugins"]}
     assert digests == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in TEMPLATES.glob("*.py")}

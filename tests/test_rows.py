@@ -17,6 +17,7 @@ from invsuite.data import split as data_split
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Samples, Split
 from invsuite.registry import METRICS
+from invsuite.results.record import Measurement
 
 NAMES = ", ".join(f'"{name}"' for name in METRICS)
 SUITE = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', NAMES)
@@ -29,7 +30,7 @@ LIMITS = (
 )
 
 
-def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Any], bytes, list[int]]]:
+def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Measurement], bytes, list[int]]]:
     """Measures, strip and extreme images of every cell of the suite."""
     (folder / "tiny.toml").write_text(SUITE)
     done = invoke("bench", "--suite", folder / "tiny.toml", "--out", folder, "--methods", ",".join(METHODS))
@@ -37,10 +38,10 @@ def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Any], bytes, list
     suite = load_suite(str(folder / "tiny.toml"))
     store = store_of(suite, folder)
     return {
-        tuple(record["cell"][k] for k in ("model", "stage", "method")): (
-            record["metrics"],
-            store.strip_path(record["cell"]["id"]).read_bytes(),
-            record["extremes"],
+        (record.cell.model, record.cell.stage, record.cell.method): (
+            record.measurements,
+            store.strip_path(record.cell.id).read_bytes(),
+            record.extremes,
         )
         for record in load_records(suite, folder)
     }

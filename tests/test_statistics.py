@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import TINY_SUITE, invoke
+from invented import measurement
 from test_store_and_check import record
 
 from invsuite.report.markdown import markdown, terminal
 from invsuite.results import statistics
+from invsuite.results.record import Record
 from invsuite.results.rows import advantage, places_of, rows_of
 from invsuite.results.statistics import (
     differences,
@@ -25,7 +27,7 @@ from invsuite.results.statistics import (
     summarise,
     summarise_seeds,
 )
-from invsuite.results.store import Record, Store
+from invsuite.results.store import Store
 
 
 def row(*values: float) -> np.ndarray:
@@ -42,7 +44,7 @@ def test_a_paired_difference_sees_what_two_intervals_do_not() -> None:
     assert b.high is not None
     assert a.low < b.high
     [found] = differences([first[None], second[None]], [(0, 1)])
-    assert found.told
+    assert found.distinguishable
     assert found.n == 24
     assert found.low is not None
     assert found.high is not None
@@ -85,11 +87,11 @@ def test_rows_are_compared_where_both_are_defined() -> None:
     nan = float("nan")
     [found] = differences([row(1, 2, nan, 4, 9), row(0, 1, 2, 3, nan)], [(0, 1)])
     assert (found.n, found.mean) == (3, pytest.approx(1.0))
-    assert found.told
+    assert found.distinguishable
     [none] = differences([row(1, nan), row(nan, 1)], [(0, 1)])
-    assert (none.n, none.mean, none.told) == (0, None, False)
+    assert (none.n, none.mean, none.distinguishable) == (0, None, False)
     [single] = differences([row(1, nan), row(2, 1)], [(0, 1)])
-    assert (single.n, single.mean, single.low, single.told) == (1, -1.0, None, False)
+    assert (single.n, single.mean, single.low, single.distinguishable) == (1, -1.0, None, False)
     means, draws, n = resampled_means([row(1, 2, nan), row(0, 1, 2)])
     assert (means.tolist(), n) == ([1.5, 0.5], 2)
     np.testing.assert_allclose(draws[:, 0] - draws[:, 1], 1.0)
@@ -148,11 +150,11 @@ def seeded(method: str, seeds: int, shift: float = 0.0, spread: float = 0.0) -> 
     found = []
     for seed in range(seeds):
         one = record(method, seed=seed)
-        for measure in one["metrics"].values():
-            moved = np.array(measure["values"]) + shift + spread * (seed - (seeds - 1) / 2)
-            whole = summarise(moved.tolist())
-            measure |= {"values": moved.tolist(), "mean": whole.mean, "low": whole.low, "high": whole.high}
-        found.append(one)
+        moved = [
+            measurement(name, (np.array(each.values) + shift + spread * (seed - (seeds - 1) / 2)).tolist())
+            for name, each in one.measurements.items()
+        ]
+        found.append(replace(one, measurements={each.name: each for each in moved}))
     return found
 
 
@@ -162,11 +164,13 @@ def test_the_leaderboard_has_one_line_for_all_seeds() -> None:
     line = next(line for line in text.splitlines() if "| modular (3 seeds)" in line)
     assert "modular (3 seeds)" in terminal(records)
     assert sum("| modular" in line for line in text.splitlines()) == 2, "fidelity and colour"
-    mean = np.mean([r["metrics"]["psnr"]["mean"] for r in records[:3]])
+    mean = np.mean([r.measurements["psnr"].mean for r in records[:3]])
     assert f"{mean:.2f} [" in line
     low, high = (float(v) for v in line.split("[")[1].split("]")[0].split(","))
-    one = records[1]["metrics"]["psnr"]
-    assert high - low > 1.2 * (one["high"] - one["low"])
+    one = records[1].measurements["psnr"]
+    assert one.high is not None
+    assert one.low is not None
+    assert high - low > 1.2 * (one.high - one.low)
     broken = [*seeded("modular", 2), record("modular", status="failed", seed=2), record("ridge")]
     assert "modular (2 of 3 seeds)" in markdown("t", broken)
 
@@ -174,8 +178,8 @@ def test_the_leaderboard_has_one_line_for_all_seeds() -> None:
 def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
     rng = np.random.default_rng(4)
     close = record("modular")
-    values = np.array(close["metrics"]["psnr"]["values"]) + rng.normal(0, 0.5, 16) - 0.01
-    close["metrics"]["psnr"] |= {"values": values.tolist(), "mean": float(values.mean())}
+    values = np.array(close.measurements["psnr"].values) + rng.normal(0, 0.5, 16) - 0.01
+    close.measurements["psnr"] = measurement("psnr", values.tolist())
     text = markdown("t", [record("ridge"), close, *seeded("mean", 1, shift=-3)])
     lines = [line for line in text.splitlines() if line.startswith("| embed")]
     table = {line.split("|")[2].strip(): line for line in reversed(lines)}
@@ -188,20 +192,20 @@ def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
 
 def test_rows_with_other_images_are_paired_by_key() -> None:
     first, second = record("ridge"), record("modular")
-    second["images"] = second["images"][::-1]
-    found = second["metrics"]["psnr"]
-    found["values"] = [v - 1 for v in found["values"][::-1]]
+    second.images = second.images[::-1]
+    found = second.measurements["psnr"]
+    found.values = [value - 1 for value in found.values[::-1] if value is not None]
     difference = advantage(*rows_of([first, second]), "psnr")
     assert difference.mean == pytest.approx(1.0)
     assert difference.n == 16
-    second["images"] = [f"other-{i}" for i in range(16)]
+    second.images = [f"other-{i}" for i in range(16)]
     assert advantage(*rows_of([first, second]), "psnr").n == 0
     assert places_of(rows_of([first, second]), "psnr") == {"vit/embed/ridge": 1, "vit/embed/modular": 1}
 
 
 def test_a_row_of_too_few_images_has_no_place() -> None:
     few = record("modular")
-    few["metrics"]["psnr"] |= {"values": [20.0, 21.0] + [None] * 14, "n": 2}
+    few.measurements["psnr"] = measurement("psnr", [20.0, 21.0] + [None] * 14)
     rows = rows_of([record("ridge"), *seeded("mean", 1, shift=-3), few])
     assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 2}
     assert places_of(rows[::2], "psnr") == {}, "nobody to compete with"
@@ -210,7 +214,7 @@ def test_a_row_of_too_few_images_has_no_place() -> None:
 def test_a_row_that_sees_the_image_marks_a_level_and_takes_no_place() -> None:
     """However good: a thumbnail of the image is no inversion, and must not hide which method is best."""
     oracle, *others = *seeded("bicubic", 1, shift=9), record("ridge"), *seeded("mean", 1, shift=-3)
-    oracle["identity"] = oracle["identity"] | {"method": {"name": "bicubic"}}
+    oracle.cell.uses_image = True
     rows = rows_of([oracle, *others])
     assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 2}
     assert [row.label for row in rows] == ["bicubic (sees the image)", "ridge", "mean"]
@@ -218,7 +222,7 @@ def test_a_row_that_sees_the_image_marks_a_level_and_takes_no_place() -> None:
 
 def test_a_table_names_all_code_it_was_made_with() -> None:
     first, second = record("ridge"), record("modular")
-    second["provenance"] = second["provenance"] | {"git": {"sha": "f" * 40, "dirty": False}}
+    second.provenance = replace(second.provenance, git={"sha": "f" * 40, "dirty": False})
     one, both = markdown("t", [first]), markdown("t", [first, second, record("mean")])
     assert [line.split(":")[0] for line in one.splitlines() if line.startswith("Code")] == ["Code"]
     assert [line.split(",")[0] for line in both.splitlines() if line.startswith("Code")] == [
@@ -255,8 +259,8 @@ def suite(tmp_path: Path) -> Path:
     path.write_text(TINY_SUITE)
     store = Store(tmp_path / "out" / "records" / "tiny")
     noise = np.random.default_rng(6).normal(-0.5, 0.2, 16)
-    worse = copy.deepcopy(record("modular"))
-    worse["metrics"]["psnr"]["values"] = (np.array(worse["metrics"]["psnr"]["values"]) + noise).tolist()
+    worse = record("modular")
+    worse.measurements["psnr"].values = (np.array(worse.measurements["psnr"].values) + noise).tolist()
     for one in (record("ridge"), worse, record("layerwise", status="failed")):
         store.write(one)
     return path

@@ -10,23 +10,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import invented
 import pytest
 from helpers import SMALL_NETWORK, invoke, small_suite
 
 from invsuite.errors import DiskError, UsageError
-from invsuite.results.migrate import MIGRATIONS, SCHEMA, migrate
+from invsuite.results.record import SCHEMA, Record
 from invsuite.results.store import Store
 
 SUITE = small_suite("two", {"mean": "{}", "nearest": "{}", "modular": SMALL_NETWORK, "layerwise": SMALL_NETWORK})
 
 
-def success(cell_id: str = "vit-embed-mean-s0-0123456789ab", **more: Any) -> dict[str, Any]:
-    cell = {"id": cell_id, "suite": "two", "model": "vit", "stage": "embed", "method": "mean", "seed": 0}
-    return {"cell": cell, "identity": {}, "status": "ok", "reason": "", "metrics": {}, **more}
+def success() -> Record:
+    return invented.record(method="mean")
 
 
-def failure(**more: Any) -> dict[str, Any]:
-    return success() | {"status": "failed", "fault": "error", "reason": "it broke"} | more
+def failure() -> Record:
+    return invented.record(method="mean", status="failed", fault="error")
 
 
 @pytest.fixture
@@ -45,11 +45,13 @@ def python(code: str, *words: object) -> subprocess.Popen[str]:
 WRITER = """
 import sys
 from pathlib import Path
+from invsuite.results.record import CellName, Provenance, Record
 from invsuite.results.store import Store
 store, status = Store(Path(sys.argv[1])), sys.argv[2]
-cell = {"id": "vit-embed-mean-s0-0123456789ab"}
+cell = CellName("a", "two", "vit", "embed", 0, "mean", "mean", "floor", 0)
+origin = Provenance({}, "", {}, (), "", "", 1, 0, True, False, "")
 for number in range(60):
-    store.write({"cell": cell, "status": status, "fault": "", "reason": "", "identity": {}, "number": number})
+    store.write(Record(cell, {}, status, origin, notes={"number": number}))
 """
 
 
@@ -60,8 +62,8 @@ def test_a_failure_of_one_process_never_hides_a_success_of_another(tmp_path: Pat
         _, said = writer.communicate(timeout=60)
         assert writer.returncode == 0, said
     [record] = Store(tmp_path).records()
-    assert record["status"] == "ok"
-    assert record["number"] == 59
+    assert record.ok
+    assert record.notes["number"] == 59
 
 
 def test_a_failure_waits_for_a_success_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +135,7 @@ def test_two_processes_share_the_fits_and_lose_nothing(suite: Path, tmp_path: Pa
     records = list(Store(tmp_path / "r" / "records" / "two").records())
     assert len(records) == 8
     for tree in trees:
-        assert [c["metrics"] for c in tree["cells"]] == [c["metrics"] for c in trees[0]["cells"]]
+        assert [c["measurements"] for c in tree["cells"]] == [c["measurements"] for c in trees[0]["cells"]]
         assert len(tree["cells"]) == 8
 
 
@@ -143,47 +145,24 @@ def test_a_folder_that_takes_no_lock_is_one_line(tmp_path: Path) -> None:
         Store(tmp_path).write(success())
 
 
-def test_every_older_schema_becomes_the_present_one() -> None:
-    assert set(MIGRATIONS) == set(range(1, SCHEMA))
-    old = success(schema=1, metrics={"psnr": {"status": "ok", "mean": 20.0}})
-    assert migrate(old, "x") == old | {"schema": SCHEMA, "flags": []}
-    assert migrate(failure(schema=1), "x")["fault"] == "error"  # type: ignore[index]
-    for settled, fault in ((True, "not applicable"), (False, "unavailable")):
-        found = migrate(success(schema=1) | {"status": "skipped", "settled": settled}, "x")
-        assert found is not None
-        assert found["fault"] == fault
-    assert migrate({"schema": 0}, "x") is None
-    assert migrate({}, "x") is None
-
-
-def test_records_of_schema_1_are_read_where_they_lie(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA + 1])
+def test_a_record_of_another_schema_is_computed_again_and_no_report_reads_it(tmp_path: Path, schema: int) -> None:
     store = Store(tmp_path)
-    path = store.path(success()["cell"]["id"])
-    path.write_text(json.dumps(success() | {"schema": 1}))
-    before = path.read_bytes()
-    assert store.finished(path.stem), "what it cost to compute is not lost"
-    [record] = store.records()
-    assert record["schema"] == SCHEMA
-    assert path.read_bytes() == before
-
-
-def test_a_record_of_a_newer_schema_is_not_written_over(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    path = store.path(success()["cell"]["id"])
-    path.write_text(json.dumps(success() | {"schema": SCHEMA + 1}))
-    with pytest.raises(UsageError, match=f"has schema {SCHEMA + 1}, this invsuite reads up to {SCHEMA}: update it"):
-        store.read(path.stem)
-    with pytest.raises(UsageError, match="use another --out"):
-        store.write(failure())
-    with pytest.raises(UsageError, match="use another --out"):
-        store.write(success())
+    store.write(success())
+    path = store.path(success().cell.id)
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {schema}'))
+    assert store.read(path.stem) is None
+    with pytest.raises(UsageError, match=f"{path.name}' has schema {schema}, this invsuite reads {SCHEMA}: delete it"):
+        list(store.records())
+    store.write(success())
+    assert store.finished(path.stem)
 
 
 # What to redo
 
 
 def statuses(store: Store) -> dict[str, tuple[str, int | None]]:
-    return {r["cell"]["id"]: (r["status"], store.stamp(r["cell"]["id"])) for r in store.records()}
+    return {r.cell.id: (r.status, store.stamp(r.cell.id)) for r in store.records()}
 
 
 def test_what_is_computed_again_and_what_is_left(suite: Path, tmp_path: Path) -> None:
@@ -194,10 +173,10 @@ def test_what_is_computed_again_and_what_is_left(suite: Path, tmp_path: Path) ->
     first = statuses(store)
     gone, failed, *kept = first
     store.path(gone).unlink()
-    store.path(failed).write_text(json.dumps(store.read(failed) | {"status": "failed", "record_sha256": ""}))  # type: ignore[operator]
-    broken = json.loads(store.path(failed).read_text())
-    del broken["record_sha256"]
-    store.path(failed).write_text(json.dumps(broken))
+    broken = store.read(failed)
+    assert broken is not None
+    store.path(failed).unlink()
+    store.write(replace(broken, status="failed", reason="it broke"))
 
     missing = invoke(*words, "--only-missing")
     assert "1 cells computed, 3 reused" in missing.stdout

@@ -2,90 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import invented
 import numpy as np
 import pytest
+from invented import measurement
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
-from invsuite.registry import METRICS
 from invsuite.report.gap import chain_gaps
 from invsuite.report.markdown import markdown, to_csv
 from invsuite.results.baseline import compare, load_baseline, pin, summary
-from invsuite.results.statistics import summarise
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 
 def record(method: str = "ridge", status: str = "ok", shift: float = 0.0, seed: int = 0) -> Record:
+    """A record of three measures, PSNR moved by ``shift``."""
     rng = np.random.default_rng(0)
-    metrics = {}
-    for name, mean in (("psnr", 20.0), ("ssim", 0.7), ("hue_gain", 0.8)):
-        values = (rng.normal(mean, 0.05 * mean, 16) + (shift if name == "psnr" else 0)).tolist()
-        found = summarise(values)
-        cls = METRICS[name]
-        metrics[name] = {
-            "status": "ok",
-            "reason": "",
-            "unit": cls.unit,
-            "direction": cls.direction,
-            "version": 1,
-            "ceiling": None,
-            "values": values,
-            "n": found.n,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-        }
-    body: dict[str, Any] = {"status": status, "reason": "" if status == "ok" else "it broke"}
-    if status == "ok":
-        body |= {
-            "metrics": metrics,
-            "images": [f"scene-{i}" for i in range(16)],
-            "data": {"fit": 100, "select": 8, "score": 16, "unreadable": {}},
-            "weights": {"source": "bundled vit", "sha256": "a" * 64},
-            "cost": {
-                "clock": "wall",
-                "fit_seconds": 1.0,
-                "fit_shared_seconds": 0.5,
-                "fit_image_passes": 100,
-                "parameters": 1234,
-                "invert_seconds_per_image": 0.01,
-                "invert_cpu_seconds_per_image": 0.02,
-                "invert_peak_bytes": 2**30,
-                "fit_peak_bytes": 2**29,
-            },
-        }
-    return {
-        "schema": 1,
-        "cell": {
-            "id": f"vit-embed-{method}-s{seed}-0123456789ab",
-            "suite": "tiny",
-            "model": "vit",
-            "stage": "embed",
-            "method": method,
-            "family": "closed form",
-            "seed": seed,
-        },
-        "identity": {"seed": seed},
-        "provenance": {
-            "git": {"sha": "c" * 40, "dirty": True},
-            "source_sha256": "b" * 64,
-            "versions": {"torch": "2.0"},
-            "device": "CPU (test)",
-            "threads": 2,
-            "written": "2026-01-01T00:00:00+00:00",
-        },
-        **body,
-    }
+    means = {"psnr": 20.0, "ssim": 0.7, "hue_gain": 0.8}
+    values = {name: rng.normal(mean, 0.05 * mean, 16) for name, mean in means.items()}
+    values["psnr"] += shift
+    measurements = [measurement(name, each.tolist()) for name, each in values.items()]
+    return invented.record(method=method, status=status, seed=seed, measurements=measurements)
 
 
 def test_a_failure_never_replaces_a_success(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    cell = record()["cell"]["id"]
+    cell = record().cell.id
     store.write(record(status="failed"))
     assert not store.finished(cell)
     store.write(record())
@@ -98,7 +45,7 @@ def test_a_failure_never_replaces_a_success(tmp_path: Path) -> None:
 def test_a_damaged_record_counts_as_none(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(record())
-    path = store.path(record()["cell"]["id"])
+    path = store.path(record().cell.id)
     path.write_text(path.read_text()[:100])
     assert store.read(path.stem) is None
     assert list(store.records()) == []
@@ -109,7 +56,7 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path) -> None:
 def test_an_edited_record_is_refused_in_reports_and_computed_again_in_runs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write(record())
-    path = store.path(record()["cell"]["id"])
+    path = store.path(record().cell.id)
     path.write_text(path.read_text().replace('"fit_image_passes": 100', '"fit_image_passes": 10'))
     assert not store.finished(path.stem)
     with pytest.raises(DataError, match=r"was changed after it was written; delete it"):
@@ -119,12 +66,12 @@ def test_an_edited_record_is_refused_in_reports_and_computed_again_in_runs(tmp_p
     unsealed = json.loads(path.read_text())
     del unsealed["record_sha256"]
     path.write_text(json.dumps(unsealed))
-    assert store.finished(path.stem), "records from before the seal are read as they are"
+    assert not store.finished(path.stem), "nobody says that it is as it was written"
 
 
 def test_what_the_suite_noticed_is_in_the_report() -> None:
     odd = record("modular")
-    odd["flags"] = ["all 16 reconstructions are the same image, whatever the representation"]
+    odd.flags = ["all 16 reconstructions are the same image, whatever the representation"]
     text = markdown("t", [record("ridge"), odd])
     assert (
         "- flagged: all 16 reconstructions are the same image, whatever the representation (vit/embed/modular)" in text
@@ -147,7 +94,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, m
 
 def test_a_record_with_nan_is_refused(tmp_path: Path) -> None:
     bad = record()
-    bad["metrics"]["psnr"]["mean"] = float("nan")
+    bad.measurements["psnr"].mean = float("nan")
     with pytest.raises(ValueError, match="JSON compliant"):
         Store(tmp_path).write(bad)
 
@@ -178,9 +125,8 @@ def test_a_shift_beyond_the_tolerance_counts(tmp_path: Path, shift: float, verdi
 def test_noise_that_large_but_not_significant_passes(tmp_path: Path) -> None:
     noisy = record()
     rng = np.random.default_rng(1)
-    noisy["metrics"]["psnr"]["values"] = (
-        np.array(noisy["metrics"]["psnr"]["values"]) + rng.normal(-0.4, 4, 16)
-    ).tolist()
+    psnr = noisy.measurements["psnr"]
+    psnr.values = (np.array(psnr.values) + rng.normal(-0.4, 4, 16)).tolist()
     assert ("psnr", "worse") not in verdicts(baseline_of(tmp_path, record()), noisy)
 
 
@@ -198,27 +144,28 @@ def test_missing_failing_new_and_fixed_cells(tmp_path: Path) -> None:
 def test_another_identity_or_metric_version_is_not_comparable(tmp_path: Path) -> None:
     baseline = baseline_of(tmp_path, record())
     other = record()
-    other["cell"]["id"] = "vit-embed-ridge-s0-ffffffffffff"
+    other.cell.id = "vit-embed-ridge-s0-ffffffffffff"
     assert verdicts(baseline, other) == {("", "not comparable")}
     newer = record()
-    newer["metrics"]["ssim"]["version"] = 2
+    newer.measurements["ssim"].version = 2
     assert ("ssim", "not comparable") in verdicts(baseline, newer)
 
 
 def test_a_measure_that_vanishes_is_newly_failing(tmp_path: Path) -> None:
     baseline = baseline_of(tmp_path, record())
     gone = record()
-    gone["metrics"]["ssim"] = {"status": "skipped", "reason": "no backbone"}
+    gone.measurements["ssim"] = measurement("ssim", status="skipped", reason="no backbone")
     assert ("ssim", "newly failing") in verdicts(baseline, gone)
     fewer = record()
-    fewer["metrics"]["ssim"]["values"][0] = None
+    fewer.measurements["ssim"].values[0] = None
     assert ("ssim", "newly failing") in verdicts(baseline, fewer)
 
 
 def test_closer_to_one_is_better_on_either_side(tmp_path: Path) -> None:
     baseline = baseline_of(tmp_path, record())
     over = record()
-    over["metrics"]["hue_gain"]["values"] = [2 - v + 0.3 for v in over["metrics"]["hue_gain"]["values"]]
+    gain = over.measurements["hue_gain"]
+    gain.values = [2.3 - value for value in gain.values if value is not None]
     assert ("hue_gain", "worse") in verdicts(baseline, over)
 
 
@@ -248,7 +195,7 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
     assert "PSNR dB ↑ (n=16)" in text
     assert "Hue gain →1 (n=16)" in text
     row = next(line for line in text.splitlines() if "| ridge" in line)
-    assert f"**{record()['metrics']['psnr']['mean']:.2f} [" in row
+    assert f"**{record().measurements['psnr'].mean:.2f} [" in row
     assert "**" not in next(line for line in text.splitlines() if "| mean" in line).split("|")[3]
     assert "failed: it broke (vit/embed/modular)" in text
     assert "Fit s (wall)" in text
@@ -256,8 +203,8 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
 
 
 def test_a_cell_with_another_n_shows_it() -> None:
-    fewer = copy.deepcopy(record("mean"))
-    fewer["metrics"]["ssim"]["n"] = 9
+    fewer = record("mean")
+    fewer.measurements["ssim"].n = 9
     text = markdown("t", [record(), record("modular"), fewer])
     assert "(n=9)" in next(line for line in text.splitlines() if "| mean" in line)
 
@@ -273,7 +220,7 @@ def test_csv_has_every_number() -> None:
 def test_the_chain_gap_is_measured_against_the_end_to_end_network_of_the_same_stage() -> None:
     chain, whole, other = record("modular"), record("layerwise"), record("modular", seed=1)
     for found, error in ((chain, 0.03), (whole, 0.02), (other, 0.04)):
-        found["notes"] = {"selection_image_mse": error}
+        found.notes = {"selection_image_mse": error}
     [(found, gap)] = chain_gaps([chain, whole, other, record("ridge")])
     assert found is chain, "seed 1 has no partner, ridge no chain"
     assert gap == pytest.approx(1.5)
@@ -283,8 +230,8 @@ def test_the_chain_gap_is_measured_against_the_end_to_end_network_of_the_same_st
 
 def test_operations_are_in_the_csv_where_they_were_counted() -> None:
     counted, not_counted = record("modular"), record("ridge")
-    counted["cost"] |= {"fit_flops": 2e9, "fit_frozen_flops": 1e9}
-    not_counted["cost"] |= {"fit_flops": None, "fit_frozen_flops": None}
+    assert counted.cost is not None
+    counted.cost.fit_flops, counted.cost.fit_frozen_flops = 2e9, 1e9
     lines = [line.split(",") for line in to_csv([counted, not_counted]).splitlines()]
     found = {(line[3], line[6]): line[10] for line in lines if "flops" in line[6]}
     assert found == {("modular", "fit_flops"): "2000000000.0", ("modular", "fit_frozen_flops"): "1000000000.0"}

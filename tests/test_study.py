@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import invented
 import numpy as np
 import pytest
 from browser import launched, opened
@@ -19,21 +20,14 @@ from invsuite.api import store_of
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import DataError, UsageError
 from invsuite.report.study_design import Answer, analyse, plan_pairs, strengths
+from invsuite.results.record import Record
 
 METHODS = ("mean", "ridge", "layerwise", "modular")
 QUESTIONS = 12
 
 
-def record(method: str, stage: str) -> dict[str, Any]:
-    cell = {"id": f"vit-{stage}-{method}-s0-0", "model": "vit", "stage": stage, "method": method, "seed": 0}
-    return {
-        "cell": cell,
-        "status": "ok",
-        "metrics": {},
-        "images": [f"image-{i}" for i in range(6)],
-        "identity": {"image_size": [24, 24]},
-        "provenance": {"written": "2026-01-01T00:00:00+00:00"},
-    }
+def record(method: str, stage: str) -> Record:
+    return invented.record("vit", stage, method, images=6)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("embed", "block03"):
         for method in METHODS:
             store.write(record(method, stage))
-            names.append(record(method, stage)["cell"]["id"])
+            names.append(record(method, stage).cell.id)
     for name in names:
         Image.fromarray(rng.integers(0, 256, (24, 144, 3), dtype=np.uint8)).save(store.strip_path(name))
     done = invoke("study", "--out", folder, "--questions", QUESTIONS)

@@ -5,7 +5,9 @@ A cell that cannot run becomes a record with its reason; the others go on.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import shutil
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -45,8 +47,9 @@ from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Layout, Model, Representation
 from invsuite.models.checks import check_chain, check_normalisation
 from invsuite.results.pictures import extreme_rows, sheet
+from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.statistics import summarise
-from invsuite.results.store import Record, Store
+from invsuite.results.store import Store
 
 STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
 INVERT_BATCH = 64
@@ -123,28 +126,33 @@ class Run:
     outcome: Outcome = field(default_factory=Outcome)
 
     def finish(self, cell: Cell, body: dict[str, Any]) -> None:
-        """Write the cell's record."""
-        record: Record = {
-            "cell": {
-                "id": cell.id,
-                "suite": self.plan.suite.name,
-                "model": cell.model.name,
-                "stage": cell.stage,
-                "position": cell.model.stages.index(cell.stage),
-                "method": cell.method.name,
-                "family": cell.method.method.family,
-                "seed": cell.seed,
-            },
-            "identity": cell.identity,
-            **body,
-            "provenance": collect(self.device, cell.seed)
-            | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
-        }
+        """Write the cell's record, whose results, or the reason why it has none, are in ``body``."""
+        record = Record(self.name(cell), cell.identity, provenance=origin(self.device, cell.seed), **body)
         self.store.write(record)
         self.outcome.computed += 1
-        self.outcome.failed += body["status"] == "failed"
-        self.outcome.skipped += body["status"] == "skipped"
-        self.report.cell_done(cell, body["status"])
+        self.outcome.failed += record.status == "failed"
+        self.outcome.skipped += record.status == "skipped"
+        self.report.cell_done(cell, record.status)
+
+    def name(self, cell: Cell) -> CellName:
+        """Return what a record says of its cell."""
+        suite, method = self.plan.suite, cell.method.method
+        models, methods = ([spec.name for spec in specs] for specs in (suite.models, suite.methods))
+        return CellName(
+            cell.id,
+            suite.name,
+            cell.model.name,
+            cell.stage,
+            cell.model.stages.index(cell.stage),
+            cell.method.name,
+            method.name,
+            method.family,
+            cell.seed,
+            method.sees_image,
+            suite.title,
+            models.index(cell.model.name) if cell.model.name in models else len(models),
+            methods.index(cell.method.name),
+        )
 
     def still_to_do(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells that no other process has written since this run began."""
@@ -289,7 +297,7 @@ class Session:
         except DiskError:
             raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
-            self.problem = problem_record(error) | {"weights": asdict(model.origin)}
+            self.problem = problem_record(error) | {"weights": weights_of(model)}
             return
         write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images[:STRIP_IMAGES]))
 
@@ -322,7 +330,7 @@ def _run_fit(run: Run, entry: Opened, fit_id: str, group: list[Cell], scored: Sc
     """Fit once, then invert, score and write each cell of the group."""
     model, suite, limit = entry.model, run.plan.suite, run.options.cell_seconds
     method, seed = group[0].method.method, group[0].seed
-    weights = {"weights": asdict(model.origin)}
+    weights = {"weights": weights_of(model)}
     set_determinism(seed)
     checkpoints = run.store.fit_path(fit_id)
     # a fit that was killed while its cells were scored is whole on disk, for all its stages
@@ -357,16 +365,16 @@ def _run_fit(run: Run, entry: Opened, fit_id: str, group: list[Cell], scored: Sc
         try:
             with time_limit(limit, f"inverting and scoring '{cell.key}'"):
                 body = _score(run.plan, entry, cell, fitted, scored, run.store)
-            body["cost"]["fit_total_seconds"] = fit_meter.seconds
-            body["cost"]["fit_peak_bytes"] = fit_meter.peak_bytes
-            body["data"] = {
-                "fit": len(entry.splits.fit),
-                "select": len(entry.splits.select),
-                "score": len(entry.splits.score),
-                "unreadable": entry.splits.unreadable,
-                "converted": entry.splits.converted,
-                "resampling": asdict(entry.model.resampling),
-            }
+            body["cost"].fit_total_seconds = fit_meter.seconds
+            body["cost"].fit_peak_bytes = fit_meter.peak_bytes
+            body["data"] = DataCounts(
+                len(entry.splits.fit),
+                len(entry.splits.select),
+                len(entry.splits.score),
+                entry.splits.unreadable,
+                entry.splits.converted,
+                asdict(entry.model.resampling),
+            )
         except DiskError:
             raise
         except Exception as error:
@@ -435,31 +443,30 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
         witness=entry.witness,
         of_model=scored.of_model,
     )
-    metrics = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
+    measurements = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made[:STRIP_IMAGES]))
-    extremes = extreme_rows(metrics)
+    extremes = extreme_rows(measurements)
     if extremes:
         write_atomically(store.extremes_path(cell.id), sheet(images[extremes], made[extremes]))
     cost = fitted.cost
     return {
         "status": "ok",
-        "reason": "",
-        "metrics": metrics,
+        "measurements": measurements,
         "images": [sample.key for sample in samples],
         "extremes": extremes,
-        "cost": {
-            "clock": clock_name(model.device),
-            "fit_seconds": cost.stage_seconds.get(cell.stage, 0.0),
-            "fit_shared_seconds": cost.shared_seconds,
-            "fit_image_passes": cost.image_passes.get(cell.stage, 0),
-            "fit_flops": cost.fit_flops.get(cell.stage),
-            "fit_frozen_flops": cost.frozen_flops.get(cell.stage),
-            "parameters": cost.parameters.get(cell.stage, 0),
-            "invert_seconds_per_image": meter.seconds / len(images),
-            "invert_flops_per_image": flops,
-            "invert_cpu_seconds_per_image": meter.cpu_seconds / len(images),
-            "invert_peak_bytes": meter.peak_bytes,
-        },
+        "cost": CellCost(
+            clock_name(model.device),
+            fit_seconds=cost.stage_seconds.get(cell.stage, 0.0),
+            fit_shared_seconds=cost.shared_seconds,
+            fit_image_passes=cost.image_passes.get(cell.stage, 0),
+            fit_flops=cost.fit_flops.get(cell.stage),
+            fit_frozen_flops=cost.frozen_flops.get(cell.stage),
+            parameters=cost.parameters.get(cell.stage, 0),
+            invert_seconds_per_image=meter.seconds / len(images),
+            invert_flops_per_image=flops,
+            invert_cpu_seconds_per_image=meter.cpu_seconds / len(images),
+            invert_peak_bytes=meter.peak_bytes,
+        ),
         "notes": notes,
         "flags": flags,
     }
@@ -539,35 +546,59 @@ class Curve:
         return rows
 
 
-def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> dict[str, Any]:
-    """One measure of one cell: values and summary, or ``skipped`` with the reason."""
-    facts: dict[str, Any] = {"unit": metric.unit, "direction": metric.direction, "version": metric.version}
+def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> Measurement:
+    """Return what a measure gives for one cell: values and summary, or why there are none."""
+    identity = json.dumps([metric.name, metric.version, metric.params()], sort_keys=True)
+    result = Measurement(
+        metric.name,
+        hashlib.sha256(identity.encode()).hexdigest()[:12],
+        metric.label,
+        metric.unit,
+        metric.direction,
+        metric.group,
+        metric.digits,
+        metric.tolerance,
+        metric.headline,
+        metric.description(),
+        metric.version,
+        metric.pooled,
+        "ok",
+    )
     try:
-        facts |= metric.prepare(device)
+        facts: dict[str, Any] = metric.prepare(device)
         found = metric.compute(scoring)
     except Unavailable as error:
-        return facts | {"status": "skipped", "reason": str(error)}
+        return replace(result, status="skipped", reason=str(error))
     except NotApplicable as error:
-        return facts | {"status": "undefined", "reason": str(error), "n": 0}
-    facts |= found.facts
+        return replace(result, status="undefined", reason=str(error))
     summary = summarise(found.per_image)
     if metric.pooled:
         summary = replace(summary, low=None, high=None)
     if found.interval is not None:
         summary = replace(summary, low=found.interval[0], high=found.interval[1])
+    result = replace(result, reason=found.undefined, facts=facts | found.facts)
     if summary.n == 0:
-        return facts | {"status": "undefined", "reason": found.undefined, "n": 0}
-    return facts | {
-        "status": "ok",
-        "reason": found.undefined,
-        "n": summary.n,
-        "mean": summary.mean,
-        "low": summary.low,
-        "high": summary.high,
-        "ceiling": found.ceiling,
-        "floor": found.floor,
-        "values": found.per_image,
-    }
+        return replace(result, status="undefined")
+    return replace(
+        result,
+        n=summary.n,
+        mean=summary.mean,
+        low=summary.low,
+        high=summary.high,
+        ceiling=found.ceiling,
+        floor=found.floor,
+        values=found.per_image,
+    )
+
+
+def weights_of(model: Model) -> Weights:
+    """Return what a record says of a model's weights."""
+    return Weights(**asdict(model.origin))
+
+
+def origin(device: torch.device, seed: int) -> Provenance:
+    """Return where numbers that are computed now come from."""
+    return Provenance(**collect(device, seed), written=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:

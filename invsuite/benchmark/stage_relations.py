@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from invsuite._system.provenance import collect, set_determinism
+from invsuite._system.provenance import set_determinism
 from invsuite.benchmark.cells import Opened, Plan
-from invsuite.benchmark.runner import problem_record
+from invsuite.benchmark.runner import origin, problem_record
 from invsuite.metrics.interlayer import RELATE_VERSION, relate
-from invsuite.results.store import Record, Store
+from invsuite.results.record import RelationName, RelationRecord
+from invsuite.results.store import Store
 
 SEED = 0
 
@@ -36,7 +36,7 @@ def relation_id(entry: Opened) -> str:
     return f"{entry.spec.name}-{digest[:12]}"
 
 
-def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable[[str], None]) -> list[Record]:
+def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable[[str], None]) -> list[RelationRecord]:
     """Relate the stages of every model of the plan that has no such record yet; returns the records of all of them.
 
     A model that cannot be had has none: its cells say why.
@@ -44,32 +44,28 @@ def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable
     Args:
         store: of the suite; these records have a folder of their own in it.
     """
-    store, records = store.interlayer(), []
+    folder, records = store.interlayer(), []
     for entry in plan.models:
         if not isinstance(entry, Opened):
             continue
         name = relation_id(entry)
-        if not store.finished(name):
+        if not folder.finished(name):
             note(f"relating the stages of '{entry.spec.name}'")
-            store.write(_relate(plan, entry, name, device))
-        record = store.read(name)
+            folder.write(_relate(plan, entry, name, device))
+        record = folder.read(name)
         assert record is not None
         records.append(record)
     return records
 
 
-def _relate(plan: Plan, entry: Opened, name: str, device: torch.device) -> Record:
+def _relate(plan: Plan, entry: Opened, name: str, device: torch.device) -> RelationRecord:
     set_determinism(SEED)
     model = entry.model.to(device)
     try:
-        body = {"status": "ok", "reason": ""}
-        body |= relate(model, entry.spec.stages, entry.splits.fit, entry.splits.score)
+        relations = relate(model, entry.spec.stages, entry.splits.fit, entry.splits.score)
+        body: dict[str, Any] = {"status": "ok", "body": relations}
     except Exception as error:
         body = problem_record(error)
     model.to("cpu")
-    return {
-        "cell": {"id": name, "suite": plan.suite.name, "model": entry.spec.name},
-        "identity": identity(entry),
-        **body,
-        "provenance": collect(device, SEED) | {"written": datetime.now(UTC).isoformat(timespec="seconds")},
-    }
+    cell = RelationName(name, plan.suite.name, entry.spec.name)
+    return RelationRecord(cell, identity(entry), provenance=origin(device, SEED), **body)

@@ -9,22 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from invsuite._system.files import write_atomically
-from invsuite.models.bundled import BUNDLED
 from invsuite.report.figures import draw_strip
 from invsuite.report.html import html_page
 from invsuite.report.interlayer import draw_heatmaps
 from invsuite.report.markdown import all_places, markdown, ranked_rows, to_csv, weights_of
 from invsuite.report.pictures import StoreOf
+from invsuite.results.record import Record, RelationRecord
 from invsuite.results.rows import by_model
-from invsuite.results.store import Record
+
+BUNDLED = "bundled"  # first word of where the weights of the suite's own small models come from
 
 
 def full_title(title: str, records: Sequence[Record]) -> str:
     """The suite's ``title``, and which models are not what a reader may take them for: the small bundled ones, and
     those with random weights. It is read from the records, so it holds for whatever models a suite was run on."""
     weights = weights_of(records)
-    small = [model for model, origin in weights.items() if origin["source"].startswith(f"{BUNDLED} ")]
-    random = [model for model, origin in weights.items() if origin.get("random")]
+    small = [model for model, origin in weights.items() if origin.source.startswith(f"{BUNDLED} ")]
+    random = [model for model, origin in weights.items() if origin.random]
     kinds = {"small bundled models": small, "RANDOM WEIGHTS, untrained": random}
     return " - ".join([title, *(f"{kind}: {', '.join(models)}" for kind, models in kinds.items() if models)])
 
@@ -47,7 +48,7 @@ def write_report(
     records: Sequence[Record],
     store_of: StoreOf,
     out: Path,
-    relations: Sequence[Record] = (),
+    relations: Sequence[RelationRecord] = (),
     notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``NAME.md``, ``NAME.csv``, the page ``NAME.html``, a strip per model and, where stages are related, heat

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from invsuite.results.store import Record
+from invsuite.results.record import Record
 
 
 def algebra_section(records: Sequence[Record]) -> list[str]:
@@ -17,19 +17,19 @@ def algebra_section(records: Sequence[Record]) -> list[str]:
 def _ceilings(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
-        notes, cell = record.get("notes", {}), record["cell"]
+        notes, cell = record.notes, record.cell
         if "condition_number" not in notes:
             continue
-        psnr = record["metrics"].get("psnr", {})
+        psnr = record.measurements.get("psnr")
         condition = notes["condition_number"]
         rows.append(
             [
-                cell["model"],
-                cell["stage"],
+                cell.model,
+                cell.stage,
                 f"{notes['rank']} of {notes['patch_values']}",
                 "-" if condition is None else f"{condition:.0f}",
                 "yes" if notes["unique"] else "no",
-                f"{psnr['mean']:.2f} (n={psnr['n']})" if psnr.get("status") == "ok" else "-",
+                f"{psnr.mean:.2f} (n={psnr.n})" if psnr is not None and psnr.ok else "-",
             ]
         )
     if not rows:
@@ -50,12 +50,12 @@ def _ceilings(records: Sequence[Record]) -> list[str]:
 def _fixed_points(records: Sequence[Record]) -> list[str]:
     rows = []
     for record in records:
-        cell = record["cell"]
-        for block in record.get("notes", {}).get("blocks", []):
+        cell = record.cell
+        for block in record.notes.get("blocks", []):
             rows.append(
                 [
-                    cell["model"],
-                    cell["stage"],
+                    cell.model,
+                    cell.stage,
                     block["block"],
                     "yes" if block["converged"] else f"{100 * block['converged_share']:.0f} % of images",
                     f"{block['residual']:.1e}",

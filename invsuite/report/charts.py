@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from invsuite.report.efficiency import TERA, trained_fits
 from invsuite.results.merge import devices_of
-from invsuite.results.store import Record
+from invsuite.results.record import Record
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
 MEANS = "Curves are kept as means, so they have no interval; the scored values have one."
@@ -53,8 +53,8 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]  # by stage and method
 
 def charts(records: Sequence[Record]) -> list[Chart]:
     """The charts of a model's ``records``, the first seed; none without curves, or of times on several devices."""
-    rows = [r for r in records if r["status"] == "ok"]
-    rows = [r for r in rows if r["cell"]["seed"] == rows[0]["cell"]["seed"]]
+    rows = [r for r in records if r.ok]
+    rows = [r for r in rows if r.cell.seed == rows[0].cell.seed]
     return [*_training(rows), *(_inversion(rows) if len(devices_of(rows)) < 2 else [])]
 
 
@@ -65,7 +65,7 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
         curves.setdefault(fit.stage, {})[fit.method] = points
     if not curves:
         return []
-    n = rows[0]["data"]["select"]
+    n = next(record.data.select for record in rows if record.data)
     note = (
         f"Mean PSNR of the selection images (n = {n}) as training goes on, against the inverse's own operations; "
         f"frozen forward passes are left out. {MEANS}"
@@ -76,15 +76,15 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
 def _inversion(rows: Sequence[Record]) -> list[Chart]:
     curves: Curves = {}
     for record in rows:
-        steps = record.get("notes", {}).get("inversion_curve", [])
+        steps = record.notes.get("inversion_curve", [])
         points = [(step["seconds_per_image"], step["psnr"]) for step in steps]
         if points:
-            curves.setdefault(record["cell"]["stage"], {})[record["cell"]["method"]] = points
+            curves.setdefault(record.cell.stage, {})[record.cell.method] = points
     if not curves:
         return []
-    clock = rows[0]["cost"]["clock"]
+    clock, n = next((record.cost.clock, record.data.score) for record in rows if record.cost and record.data)
     note = (
-        f"Mean PSNR of the scored images (n = {rows[0]['data']['score']}) as an iterative inversion goes on, against "
+        f"Mean PSNR of the scored images (n = {n}) as an iterative inversion goes on, against "
         f"{clock} seconds an image. {MEANS}"
     )
     return [_chart("Inversion", f"{clock} s an image", note, curves)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from invsuite.results.store import Record
+from invsuite.results.record import Record
 
 END_TO_END, MODULAR, ITERATIVE = "layerwise", "modular", "optimisation"
 TERA = 1e12
@@ -63,23 +63,23 @@ def trained_fits(records: Sequence[Record]) -> list[Fit]:
     """The trained cells of one model that have a curve of PSNR, one seed."""
     found = []
     for record in records:
-        notes, cost = record.get("notes", {}), record.get("cost", {})
+        notes, cost, psnr = record.notes, record.cost, record.measurements.get("psnr")
         points = [(p[0], p[3]) for p in notes.get("curve", []) if p[3] is not None]
-        if record["status"] != "ok" or not points or not cost["fit_image_passes"]:
+        if cost is None or psnr is None or psnr.mean is None or not points or not cost.fit_image_passes:
             continue
         composed = "modules" in notes and "module" not in notes  # trained alone and left so
         found.append(
             Fit(
-                record["cell"]["method"],
-                record["cell"]["stage"],
-                record["metrics"]["psnr"]["mean"],
+                record.cell.method,
+                record.cell.stage,
+                psnr.mean,
                 tuple(points),
-                cost["fit_image_passes"],
-                cost["fit_seconds"],
-                cost["fit_flops"],
-                cost["fit_shared_seconds"],
-                cost["fit_frozen_flops"],
-                cost["parameters"],
+                cost.fit_image_passes,
+                cost.fit_seconds,
+                cost.fit_flops or 0.0,
+                cost.fit_shared_seconds,
+                cost.fit_frozen_flops or 0.0,
+                cost.parameters,
                 tuple(notes["modules"]) if composed else (),
             )
         )
@@ -99,10 +99,10 @@ def efficiency_markdown(suites: Sequence[tuple[str, Sequence[Record]]]) -> str:
     ]
     for title, records in suites:
         lines += [f"## {title}", ""]
-        for model in dict.fromkeys(r["cell"]["model"] for r in records):
-            rows = [r for r in records if r["cell"]["model"] == model]
-            seed = rows[0]["cell"]["seed"]
-            rows = [r for r in rows if r["cell"]["seed"] == seed]
+        for model in dict.fromkeys(r.cell.model for r in records):
+            rows = [r for r in records if r.cell.model == model]
+            seed = rows[0].cell.seed
+            rows = [r for r in rows if r.cell.seed == seed]
             lines += [f"### {model}", "", *_where(rows), *_equal_cost(rows)]
             fits = trained_fits(rows)
             if fits:
@@ -111,15 +111,15 @@ def efficiency_markdown(suites: Sequence[tuple[str, Sequence[Record]]]) -> str:
 
 
 def _where(rows: Sequence[Record]) -> list[str]:
-    done = next((r for r in rows if r["status"] == "ok"), None)
-    if done is None:
+    done = next((r for r in rows if r.ok), None)
+    if done is None or done.data is None:
         return ["No cell is finished.", ""]
-    data, origin = done["data"], done["provenance"]
-    devices = sorted({r["provenance"]["device"] for r in rows if r["status"] == "ok"})
-    commits = sorted({(r["provenance"]["git"]["sha"] or "package")[:10] for r in rows if r["status"] == "ok"})
+    data, origin = done.data, done.provenance
+    devices = sorted({r.provenance.device for r in rows if r.ok})
+    commits = sorted({(r.provenance.git["sha"] or "package")[:10] for r in rows if r.ok})
     return [
-        f"Fit on {data['fit']} images, selected on {data['select']}, scored on n = {data['score']}. "
-        f"Device: {'; '.join(devices)}, {origin['threads']} threads. Seed {done['cell']['seed']}. "
+        f"Fit on {data.fit} images, selected on {data.select}, scored on n = {data.score}. "
+        f"Device: {'; '.join(devices)}, {origin.threads} threads. Seed {done.cell.seed}. "
         f"Code: {', '.join(commits)}.",
         "",
     ]
@@ -128,23 +128,23 @@ def _where(rows: Sequence[Record]) -> list[str]:
 def _equal_cost(rows: Sequence[Record]) -> list[str]:
     body = []
     for record in rows:
-        cell = record["cell"]
-        if record["status"] != "ok":
+        cell, cost = record.cell, record.cost
+        if not record.ok or cost is None:
             continue
-        found, cost = record["metrics"]["psnr"], record["cost"]
-        low, high = found["low"], found["high"]
+        psnr = record.measurements["psnr"]
+        low, high = psnr.low, psnr.high
         body.append(
             [
-                cell["stage"],
-                cell["method"],
-                f"{found['mean']:.2f} [{low:.2f}, {high:.2f}]" if low is not None else f"{found['mean']:.2f}",
-                f"{cost['fit_image_passes']:,}",
-                f"{cost['parameters']:,}",
-                _tera(cost.get("fit_flops")),
-                _tera(cost.get("fit_frozen_flops")),
-                f"{cost['fit_seconds']:.0f} + {cost['fit_shared_seconds']:.0f}",
-                f"{cost.get('invert_flops_per_image', 0) / 1e9:.2f}",
-                f"{1000 * cost['invert_seconds_per_image']:.0f}",
+                cell.stage,
+                cell.method,
+                f"{psnr.mean:.2f} [{low:.2f}, {high:.2f}]" if low is not None else f"{psnr.mean:.2f}",
+                f"{cost.fit_image_passes:,}",
+                f"{cost.parameters:,}",
+                _tera(cost.fit_flops),
+                _tera(cost.fit_frozen_flops),
+                f"{cost.fit_seconds:.0f} + {cost.fit_shared_seconds:.0f}",
+                f"{(cost.invert_flops_per_image or 0) / 1e9:.2f}",
+                f"{1000 * cost.invert_seconds_per_image:.0f}",
             ]
         )
     head = ["Stage", "Method", "PSNR dB ↑", "Fit images seen", "Trained values", "Own TFLOP", "Frozen TFLOP"]
@@ -239,19 +239,19 @@ def _claim(rows: Sequence[Record], fits: Sequence[Fit]) -> list[str]:
 
 
 def _against_optimisation(rows: Sequence[Record], modules: Sequence[Fit]) -> list[str]:
-    found = {r["cell"]["stage"]: r for r in rows if r["cell"]["method"] == ITERATIVE and r["status"] == "ok"}
+    found = {r.cell.stage: r for r in rows if r.cell.method == ITERATIVE and r.ok and "psnr" in r.measurements}
     parts, each, fixed = [], 0.0, 0.0
     for fit in modules:
         record = found.get(fit.stage)
-        if record is None or not record["cost"].get("invert_flops_per_image"):
+        if record is None or record.cost is None or not record.cost.invert_flops_per_image:
             continue
-        each += record["cost"]["invert_flops_per_image"]
+        each += record.cost.invert_flops_per_image
         fixed += fit.flops
-        parts.append(f"{fit.stage} {fit.psnr - record['metrics']['psnr']['mean']:+.2f}")
+        parts.append(f"{fit.stage} {fit.psnr - (record.measurements['psnr'].mean or 0.0):+.2f}")
     if not parts:
         return []
     fixed += max(fit.frozen_flops for fit in modules)
-    iterations = next(iter(found.values()))["identity"]["method"].get("iterations")
+    iterations = next(iter(found.values())).identity["method"].get("iterations")
     return [
         f"- Against `{ITERATIVE}` ({iterations} iterations), `{MODULAR}` scores, in dB: {', '.join(parts)}. Its whole "
         f"fit, frozen passes included, costs as many operations as inverting {fixed / each:,.0f} images at all stages "

@@ -15,7 +15,7 @@ from PIL import Image
 
 from invsuite._system.files import write_atomically
 from invsuite.report.pictures import StoreOf, original_path
-from invsuite.results.store import Record
+from invsuite.results.record import Record
 
 
 def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: Path) -> bool:
@@ -24,11 +24,11 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
     Returns:
         False if no reconstruction is there to draw.
     """
-    rows = [r for r in records if r["status"] == "ok"]
+    rows = [r for r in records if r.ok]
     files = {
-        (r["cell"]["stage"], r["cell"]["method"]): file
+        (r.cell.stage, r.cell.method): file
         for r in rows
-        if (file := store_of(r).strip_path(r["cell"]["id"])).is_file() and r["cell"]["seed"] == rows[0]["cell"]["seed"]
+        if (file := store_of(r).strip_path(r.cell.id)).is_file() and r.cell.seed == rows[0].cell.seed
     }
     original = next((file for r in rows if (file := original_path(store_of(r), r)).is_file()), None)
     if not files or original is None:

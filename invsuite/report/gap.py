@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from invsuite.results.store import Record
+from invsuite.results.record import Record
 
 REFERENCE = "layerwise"
 
@@ -18,16 +18,14 @@ def chain_gaps(records: Sequence[Record]) -> list[tuple[Record, float]]:
     Records without such a partner, or without selection errors in their notes, are left out.
     """
     errors = {
-        _key(r): r["notes"]["selection_image_mse"]
+        _key(r): r.notes["selection_image_mse"]
         for r in records
-        if r["cell"]["method"] == REFERENCE and "selection_image_mse" in r.get("notes", {})
+        if r.cell.method == REFERENCE and "selection_image_mse" in r.notes
     }
     return [
-        (r, r["notes"]["selection_image_mse"] / errors[_key(r)])
+        (r, r.notes["selection_image_mse"] / errors[_key(r)])
         for r in records
-        if r["cell"]["method"] != REFERENCE
-        and "selection_image_mse" in r.get("notes", {})
-        and errors.get(_key(r), 0.0) > 0
+        if r.cell.method != REFERENCE and "selection_image_mse" in r.notes and errors.get(_key(r), 0.0) > 0
     ]
 
 
@@ -38,8 +36,9 @@ def gap_section(records: Sequence[Record]) -> list[str]:
         return []
     rows = []
     for record, gap in found:
-        where = [record["cell"][key] for key in ("model", "stage", "method", "seed")]
-        rows.append([*where, f"{record['notes']['selection_image_mse']:.5f}", f"{gap:.2f}"])
+        cell = record.cell
+        mse = f"{record.notes['selection_image_mse']:.5f}"
+        rows.append([cell.model, cell.stage, cell.method, cell.seed, mse, f"{gap:.2f}"])
     head = ["Model", "Stage", "Method", "Seed", "Selection MSE ↓", "Chain gap ↓"]
     return [
         "## Chain gap",
@@ -53,5 +52,4 @@ def gap_section(records: Sequence[Record]) -> list[str]:
 
 
 def _key(record: Record) -> tuple[str, str, int]:
-    cell = record["cell"]
-    return cell["model"], cell["stage"], cell["seed"]
+    return record.cell.model, record.cell.stage, record.cell.seed

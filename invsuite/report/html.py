@@ -13,7 +13,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
-from invsuite.metrics.base import Metric
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.interlayer import READING, Matrix, matrices
 from invsuite.report.markdown import (
@@ -22,19 +21,17 @@ from invsuite.report.markdown import (
     Places,
     all_places,
     code_of,
-    metric_of,
     missing,
     ranked_rows,
-    state_of,
     versions_of,
     weights_of,
 )
 from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
 from invsuite.results.merge import devices_of
 from invsuite.results.pictures import EACH, extreme_rows, ranking
+from invsuite.results.record import Measurement, Record, RelationRecord
 from invsuite.results.rows import Row, by_model, measures_of
 from invsuite.results.statistics import distance_from_best
-from invsuite.results.store import Record
 
 COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
 MAP = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](range(256))]
@@ -56,7 +53,7 @@ def html_page(
     title: str,
     records: Sequence[Record],
     store_of: StoreOf,
-    relations: Sequence[Record] = (),
+    relations: Sequence[RelationRecord] = (),
     notes: Sequence[str] = (),
     placed: Places | None = None,
 ) -> str:
@@ -72,26 +69,26 @@ def html_page(
     """
     rows, models = ranked_rows(records), by_model(records)
     measures, placed = measures_of(rows), all_places(rows) if placed is None else placed
-    values = {name: [value(row, name, placed) for row in rows] for name in measures}
-    done = [r for r in records if r["status"] == "ok"]
+    values = {name: [value(row, measure, placed) for row in rows] for name, measure in measures.items()}
+    done = [r for r in records if r.ok]
     pictures = Pictures()
     shown = [row.done[0] for row in rows if row.done][:CELLS]
     wall = [part for model, own in by_model(shown).items() if (part := _wall(model, own, store_of, pictures))]
-    images = _images(shown, measures, store_of, pictures)
-    failed = [r for r in relations if r["status"] != "ok"]
+    images = _images(shown, list(measures.values()), store_of, pictures)
+    failed = [r for r in relations if not r.ok]
     return (
         environment()
         .get_template("page.html")
         .render(
             title=title,
             runs=notes,
-            states=sorted(Counter(state_of(r) for r in records).items()),
+            states=sorted(Counter(r.state for r in records).items()),
             cells=len(records),
-            measures=[_measure(name, done) for name in measures],
+            measures=[_measure(measure, done) for measure in measures.values()],
             board=_board(rows, values, timed=len(devices_of(done)) < 2),
             cost_heads=COSTS,
-            clocks="/".join(sorted({r["cost"]["clock"] for r in done})) or "wall",
-            maps=[(_measure(name, done), _maps(rows, name, found)) for name, found in values.items()],
+            clocks="/".join(sorted({r.cost.clock for r in done if r.cost})) or "wall",
+            maps=[(_measure(measures[name], done), _maps(rows, name, found)) for name, found in values.items()],
             charts=[(model, found) for model, own in models.items() if (found := charts(own))],
             plot=(WIDTH, HEIGHT),
             wall=bool(wall),
@@ -111,7 +108,7 @@ def html_page(
             records=records,
             notes=[note.replace("**", "").replace("`", "") for note in NOTES],
             page={
-                "measures": [{"label": metric_of(name).label, "unit": metric_of(name).unit} for name in measures],
+                "measures": [{"label": measure.label, "unit": measure.unit} for measure in measures.values()],
                 "wall": wall,
                 "images": images,
                 "pictures": pictures.encode(),
@@ -120,9 +117,9 @@ def html_page(
     )
 
 
-def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
-    metric: type[Metric] = metric_of(name)
-    ceilings = [r["metrics"][name].get("ceiling") for r in done if name in r["metrics"]]
+def _measure(metric: Measurement, done: Sequence[Record]) -> dict[str, Any]:
+    name = metric.name
+    ceilings = [r.measurements[name].ceiling for r in done if name in r.measurements]
     ceiling = next((c for c in ceilings if c is not None), None)
     return {
         "name": name,
@@ -136,7 +133,7 @@ def _measure(name: str, done: Sequence[Record]) -> dict[str, Any]:
             "zero": "closer to 0 is better",
         }[metric.direction],
         "first": "descending" if metric.direction == "higher" else "ascending",
-        "doc": " ".join((metric.__doc__ or "").replace("`", "").split()),
+        "doc": metric.description.replace("`", ""),
         "ceiling": None if ceiling is None else f"{ceiling:.{metric.digits}f}",
     }
 
@@ -147,8 +144,8 @@ def _board(rows: Sequence[Row], values: dict[str, list[Shown]], timed: bool) -> 
     return [
         {
             "row": row,
-            "position": row.records[0]["cell"].get("position", 0),
-            "state": state_of(row.records[0]),
+            "position": row.records[0].cell.position,
+            "state": row.records[0].state,
             "values": shown,
             "costs": _costs(row, timed),
         }
@@ -176,20 +173,19 @@ class Shown:
         return replace(self, fill=MAP[round(share * (len(MAP) - 1))], ink=ink)
 
 
-def value(row: Row, name: str, placed: Places) -> Shown:
+def value(row: Row, measure: Measurement, placed: Places) -> Shown:
     """What a table shows of a measure of a row."""
-    found, digits = row.found(name), metric_of(name).digits
-    if found is None or found["status"] != "ok":
-        why = row.records[0]["reason"] if found is None else found["reason"]
-        state = "-" if found is None else "skipped" if found["status"] == "skipped" else "n/a"
+    found, digits, direction = row.measurement(measure.name), measure.digits, measure.direction
+    if found is None or not found.ok:
+        why = row.records[0].reason if found is None else found.reason
+        state = "-" if found is None else "skipped" if found.status == "skipped" else "n/a"
         return Shown(state, why=why or "not measured")
-    direction = metric_of(name).direction
-    sort = found["mean"] if direction in ("higher", "lower") else distance_from_best(direction, found["mean"])
+    sort = found.mean if direction in ("higher", "lower") else distance_from_best(direction, found.mean)
     interval = "no interval"
-    if found["low"] is not None:
-        interval = f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-    place = placed.get(name, {}).get(row.name)
-    return Shown(f"{found['mean']:.{digits}f}", f"{sort:.9g}", interval, found["n"], place)
+    if found.low is not None:
+        interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    place = placed.get(measure.name, {}).get(row.name)
+    return Shown(f"{found.mean:.{digits}f}", f"{sort:.9g}", interval, found.n, place)
 
 
 def _costs(row: Row, timed: bool) -> list[Shown]:
@@ -212,13 +208,13 @@ def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[
     for model, own in models.items():
         cells = {(row.stage, row.label): shown for row, shown in own}
         losses = {
-            (row.stage, row.label): float(distance_from_best(entry["direction"], entry["mean"]))
+            (row.stage, row.label): float(distance_from_best(entry.direction, entry.mean))
             for row, shown in own
-            if shown.sort and (entry := row.found(name))
+            if shown.sort and (entry := row.measurement(name))
         }
         if not losses:
             continue
-        blind = {(row.stage, row.label) for row, _ in own if not row.sees_image}
+        blind = {(row.stage, row.label) for row, _ in own if not row.uses_image}
         scale = [loss for key, loss in losses.items() if key in blind] or list(losses.values())
         low, high = min(scale), max(scale)
         for key, loss in losses.items():
@@ -256,7 +252,7 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
 def _wall(model: str, own: Sequence[Record], store_of: StoreOf, pictures: Pictures) -> dict[str, Any] | None:
     """Numbers of the pictures of a model by stage, method and image; None where no picture was kept."""
     originals = next((found for r in own if (found := strip(store_of(r), r, original=True))), [])
-    made = {(r["cell"]["stage"], r["cell"]["method"]): [pictures.add(p) for p in strip(store_of(r), r)] for r in own}
+    made = {(r.cell.stage, r.cell.method): [pictures.add(p) for p in strip(store_of(r), r)] for r in own}
     if not originals or not any(made.values()):
         return None
     stages, methods = (list(dict.fromkeys(key[part] for key in made)) for part in (0, 1))
@@ -264,33 +260,33 @@ def _wall(model: str, own: Sequence[Record], store_of: StoreOf, pictures: Pictur
         "model": model,
         "stages": stages,
         "methods": methods,
-        "images": own[0]["images"][: len(originals)],
+        "images": own[0].images[: len(originals)],
         "originals": [pictures.add(p) for p in originals],
         "made": [[made.get((stage, method), []) for method in methods] for stage in stages],
     }
 
 
 def _images(
-    shown: Sequence[Record], measures: Sequence[str], store_of: StoreOf, pictures: Pictures
+    shown: Sequence[Record], measures: Sequence[Measurement], store_of: StoreOf, pictures: Pictures
 ) -> list[dict[str, Any]]:
     """For every row its best and worst images: keys, numbers of pictures, and what every measure says of each."""
     found = []
     originals: dict[tuple[str, str], int] = {}
     for record in shown:
-        kept, cell, measured = extremes(store_of(record), record), record["cell"], record["metrics"]
+        kept, cell, measured = extremes(store_of(record), record), record.cell, record.measurements
         images: dict[int, dict[str, Any]] = {}
         for row in extreme_rows(measured):
-            key = record["images"][row]
-            entry: dict[str, Any] = {"key": key, "values": [_one(measured.get(name), name, row) for name in measures]}
+            key = record.images[row]
+            entry: dict[str, Any] = {"key": key, "values": [_one(measured.get(m.name), row) for m in measures]}
             if row in kept:
-                original = originals.setdefault((cell["model"], key), pictures.add(kept[row][0]))
+                original = originals.setdefault((cell.model, key), pictures.add(kept[row][0]))
                 entry |= {"original": original, "made": pictures.add(kept[row][1])}
             images[row] = entry
-        orders = [ranking(measured.get(name, {"values": ()})) for name in measures]
+        orders = [ranking(measured[m.name]) if m.name in measured else [] for m in measures]
         numbers = {row: number for number, row in enumerate(images)}
         found.append(
             {
-                "cell": [cell["model"], cell["stage"], cell["method"]],
+                "cell": [cell.model, cell.stage, cell.method],
                 "images": list(images.values()),
                 "n": [len(order) for order in orders],
                 # the numbers of the best images, best first, and of the worst, worst first
@@ -301,18 +297,18 @@ def _images(
     return found
 
 
-def _one(found: dict[str, Any] | None, name: str, row: int) -> str | None:
+def _one(measurement: Measurement | None, row: int) -> str | None:
     """A measure of one image as text."""
-    number = found["values"][row] if found and found["status"] == "ok" else None
-    return None if number is None else f"{number:.{metric_of(name).digits}f}"
+    if measurement is None or not measurement.ok or measurement.values[row] is None:
+        return None
+    return f"{measurement.values[row]:.{measurement.digits}f}"
 
 
 def _missing(records: Sequence[Record]) -> list[tuple[str, list[Record], list[str]]]:
     """Reasons, what failed first, with their records and tracebacks."""
     reasons = sorted(missing(records).items(), key=lambda entry: not entry[0].startswith("failed"))
     return [
-        (reason, found, list(dict.fromkeys(r["traceback"] for r in found if r.get("traceback"))))
-        for reason, found in reasons
+        (reason, found, list(dict.fromkeys(r.traceback for r in found if r.traceback))) for reason, found in reasons
     ]
 
 
@@ -320,14 +316,14 @@ def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What runs the records come from: provenance but for seed and time, with the number of cells of each."""
     counts: Counter[str] = Counter()
     for record in records:
-        origin = record["provenance"]
+        origin = record.provenance
         facts = {
             "Code": code_of(origin),
-            "Device": f"{origin['device']}, {origin['threads']} threads",
-            "Platform": origin["platform"],
-            "Determinism": f"deterministic {origin['deterministic']}, TF32 {origin['tf32']}",
+            "Device": f"{origin.device}, {origin.threads} threads",
+            "Platform": origin.platform,
+            "Determinism": f"deterministic {origin.deterministic}, TF32 {origin.tf32}",
             "Versions": versions_of(origin),
-            "Plug-ins": ", ".join(" ".join(map(str, p.values())) for p in origin.get("plugins", ())) or "none",
+            "Plug-ins": ", ".join(" ".join(map(str, p.values())) for p in origin.plugins) or "none",
         }
         counts[json.dumps(facts)] += 1
     return [json.loads(facts) | {"Cells": n} for facts, n in counts.items()]
@@ -337,8 +333,8 @@ def _data(done: Sequence[Record]) -> list[str]:
     """The sizes of the splits, each once."""
     return list(
         dict.fromkeys(
-            f"fit on {d['fit']} images, selected on {d['select']}, scored on {d['score']}; the three are disjoint"
+            f"fit on {d.fit} images, selected on {d.select}, scored on {d.score}; the three are disjoint"
             for r in done
-            if (d := r["data"])
+            if (d := r.data)
         )
     )

@@ -10,12 +10,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from tabulate import tabulate
 
-from invsuite.metrics.interlayer import CrossApplication
 from invsuite.report.figures import save
+from invsuite.results.record import Measurement, Record, RelationRecord
 from invsuite.results.rows import by_model
-from invsuite.results.store import Record
 
-CROSS = CrossApplication.name
+CROSS = "cross_application"  # the measure whose facts hold a value for every other stage
 ACROSS = 4  # panels beside each other
 READING = (
     "Rows are the stages that are read, columns those that are predicted or applied to; 95 % intervals over images. "
@@ -55,41 +54,45 @@ class Matrix:
         return f"{value:.2f}{self.marks[i][j]}{interval}"
 
 
-def matrices(model: str, records: Sequence[Record], relations: Sequence[Record]) -> list[Matrix]:
+def matrices(model: str, records: Sequence[Record], relations: Sequence[RelationRecord]) -> list[Matrix]:
     """Every matrix of ``model`` that the records hold, one seed."""
     found = []
     for relation in relations:
-        if relation["cell"]["model"] == model and relation["status"] == "ok":
-            stages, cka, ridge = relation["stages"], relation["cka"], relation["ridge_r2"]
+        if relation.cell.model == model and relation.ok:
+            stages, cka, ridge = (relation.body[key] for key in ("stages", "cka", "ridge_r2"))
             plain = [[""] * len(stages) for _ in stages]
             marks = [["ᵐ" if rows == "images" else "" for rows in line] for line in ridge["rows"]]
             title = f"CKA (n={cka['n']})"
             found.append(Matrix(title, stages, cka["value"], cka["low"], cka["high"], plain, 1.0))
             title = f"Ridge R2 (n={ridge['n']})"
             found.append(Matrix(title, stages, ridge["value"], ridge["low"], ridge["high"], marks, 1.0))
-    cells = [r for r in records if r["cell"]["model"] == model and "row" in r.get("metrics", {}).get(CROSS, {})]
-    for method in dict.fromkeys(r["cell"]["method"] for r in cells):
-        rows: dict[str, Record] = {}
-        for record in cells:
-            if record["cell"]["method"] == method:
-                rows.setdefault(record["cell"]["stage"], record["metrics"][CROSS])
+    cells = [(r.cell, r.measurements[CROSS]) for r in records if r.cell.model == model and CROSS in r.measurements]
+    cells = [(cell, measurement) for cell, measurement in cells if "row" in measurement.facts]
+    for method in dict.fromkeys(cell.method for cell, _ in cells):
+        rows: dict[str, Measurement] = {}
+        for cell, measurement in cells:
+            if cell.method == method:
+                rows.setdefault(cell.stage, measurement)
         found.append(_cross(method, rows))
     return found
 
 
-def _cross(method: str, found: dict[str, Record]) -> Matrix:
+def _cross(method: str, found: dict[str, Measurement]) -> Matrix:
     """Cross-application of one method: a row a cell, in which every stage of its layout has a value."""
-    stages = list(dict.fromkeys(stage for cell in found.values() for stage in cell["row"]))
+    stages = list(dict.fromkeys(stage for cell in found.values() for stage in cell.facts["row"]))
 
     def pick(key: str) -> list[list[float | None]]:
-        rows = [found[stage]["row"] if stage in found else {} for stage in stages]
+        rows = [found[stage].facts["row"] if stage in found else {} for stage in stages]
         return [[row.get(stage, {}).get(key) for stage in stages] for row in rows]
 
-    title = f"{CrossApplication.label}, {method} (n={max(cell['n'] for cell in found.values())})"
+    label = next(iter(found.values())).label
+    title = f"{label}, {method} (n={max(cell.n for cell in found.values())})"
     return Matrix(title, stages, pick("mean"), pick("low"), pick("high"), [[""] * len(stages) for _ in stages])
 
 
-def interlayer_section(records: Sequence[Record], relations: Sequence[Record], images: Mapping[str, str]) -> list[str]:
+def interlayer_section(
+    records: Sequence[Record], relations: Sequence[RelationRecord], images: Mapping[str, str]
+) -> list[str]:
     """Lines of markdown; none where nothing relates stages.
 
     Args:
@@ -103,13 +106,13 @@ def interlayer_section(records: Sequence[Record], relations: Sequence[Record], i
             lines += [f"### {model}", ""] if f"### {model}" not in lines else []
             lines += [matrix.table(), ""]
         lines += [f"![{images[model]}]({images[model]})\n"] if model in images else []
-    failed = [f"- {r['cell']['model']}: {r['status']}: {r['reason']}" for r in relations if r["status"] != "ok"]
+    failed = [f"- {r.cell.model}: {r.status}: {r.reason}" for r in relations if not r.ok]
     if not lines and not failed:
         return []
     return ["## Between stages", "", READING, "", *lines, *failed, *([""] if failed else [])]
 
 
-def draw_heatmaps(model: str, records: Sequence[Record], relations: Sequence[Record], path: Path) -> bool:
+def draw_heatmaps(model: str, records: Sequence[Record], relations: Sequence[RelationRecord], path: Path) -> bool:
     """One panel a matrix of ``model``: shares from 0 to 1 on a linear scale, ratios of errors on a logarithmic one.
 
     Returns:

@@ -6,18 +6,15 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tabulate import tabulate
 
-from invsuite.metrics.base import Metric
-from invsuite.registry import METRICS
 from invsuite.report.algebra import algebra_section
 from invsuite.report.gap import gap_section
 from invsuite.report.interlayer import interlayer_section
 from invsuite.results.merge import devices_of
+from invsuite.results.record import Measurement, Provenance, Record, RelationRecord, Weights
 from invsuite.results.rows import Row, by_model, measures_of, places_of, rows_of
-from invsuite.results.store import Record
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
@@ -59,7 +56,7 @@ def markdown(
     title: str,
     records: Sequence[Record],
     strips: Mapping[str, str] | None = None,
-    relations: Sequence[Record] = (),
+    relations: Sequence[RelationRecord] = (),
     maps: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     placed: Places | None = None,
@@ -76,7 +73,7 @@ def markdown(
         notes: what to say of the records before all else.
         placed: the places of all rows, where they are known.
     """
-    done, strips = [r for r in records if r["status"] == "ok"], strips or {}
+    done, strips = [r for r in records if r.ok], strips or {}
     placed = all_places(ranked_rows(records)) if placed is None else placed
     lines = [f"# {title}", ""]
     lines += [*(f"- {note}" for note in notes), ""] if notes else []
@@ -95,8 +92,8 @@ def markdown(
 def terminal(records: Sequence[Record]) -> str:
     """The main numbers without intervals, narrow enough for a terminal."""
     rows = ranked_rows(records)
-    names = [name for name in measures_of(rows) if name in HEADLINES]
-    return _table(rows, names, all_places(rows), costs=True, compact=True)
+    measures = [measure for measure in measures_of(rows).values() if measure.name in HEADLINES]
+    return _table(rows, measures, all_places(rows), costs=True, compact=True)
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -107,16 +104,16 @@ def to_csv(records: Sequence[Record]) -> str:
         [*CSV_KEY, "status", "measure", "unit", "direction", "n", "mean", "ci95_low", "ci95_high", *CSV_END]
     )
     for record in records:
-        cell = record["cell"]
-        head = [cell[key] for key in CSV_KEY]
-        if record["status"] != "ok":
-            writer.writerow([*head, record["status"], *[""] * 9, record["reason"], cell["id"]])
+        cell, cost = record.cell, record.cost
+        head = [getattr(cell, key) for key in CSV_KEY]
+        if not record.ok or cost is None:
+            writer.writerow([*head, record.status, *[""] * 9, record.reason, cell.id])
             continue
-        for name, found in record["metrics"].items():
-            numbers = [found.get(k) for k in ("n", "mean", "low", "high", "ceiling", "floor")]
-            described = [name, found["unit"], found["direction"], *("" if v is None else v for v in numbers)]
-            writer.writerow([*head, found["status"], *described, found["reason"], cell["id"]])
-        cost = record["cost"]
+        for name, m in record.measurements.items():
+            n = "" if m.status == "skipped" else m.n
+            numbers = ["" if v is None else v for v in (m.mean, m.low, m.high)]
+            ends = ["" if v is None else v for v in (m.ceiling, m.floor)]
+            writer.writerow([*head, m.status, name, m.unit, m.direction, n, *numbers, *ends, m.reason, cell.id])
         for name, unit in (
             ("fit_seconds", "s"),
             ("fit_shared_seconds", "s"),
@@ -129,63 +126,43 @@ def to_csv(records: Sequence[Record]) -> str:
             ("fit_peak_bytes", "bytes"),
             ("invert_peak_bytes", "bytes"),
         ):
-            if cost.get(name) is None:  # not counted for this method
-                continue
-            row = [
-                *head,
-                "ok",
-                name,
-                unit,
-                "lower",
-                1,
-                cost[name],
-                "",
-                "",
-                "",
-                "",
-                f"clock: {cost['clock']}",
-                cell["id"],
-            ]
-            writer.writerow(row)
+            value = getattr(cost, name)
+            if value is not None:  # else it was not counted for this method
+                ends = ["", "", "", "", f"clock: {cost.clock}", cell.id]
+                writer.writerow([*head, "ok", name, unit, "lower", 1, value, *ends])
     return buffer.getvalue()
 
 
-def code_of(provenance: dict[str, Any]) -> str:
+def code_of(provenance: Provenance) -> str:
     """The code a record was made with."""
-    git = provenance["git"]
+    git = provenance.git
     shown = f"commit {git['sha'][:10]}{' (dirty)' if git['dirty'] else ''}" if git["sha"] else "installed package"
-    return f"{shown}, source {provenance['source_sha256'][:12]}"
+    return f"{shown}, source {provenance.source_sha256[:12]}"
 
 
-def versions_of(provenance: dict[str, Any]) -> str:
+def versions_of(provenance: Provenance) -> str:
     """The packages a record was made with."""
-    return ", ".join(f"{name} {version}" for name, version in provenance["versions"].items() if version)
+    return ", ".join(f"{name} {version}" for name, version in provenance.versions.items() if version)
 
 
-def weights_of(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+def weights_of(records: Sequence[Record]) -> dict[str, Weights]:
     """Where the weights of each model come from, of those that could be had."""
-    return {r["cell"]["model"]: r["weights"] for r in records if "weights" in r}
-
-
-def state_of(record: Record) -> str:
-    """The record's status for people: a stage that a method does not apply to is no missing result."""
-    return "not applicable" if record.get("settled") else str(record["status"])
+    return {r.cell.model: r.weights for r in records if r.weights is not None}
 
 
 def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
-    states = Counter(state_of(r) for r in records)
+    states = Counter(r.state for r in records)
     lines = [f"{len(records)} cells: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())) + "."]
     if done:
-        origin = done[0]["provenance"]
-        devices = sorted({r["provenance"]["device"] for r in done})
-        data = done[0]["data"]
+        origin, data = done[0].provenance, next(r.data for r in done if r.data)
+        devices = sorted({r.provenance.device for r in done})
         lines.append(
-            f"Fit on {data['fit']} images, selected on {data['select']}, scored on {data['score']}; the three are "
-            f"disjoint. Device: {'; '.join(devices)}, {origin['threads']} threads."
+            f"Fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are "
+            f"disjoint. Device: {'; '.join(devices)}, {origin.threads} threads."
         )
-        named = ", ".join(f"{m}: {w['source']} (SHA-256 {w['sha256'][:12]})" for m, w in weights_of(done).items())
+        named = ", ".join(f"{m}: {w.source} (SHA-256 {w.sha256[:12]})" for m, w in weights_of(done).items())
         lines.append(f"Weights: {named}.")
-        codes = Counter(f"{code_of(r['provenance'])}; {versions_of(r['provenance'])}" for r in done)
+        codes = Counter(f"{code_of(r.provenance)}; {versions_of(r.provenance)}" for r in done)
         whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
         lines += [f"Code{whose[code]}: {code}." for code in codes]
     return [*lines, ""]
@@ -193,7 +170,7 @@ def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
 
 def ranked_rows(records: Sequence[Record]) -> list[Row]:
     """The rows of tables: a stage that a method does not apply to is none."""
-    return rows_of([r for r in records if not r.get("settled")])
+    return rows_of([r for r in records if not r.settled])
 
 
 def all_places(rows: Sequence[Row]) -> Places:
@@ -212,66 +189,63 @@ def all_places(rows: Sequence[Row]) -> Places:
 def _tables(rows: Sequence[Row], placed: Places) -> list[str]:
     """One table a group of measures; the first also has the costs."""
     lines: list[str] = []
-    groups: dict[str, list[str]] = {}
-    for name in measures_of(rows):
-        groups.setdefault(metric_of(name).group, []).append(name)
-    for number, (group, names) in enumerate(groups.items() or {"": []}.items()):
+    groups: dict[str, list[Measurement]] = {}
+    for measure in measures_of(rows).values():
+        groups.setdefault(measure.group, []).append(measure)
+    for number, (group, measures) in enumerate(groups.items() or {"": []}.items()):
         lines += [f"**{group}**", ""] if len(groups) > 1 else []
-        lines += [_table(rows, names, placed, costs=number == 0), ""]
+        lines += [_table(rows, measures, placed, costs=number == 0), ""]
     return lines
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], placed: Places, costs: bool, compact: bool = False) -> str:
+def _table(
+    rows: Sequence[Row], measures: Sequence[Measurement], placed: Places, costs: bool, compact: bool = False
+) -> str:
     done = [r for row in rows for r in row.done]
-    common = {name: _common_n(rows, name) for name in names}
-    clocks = "/".join(sorted({r["cost"]["clock"] for r in done})) or "wall"
+    common = {measure.name: _common_n(rows, measure.name) for measure in measures}
+    clocks = "/".join(sorted({r.cost.clock for r in done if r.cost})) or "wall"
     one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method"]
-    head += [heading(name, common[name]) for name in names]
+    head += [heading(measure, common[measure.name]) for measure in measures]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
     body = []
     for row in rows:
         line = ([row.model] if compact else []) + [row.stage, row.label]
         if not row.done:
-            body.append([*line, *[row.records[0]["status"]] * len(names), *[""] * (4 * costs)])
+            body.append([*line, *[row.records[0].status] * len(measures), *[""] * (4 * costs)])
             continue
-        for name in names:
-            line.append(_value(name, row.found(name), placed[name].get(row.name), common[name], compact))
+        for name, n in common.items():
+            line.append(_value(row.measurement(name), placed[name].get(row.name), n, compact))
         texts = row.cost().texts()
         body.append([*line, *((texts if one_device else ["-", "-", "-", texts[-1]]) if costs else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 
-def heading(name: str, n: int | None) -> str:
-    metric = metric_of(name)
-    unit = f" {metric.unit}" if metric.unit else ""
-    return f"{metric.label}{unit} {ARROWS[metric.direction]}" + (f" (n={n})" if n else "")
-
-
-def metric_of(name: str) -> type[Metric]:
-    return METRICS[name]
+def heading(measure: Measurement, n: int | None) -> str:
+    unit = f" {measure.unit}" if measure.unit else ""
+    return f"{measure.label}{unit} {ARROWS[measure.direction]}" + (f" (n={n})" if n else "")
 
 
 def _common_n(rows: Sequence[Row], name: str) -> int | None:
     """The n most rows have, shown once in the heading; rows with another n show their own."""
-    counts = Counter(found["n"] for row in rows if (found := row.found(name)) and found.get("n"))
+    counts = Counter(m.n for row in rows if (m := row.measurement(name)) and m.n)
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _value(name: str, found: dict[str, Any] | None, place: int | None, n: int | None, compact: bool) -> str:
-    if found is None:
+def _value(measurement: Measurement | None, place: int | None, n: int | None, compact: bool) -> str:
+    if measurement is None:
         return "-"
-    if found["status"] != "ok":
-        return "skipped" if found["status"] == "skipped" else "n/a"
-    digits = metric_of(name).digits
-    text = f"{found['mean']:.{digits}f}"
-    if not compact and found["low"] is not None:
-        text += f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    if not measurement.ok:
+        return "skipped" if measurement.status == "skipped" else "n/a"
+    digits = measurement.digits
+    text = f"{measurement.mean:.{digits}f}"
+    if not compact and measurement.low is not None:
+        text += f" [{measurement.low:.{digits}f}, {measurement.high:.{digits}f}]"
     if place == 1:
         text = f"{text} *" if compact else f"**{text}**"
     if place and not compact:
         text += f" #{place}"
-    return text if found["n"] == n else f"{text} (n={found['n']})"
+    return text if measurement.n == n else f"{text} (n={measurement.n})"
 
 
 def missing(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -279,32 +253,32 @@ def missing(records: Sequence[Record]) -> dict[str, list[Record]]:
     reason."""
     reasons: dict[str, list[Record]] = {}
     for record in records:
-        if record["status"] != "ok":
-            reasons.setdefault(f"{state_of(record)}: {record['reason']}", []).append(record)
+        if not record.ok:
+            reasons.setdefault(f"{record.state}: {record.reason}", []).append(record)
             continue
-        for flag in record.get("flags", ()):
+        for flag in record.flags:
             reasons.setdefault(f"flagged: {flag}", []).append(record)
-        for name, found in record["metrics"].items():
-            if found["reason"]:
-                state = found["status"] if found["status"] != "ok" else "not defined for some images"
-                reasons.setdefault(f"{metric_of(name).label} {state}: {found['reason']}", []).append(record)
+        for measurement in record.measurements.values():
+            if measurement.reason:
+                state = "not defined for some images" if measurement.ok else measurement.status
+                reasons.setdefault(f"{measurement.label} {state}: {measurement.reason}", []).append(record)
     return reasons
 
 
 def _missing_section(records: Sequence[Record]) -> list[str]:
     lines = []
     for reason, found in missing(records).items():
-        cells = [f"{r['cell']['model']}/{r['cell']['stage']}/{r['cell']['method']}" for r in found]
+        cells = [r.cell.row for r in found]
         shown = ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
         lines.append(f"- {reason} ({shown})")
     return ["## What is missing or flagged, and why", "", *lines, ""] if lines else []
 
 
-def _bounds(name: str, done: Sequence[Record]) -> str:
+def _bounds(measure: Measurement, done: Sequence[Record]) -> str:
     """What a perfect reconstruction scores, and the range of what ignorant ones do."""
-    digits, found = metric_of(name).digits, [r["metrics"][name] for r in done if name in r["metrics"]]
-    ceilings = {f"{m['ceiling']:.{digits}f}" for m in found if m.get("ceiling") is not None}
-    floors = [m["floor"] for m in found if m.get("floor") is not None]
+    digits, same = measure.digits, [r.measurements[measure.name] for r in done if measure.name in r.measurements]
+    ceilings = {f"{m.ceiling:.{digits}f}" for m in same if m.ceiling is not None}
+    floors = [m.floor for m in same if m.floor is not None]
     text = f" A perfect reconstruction scores {', '.join(sorted(ceilings))} here." if 0 < len(ceilings) < 4 else ""
     if floors:
         low, high = f"{min(floors):.{digits}f}", f"{max(floors):.{digits}f}"
@@ -314,10 +288,12 @@ def _bounds(name: str, done: Sequence[Record]) -> str:
 
 def _legend(done: Sequence[Record]) -> list[str]:
     lines = ["## How to read this", ""]
-    names = list(dict.fromkeys(name for r in done for name in r["metrics"]))
-    for name in names:
-        metric = metric_of(name)
-        doc = " ".join((metric.__doc__ or "").split("\n\n")[0].split())
-        lines.append(f"- **{metric.label}** ({ARROWS[metric.direction]}): {doc}{_bounds(name, done)}")
+    measures: dict[str, Measurement] = {}
+    for record in done:
+        for name, measurement in record.measurements.items():
+            measures.setdefault(name, measurement)
+    for measure in measures.values():
+        arrow, bounds = ARROWS[measure.direction], _bounds(measure, done)
+        lines.append(f"- **{measure.label}** ({arrow}): {measure.description}{bounds}")
     lines += [f"- {note}" for note in NOTES]
     return [*lines, ""]

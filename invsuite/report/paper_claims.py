@@ -15,9 +15,9 @@ import numpy as np
 from tabulate import tabulate
 
 from invsuite.report.claims import BEHIND_ENCODER, CLAIMS, FAMILIES, FEWEST, FLOOR, Check, Claim, Family, Quantity, Rule
+from invsuite.results.record import Record, RelationRecord
 from invsuite.results.rows import Row, rows_of
 from invsuite.results.statistics import Array, percentile_interval, resampled_means
-from invsuite.results.store import Record
 
 Verdict = Literal["holds", "fails", "cannot be told"]
 
@@ -75,7 +75,7 @@ class Subject:
     family: Family
     rows: dict[str, Row]
     floors: dict[str, Row]
-    relation: Record | None = None
+    relation: RelationRecord | None = None
 
     @property
     def encoder(self) -> list[str]:
@@ -83,7 +83,9 @@ class Subject:
         return [stage for stage in self.rows if not stage.startswith(BEHIND_ENCODER)]
 
 
-def findings_markdown(suites: Sequence[tuple[str, Sequence[Record], Sequence[Record]]], method: str = "modular") -> str:
+def findings_markdown(
+    suites: Sequence[tuple[str, Sequence[Record], Sequence[RelationRecord]]], method: str = "modular"
+) -> str:
     """The page.
 
     Args:
@@ -105,7 +107,7 @@ def findings_markdown(suites: Sequence[tuple[str, Sequence[Record], Sequence[Rec
     return "\n".join(lines).rstrip() + "\n"
 
 
-def subjects(records: Sequence[Record], relations: Sequence[Record], method: str) -> list[Subject]:
+def subjects(records: Sequence[Record], relations: Sequence[RelationRecord], method: str) -> list[Subject]:
     """The models that the claims speak of, with at least one encoder stage inverted by ``method``."""
     by_model: dict[str, list[Row]] = {}
     for row in rows_of(records):
@@ -113,10 +115,11 @@ def subjects(records: Sequence[Record], relations: Sequence[Record], method: str
             by_model.setdefault(row.model, []).append(row)
     found = []
     for name, rows in by_model.items():
-        family = family_of(name, rows[0].done[0]["weights"]["source"])
+        weights = rows[0].done[0].weights
+        family = family_of(name, weights.source if weights is not None else "")
         own = {row.stage: row for row in rows if row.method == method}
         floors = {row.stage: row for row in rows if row.method == FLOOR}
-        relation = next((r for r in relations if r["cell"]["model"] == name and r["status"] == "ok"), None)
+        relation = next((r for r in relations if r.cell.model == name and r.ok), None)
         if family is not None and any(not stage.startswith(BEHIND_ENCODER) for stage in own):
             found.append(Subject(name, family, own, floors, relation))
     return found
@@ -235,15 +238,15 @@ def _left(means: Array) -> Array:
 
 
 def _gains(row: Row, measure: str, means: Array) -> bool:
-    sign = -1 if row.having(measure)[0]["metrics"][measure]["direction"] == "lower" else 1
+    sign = -1 if row.having(measure)[0].measurements[measure].direction == "lower" else 1
     return bool(sign * (means[0] - means[2]) > 0)
 
 
 def _of_rows(measure: str, rows: Sequence[Row], of: Callable[[Array], Array], where: str) -> Statistic | None:
     if not all(row.having(measure) for row in rows):
         return None
-    images = tuple(dict.fromkeys(key for row in rows for record in row.done for key in record["images"]))
-    floor = rows[0].having(measure)[0]["metrics"][measure].get("floor")
+    images = tuple(dict.fromkeys(key for row in rows for record in row.done for key in record.images))
+    floor = rows[0].having(measure)[0].measurements[measure].floor
     return Statistic(tuple(row.values(measure, list(images)) for row in rows), images, of, where, floor)
 
 
@@ -279,7 +282,7 @@ def _between(check: Check, subject: Subject) -> Estimate | None:
 def _neighbours_cka(subject: Subject) -> list[Estimate]:
     if subject.relation is None:
         return []
-    stages, cka = subject.relation["stages"], subject.relation["cka"]
+    stages, cka = subject.relation.body["stages"], subject.relation.body["cka"]
     found = []
     for first, second in pairwise(stage for stage in stages if not stage.startswith(BEHIND_ENCODER)):
         i, j = stages.index(first), stages.index(second)
@@ -295,7 +298,7 @@ def _neighbours_cross(measure: str, subject: Subject) -> list[Estimate]:
     for first, second in pairwise(subject.encoder):
         for stage, other in ((first, second), (second, first)):
             having = subject.rows[stage].having(measure)
-            row: dict[str, Any] = having[0]["metrics"][measure].get("row", {}) if having else {}
+            row: dict[str, Any] = having[0].measurements[measure].facts.get("row", {}) if having else {}
             if other in row and row[other]["mean"] is not None:
                 value = row[other]
                 where = f"inverse of {stage} at {other}"

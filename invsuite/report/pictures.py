@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
 BYTES = 5_000_000  # of all pictures of a page together, as they are embedded
@@ -59,21 +60,20 @@ def _webp(picture: Pixels, side: int, quality: int) -> str:
 
 def strip(store: Store, record: Record, original: bool = False) -> list[Pixels]:
     """The first reconstructions of a cell, or, if ``original``, the images themselves; none where no file is."""
-    whole = _read(original_path(store, record) if original else store.strip_path(record["cell"]["id"]))
+    whole = _read(original_path(store, record) if original else store.strip_path(record.cell.id))
     return [] if whole is None else _cut(whole, _width(record, whole))
 
 
 def original_path(store: Store, record: Record) -> Path:
     """File of the images of which `strip` shows the reconstructions."""
-    model = (record.get("run") or record["cell"])["model"]  # merged runs may have renamed it
-    return store.strip_path(f"{model}-original")
+    return store.strip_path(f"{record.original_model}-original")
 
 
 def extremes(store: Store, record: Record) -> dict[int, tuple[Pixels, Pixels]]:
     """Image and reconstruction by the image's row, of a cell's best and worst images and of the first few."""
     found: dict[int, tuple[Pixels, Pixels]] = {}
-    rows = record.get("extremes", ())
-    whole = _read(store.extremes_path(record["cell"]["id"])) if rows else None
+    rows = record.extremes
+    whole = _read(store.extremes_path(record.cell.id)) if rows else None
     if whole is not None:
         above, below = np.split(whole, 2)
         width = whole.shape[1] // len(rows)
@@ -84,7 +84,7 @@ def extremes(store: Store, record: Record) -> dict[int, tuple[Pixels, Pixels]]:
 
 def _width(record: Record, whole: Pixels) -> int:
     """Width of one picture of a strip: models take images of any aspect, which the record's identity knows."""
-    height, width = record["identity"]["image_size"]
+    height, width = record.identity["image_size"]
     return round(whole.shape[0] * width / height)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from invsuite.report.html import environment
 from invsuite.report.pictures import Pictures, strip
 from invsuite.report.study_design import CHOICES, FORMAT, Pair
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 SIDES = (256, 128)  # pixels of the longer side: people look closely
 QUALITY = 95
@@ -26,7 +27,7 @@ def study_page(
         records: of all cells of the pairs.
         seed: of the order of the pictures in the page, which would else tell how they were collected.
     """
-    by_id = {r["cell"]["id"]: r for r in records}
+    by_id = {r.cell.id: r for r in records}
     made = {cell: strip(store, by_id[cell]) for pair in pairs for cell in (pair.left, pair.right)}
     originals = {pair.model: strip(store, by_id[pair.left], original=True) for pair in pairs}
     pictures = Pictures()

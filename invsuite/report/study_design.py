@@ -19,8 +19,8 @@ from scipy.special import expit, log_expit
 from tabulate import tabulate
 
 from invsuite.errors import DataError, UsageError
+from invsuite.results.record import Record
 from invsuite.results.statistics import percentile_interval
-from invsuite.results.store import Record
 
 FORMAT = 1  # of plans and answers
 CHOICES = ("left", "right", "tie")
@@ -61,15 +61,15 @@ def plan_pairs(records: Sequence[Record], images: int, count: int, seed: int) ->
     """
     rng = np.random.default_rng(seed)
     stages: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda r: r["cell"]["id"]):
-        stages.setdefault((record["cell"]["model"], record["cell"]["stage"]), []).append(record)
+    for record in sorted(records, key=lambda r: r.cell.id):
+        stages.setdefault((record.cell.model, record.cell.stage), []).append(record)
     by_methods: dict[tuple[str, ...], list[Pair]] = {}
     for (model, stage), cells in stages.items():
         for two in combinations(cells, 2):
-            left, right = (two[i]["cell"] for i in rng.permutation(2))
+            left, right = (two[i].cell for i in rng.permutation(2))
             for image in range(images):
                 left, right = (left, right) if rng.random() < 0.5 else (right, left)
-                pair = Pair(model, stage, image, (left["method"], right["method"]), left["id"], right["id"])
+                pair = Pair(model, stage, image, (left.method, right.method), left.id, right.id)
                 by_methods.setdefault(tuple(sorted(pair.methods)), []).append(pair)
     if not by_methods:
         raise UsageError("a study needs two methods with pictures at the same stage: run the suite first")

@@ -24,8 +24,8 @@ from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
+from invsuite.results.record import Measurement, Record
 from invsuite.results.statistics import differences, distance_from_best
-from invsuite.results.store import Record
 
 Verdict = Literal["same", "better", "worse", "newly failing", "fixed", "missing", "new", "not comparable"]
 BAD: frozenset[Verdict] = frozenset({"worse", "newly failing", "missing", "not comparable"})
@@ -86,6 +86,7 @@ SEED_RANGES = 2.0
 #: and count for as much more.
 EXPECTED_RANGE = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326, 6: 2.534}
 BASELINE_SCHEMA = 1
+ORIGIN = ("git", "source_sha256", "versions", "device", "threads")  # facts of the provenance that are pinned
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,6 @@ class Finding:
         return self.verdict in BAD
 
 
-def cell_key(record: Record) -> str:
-    """model/stage/method/seed: what a baseline and a result have in common."""
-    cell = record["cell"]
-    return f"{cell['model']}/{cell['stage']}/{cell['method']}/s{cell['seed']}"
-
-
 def pin(records: Sequence[Record], path: Path, seeds: Collection[int] | None = None) -> None:
     """Write the records' quality values as the baseline ``path``.
 
@@ -119,36 +114,36 @@ def pin(records: Sequence[Record], path: Path, seeds: Collection[int] | None = N
     Raises:
         UsageError: if no record is of these seeds.
     """
-    pinned = [r for r in records if seeds is None or r["cell"]["seed"] in seeds]
+    pinned = [r for r in records if seeds is None or r.cell.seed in seeds]
     if seeds is not None and not pinned:
         raise UsageError(f"no record has a seed of the suite ({', '.join(map(str, seeds))}); run it without --seeds")
     ranges = _seed_ranges(records)
     cells = {}
     for record in pinned:
         measures = {
-            name: {k: found[k] for k in ("status", "version", "direction", "mean", "n", "values") if k in found}
-            | ranges.get((_row(record), name), {})
-            for name, found in record.get("metrics", {}).items()
+            name: _pinned(measurement) | ranges.get((record.cell.row, name), {})
+            for name, measurement in record.measurements.items()
         }
-        cells[cell_key(record)] = {
-            "id": record["cell"]["id"],
-            "status": record["status"],
-            "images": record.get("images", []),
+        cells[record.cell.key] = {
+            "id": record.cell.id,
+            "status": record.status,
+            "images": record.images,
             "measures": measures,
         }
-    origin = pinned[0]["provenance"] if pinned else {}
     tree = {
         "schema": BASELINE_SCHEMA,
-        "suite": pinned[0]["cell"]["suite"] if pinned else "",
-        "origin": {k: origin.get(k) for k in ("git", "source_sha256", "versions", "device", "threads")},
+        "suite": pinned[0].cell.suite if pinned else "",
+        "origin": {name: getattr(pinned[0].provenance, name) for name in ORIGIN} if pinned else {},
         "tolerances": TOLERANCES,
         "cells": cells,
     }
     write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
 
 
-def _row(record: Record) -> str:
-    return cell_key(record).rpartition("/")[0]
+def _pinned(measurement: Measurement) -> dict[str, Any]:
+    """Return what is pinned of a measurement: of one without values, that it has none."""
+    names = ("status", "version", "direction", *(("mean", "n", "values") if measurement.ok else ()))
+    return {name: getattr(measurement, name) for name in names}
 
 
 def _seed_ranges(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, float]]:
@@ -157,14 +152,14 @@ def _seed_ranges(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, f
     means: dict[tuple[str, str], list[float]] = {}
     counts: dict[tuple[str, str], list[int]] = {}
     for record in records:
-        for name, found in record.get("metrics", {}).items():
-            if found["status"] == "skipped":
+        for name, measurement in record.measurements.items():
+            if measurement.status == "skipped":
                 continue
-            counts.setdefault((_row(record), name), []).append(found["n"])
-            if found["n"]:
-                values = np.array(found["values"], dtype=np.float64)
-                loss = float(np.nanmean(distance_from_best(found["direction"], values)))
-                means.setdefault((_row(record), name), []).append(loss)
+            counts.setdefault((record.cell.row, name), []).append(measurement.n)
+            if measurement.n:
+                values = np.array(measurement.values, dtype=np.float64)
+                loss = float(np.nanmean(distance_from_best(measurement.direction, values)))
+                means.setdefault((record.cell.row, name), []).append(loss)
     return {
         key: {
             "seeds": len(n),
@@ -198,22 +193,22 @@ def load_baseline(path: Path) -> dict[str, Any]:
 
 def compare(records: Sequence[Record], baseline: dict[str, Any]) -> list[Finding]:
     """Verdicts for every cell of the baseline and every new cell."""
-    found = {cell_key(r): r for r in records}
+    found = {record.cell.key: record for record in records}
     findings: list[Finding] = []
     for key, pinned in baseline["cells"].items():
         findings += _compare_cell(key, pinned, found.get(key), baseline["tolerances"])
     for key, record in found.items():
         if key in baseline["cells"]:
             continue
-        if record["status"] == "failed":
+        if record.status == "failed":
             findings.append(Finding(key, "", "newly failing", f"not in the baseline; {_why(record)}"))
         else:
             findings.append(Finding(key, "", "new", "not in the baseline"))
     return findings
 
 
-def _why(record: Record) -> str:
-    return f"{record['status']}: {record['reason']}"
+def _why(result: Record | Measurement) -> str:
+    return f"{result.status}: {result.reason}"
 
 
 def _compare_cell(
@@ -221,33 +216,31 @@ def _compare_cell(
 ) -> list[Finding]:
     if record is None:
         return [Finding(key, "", "missing", "the baseline has this cell, the results have not")]
-    if record["status"] != "ok":
-        known = record["status"] == pinned["status"] or pinned["status"] == "failed"
+    if not record.ok:
+        known = record.status == pinned["status"] or pinned["status"] == "failed"
         return [Finding(key, "", "same" if known else "newly failing", _why(record))]
     if pinned["status"] != "ok":
         return [Finding(key, "", "fixed", f"was {pinned['status']}")]
-    if record["cell"]["id"] != pinned["id"]:
-        return [
-            Finding(key, "", "not comparable", f"identity {record['cell']['id'][-12:]}, pinned {pinned['id'][-12:]}")
-        ]
+    if record.cell.id != pinned["id"]:
+        return [Finding(key, "", "not comparable", f"identity {record.cell.id[-12:]}, pinned {pinned['id'][-12:]}")]
     findings = []
     for name, before in pinned["measures"].items():
-        after = record["metrics"].get(name)
+        after = record.measurements.get(name)
         if before["status"] != "ok":
-            if after is not None and after["status"] == "ok":
+            if after is not None and after.ok:
                 findings.append(Finding(key, name, "fixed", f"was {before['status']}"))
-        elif after is not None and after["status"] == "undefined" and _fewest(before) == 0:
+        elif after is not None and after.status == "undefined" and _fewest(before) == 0:
             findings.append(Finding(key, name, "same", f"{_why(after)}; so it may be after reseeding"))
-        elif after is None or after["status"] != "ok":
+        elif after is None or not after.ok:
             findings.append(Finding(key, name, "newly failing", "absent" if after is None else _why(after)))
-        elif after["version"] != before["version"]:
-            findings.append(
-                Finding(key, name, "not comparable", f"version {after['version']}, was {before['version']}")
-            )
+        elif after.version != before["version"]:
+            findings.append(Finding(key, name, "not comparable", f"version {after.version}, was {before['version']}"))
         else:
             findings.append(_compare_values(key, name, before, after, tolerances.get(name, 0.0)))
     findings += [
-        Finding(key, name, "new", "not in the baseline") for name in record["metrics"] if name not in pinned["measures"]
+        Finding(key, name, "new", "not in the baseline")
+        for name in record.measurements
+        if name not in pinned["measures"]
     ]
     return findings
 
@@ -265,16 +258,16 @@ def _fewest(before: dict[str, Any]) -> int:
     return max(0, round(before["n"] - 1 - moved))  # one may always tip over
 
 
-def _compare_values(key: str, name: str, before: dict[str, Any], after: dict[str, Any], declared: float) -> Finding:
+def _compare_values(key: str, name: str, before: dict[str, Any], after: Measurement, declared: float) -> Finding:
     tolerance = max(declared, reseeding_reach(before) * before["seed_range"] if "seed_range" in before else 0.0)
     losses = [
-        distance_from_best(before["direction"], np.array([found["values"]], dtype=np.float64))
-        for found in (after, before)
+        distance_from_best(before["direction"], np.array([values], dtype=np.float64))
+        for values in (after.values, before["values"])
     ]
     [loss] = differences(losses, [(0, 1)])  # positive: the new value is worse
     interval = "" if loss.low is None else f", worse by {loss.mean:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
-    detail = f"{before['mean']:.3f} -> {after['mean']:.3f} (n={loss.n}, tolerance {tolerance:.3g}{interval})"
-    defined = sum(value is not None for value in after["values"])
+    detail = f"{before['mean']:.3f} -> {after.mean:.3f} (n={loss.n}, tolerance {tolerance:.3g}{interval})"
+    defined = sum(value is not None for value in after.values)
     if defined < _fewest(before):
         return Finding(key, name, "newly failing", f"defined for {defined} of {before['n']} images; {detail}")
     if loss.mean is None or abs(loss.mean) <= tolerance:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
 from invsuite.errors import UsageError, unknown_name
-from invsuite.registry import METRICS
+from invsuite.results.record import Direction, Record
 from invsuite.results.rows import Row, advantage, find_row, measures_of, rows_of
-from invsuite.results.store import Record
 
 NOTE = (
     "First better by: mean paired difference over the images both rows have, positive where the first row is better, "
@@ -19,14 +18,53 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows by one measure.
+
+    Attributes:
+        measure, unit, direction, digits: facts of the measure.
+        rows: names of the two.
+        means: of each over its own images.
+        difference: mean by which the first is better, over common images.
+        low, high: ends of its 95 % interval.
+        n: common images.
+        seeds: of each row.
+        verdict: in words.
+    """
+
+    measure: str
+    unit: str
+    direction: Direction
+    digits: int
+    rows: tuple[str, str]
+    means: tuple[float | None, float | None]
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    seeds: tuple[int, int]
+    verdict: str
+
+    def line(self) -> list[str]:
+        """Return the cells of a table's line."""
+        digits = self.digits
+        interval = "" if self.low is None else f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+        difference = "-" if self.difference is None else f"{self.difference:+.{digits}f}{interval}"
+        means = [f"{mean:.{digits}f}" for mean in self.means]
+        seeds = " / ".join(map(str, self.seeds))
+        return [f"{self.measure} {self.unit}".rstrip(), *means, difference, str(self.n), seeds, self.verdict]
+
+
 def compare_rows(
-    records: Sequence[Record], first: str, second: str, measures: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """One entry a measure: both means, the difference, its interval, n, seeds and the verdict.
+    records: Iterable[Record], first: str, second: str, measures: Sequence[str] | None = None
+) -> list[Comparison]:
+    """Compare two rows of one suite by each measure.
 
     Args:
-        records: of one suite.
-        first, second: rows as MODEL/STAGE/METHOD.
+        records: of the suite.
+        first: row as MODEL/STAGE/METHOD.
+        second: row that it is held against.
         measures: names; None takes every measure that both rows have values of.
 
     Raises:
@@ -41,44 +79,37 @@ def compare_rows(
     chosen = measures or [name for name in known if all(row.having(name) for row in pair)]
     if not chosen:
         raise UsageError(f"'{first}' and '{second}' have no measure in common")
-    return [_entry(*pair, name) for name in chosen]
+    return [_compare(*pair, name) for name in chosen]
 
 
-def comparison_table(entries: Sequence[dict[str, Any]]) -> str:
-    """The entries for people."""
-    body = []
-    for entry in entries:
-        digits = METRICS[entry["measure"]].digits if entry["measure"] in METRICS else 3
-        interval = "" if entry["low"] is None else f" [{entry['low']:+.{digits}f}, {entry['high']:+.{digits}f}]"
-        difference = "-" if entry["difference"] is None else f"{entry['difference']:+.{digits}f}{interval}"
-        unit = f" {entry['unit']}" if entry["unit"] else ""
-        means = [f"{mean:.{digits}f}" for mean in entry["means"]]
-        body.append([f"{entry['measure']}{unit}", *means, difference, entry["n"], _seeds(entry), entry["verdict"]])
-    head = ["Measure", *entries[0]["rows"], "First better by", "n", "Seeds", "Verdict"]
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Return the comparisons as a table for people."""
+    head = ["Measure", *comparisons[0].rows, "First better by", "n", "Seeds", "Verdict"]
+    body = [comparison.line() for comparison in comparisons]
     return tabulate(body, head, tablefmt="simple", disable_numparse=True) + f"\n\n{NOTE}"
 
 
-def _entry(first: Row, second: Row, name: str) -> dict[str, Any]:
-    found = advantage(first, second, name)
+def _compare(first: Row, second: Row, name: str) -> Comparison:
+    """Compare two rows that both have values of the measure ``name``."""
+    difference = advantage(first, second, name)
     verdict = "cannot be told apart"
-    if found.told:
-        assert found.mean is not None
-        verdict = f"{first.name if found.mean > 0 else second.name} is better"
-    facts = [row.found(name) or {} for row in (first, second)]
-    return {
-        "measure": name,
-        "unit": facts[0]["unit"],
-        "direction": facts[0]["direction"],
-        "rows": [first.name, second.name],
-        "means": [fact["mean"] for fact in facts],
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "seeds": [len(row.having(name)) for row in (first, second)],
-        "verdict": verdict,
-    }
-
-
-def _seeds(entry: dict[str, Any]) -> str:
-    return " / ".join(map(str, entry["seeds"]))
+    if difference.distinguishable:
+        assert difference.mean is not None
+        verdict = f"{first.name if difference.mean > 0 else second.name} is better"
+    one, two = first.measurement(name), second.measurement(name)
+    assert one is not None
+    assert two is not None
+    return Comparison(
+        name,
+        one.unit,
+        one.direction,
+        one.digits,
+        (first.name, second.name),
+        (one.mean, two.mean),
+        difference.mean,
+        difference.low,
+        difference.high,
+        difference.n,
+        (len(first.having(name)), len(second.having(name))),
+        verdict,
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from invsuite.data.base import from_unit_range
+from invsuite.results.record import Measurement
 from invsuite.results.statistics import distance_from_best
 
 EACH = 3  # best and worst images kept of each measure
@@ -18,16 +19,17 @@ SIDE = 160  # pixels of the longer side; larger pictures are made smaller
 QUALITY, EFFORT = 90, 1  # of WebP; twice the time makes it 4 % smaller
 
 
-def ranking(found: dict[str, Any]) -> list[int]:
-    """Rows of the images on which a measure of a record is defined, best first; ties in the images' order."""
-    rows = [row for row, value in enumerate(found.get("values", ())) if value is not None]
-    return sorted(rows, key=lambda row: float(distance_from_best(found["direction"], found["values"][row])))
+def ranking(measurement: Measurement) -> list[int]:
+    """Return the rows of the images on which a measure is defined, best first; ties in the images' order."""
+    values, direction = measurement.values, measurement.direction
+    rows = [row for row, value in enumerate(values) if value is not None]
+    return sorted(rows, key=lambda row: float(distance_from_best(direction, values[row])))
 
 
-def extreme_rows(metrics: dict[str, dict[str, Any]]) -> list[int]:
+def extreme_rows(measurements: Mapping[str, Measurement]) -> list[int]:
     """Rows of the `EACH` best and worst images by every measure of a record, the very best and worst first, at most
     `MOST`."""
-    ranked = [ranking(found) for found in metrics.values()]
+    ranked = [ranking(measurement) for measurement in measurements.values()]
     picked = (
         order[place] for depth in range(EACH) for order in ranked if depth < len(order) for place in (-1 - depth, depth)
     )

@@ -118,6 +118,11 @@ class CellName:
         return f"{self.row}/s{self.seed}"
 
     @property
+    def order(self) -> tuple[int, str, int, int, int]:
+        """Return what cells of a suite are sorted by: model, seed, stage, method."""
+        return self.model_position, self.model, self.seed, self.position, self.method_position
+
+    @property
     def row(self) -> str:
         """MODEL/STAGE/METHOD: the row of tables it belongs to."""
         return f"{self.model}/{self.stage}/{self.method}"
@@ -266,6 +271,11 @@ class Record:
         """The status for people: a stage that a method does not apply to is no missing result."""
         return "not applicable" if self.settled else self.status
 
+    @property
+    def original_model(self) -> str:
+        """Return what the model is called in the run that the record comes from: merged runs may rename it."""
+        return self.cell.model if self.run is None else self.run.model
+
     def measured(self) -> Iterator[Measurement]:
         """Yield every measurement, those of earlier settings last."""
         yield from self.measurements.values()
@@ -336,6 +346,11 @@ class RelationRecord:
     def ok(self) -> bool:
         """Whether it has numbers."""
         return self.status == "ok"
+
+    @property
+    def state(self) -> str:
+        """Return the status for people."""
+        return "not applicable" if self.settled else self.status
 
     @property
     def finished(self) -> bool:

@@ -53,8 +53,8 @@ class Difference:
     high: float | None
 
     @property
-    def told(self) -> bool:
-        """Whether the two rows can be told apart: the interval leaves out 0."""
+    def distinguishable(self) -> bool:
+        """Tell whether the two rows can be told apart: the interval leaves out 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 

@@ -1,4 +1,4 @@
-"""One JSON record a cell, written atomically. A failure never replaces a success.
+"""One JSON record per cell, written atomically. A failure never replaces a success.
 
 Several processes may share a folder, also on a network disk whose file locks work: a lock orders their writes, and a
 claim on each fit keeps two of them from computing the same. The operating system takes locks back from a process that
@@ -11,104 +11,106 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 from filelock import FileLock, Timeout
 
 from invsuite._system.files import refused, write_atomically
-from invsuite.errors import DataError
-from invsuite.results.migrate import SCHEMA, migrate
+from invsuite.errors import DataError, UsageError
+from invsuite.results.record import SCHEMA, AnyRecord, Record, RelationRecord, from_json, to_json
 
 SEAL = "record_sha256"  # first key of a record: what tells that a number was not edited later
-Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Store:
-    """Records of one suite in ``folder``."""
+class RecordFolder(Generic[AnyRecord]):
+    """Records of one kind in ``folder``, a file each.
 
-    folder: Path
+    Args:
+        folder: where they are.
+    """
 
-    def path(self, cell_id: str) -> Path:
-        """File of a cell's record."""
-        return self.folder / f"{cell_id}.json"
+    kind: type[AnyRecord]
 
-    def strip_path(self, cell_id: str) -> Path:
-        """File of a cell's first few reconstructions."""
-        return self.folder / f"{cell_id}.png"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def extremes_path(self, cell_id: str) -> Path:
-        """File of a cell's best and worst reconstructions, below their images."""
-        return self.folder / f"{cell_id}-extremes.webp"
+    def path(self, record_id: str) -> Path:
+        """Return the file of a record."""
+        return self.folder / f"{record_id}.json"
 
-    def fit_path(self, fit_id: str) -> Path:
-        """Folder for the state of a fit that is under way."""
-        return self.folder / "fits" / fit_id
+    def read(self, record_id: str) -> AnyRecord | None:
+        """Return a record; None if it is not there, damaged, edited or of another schema: it is computed again."""
+        try:
+            return self._load(record_id)
+        except (DataError, UsageError):
+            return None
 
-    def read(self, cell_id: str) -> Record | None:
-        """The record of a cell, or None; a damaged file counts as none, and so does one that was edited, so that the
-        next run computes it again."""
-        found = self._parse(cell_id)
-        return found[0] if found and found[1] else None
+    def finished(self, record_id: str) -> bool:
+        """Tell whether there is a record that running again would not change."""
+        record = self.read(record_id)
+        return record is not None and record.finished
 
-    def _parse(self, cell_id: str) -> tuple[Record, bool] | None:
-        """A record in the present schema and whether it is as it was written; None for a file that is no record.
+    def records(self) -> Iterator[AnyRecord]:
+        """Yield every readable record, by file name.
 
         Raises:
-            UsageError: for a record of a newer schema.
+            DataError: naming a record that was changed after it was written.
+            UsageError: naming a record of another schema.
         """
-        try:
-            with open(f"{self.folder}/{cell_id}.json", encoding="utf-8") as file:  # pathlib takes longer than the disk
-                text = file.read()
-            record: Record = json.loads(text)
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-            return None
-        current = migrate(record, str(self.path(cell_id))) if isinstance(record, dict) else None
-        if current is None:
-            return None
-        if SEAL not in record:  # written before records were sealed
-            return current, True
-        return current, _digest(text.replace(_seal(record[SEAL]), _seal(""), 1)) == record[SEAL]
+        for path in sorted(self.folder.glob("*.json")):
+            record = self._load(path.stem)
+            if record is not None:
+                yield record
 
-    def finished(self, cell_id: str) -> bool:
-        """True if the cell has a record that running it again would not change: a success, or a stage that its
-        method does not apply to (``settled``)."""
-        record = self.read(cell_id)
-        return record is not None and (record["status"] == "ok" or record.get("settled", False))
-
-    def write(self, record: Record) -> None:
+    def write(self, record: AnyRecord) -> None:
         """Write a record, unless it is not a success and a success is already there.
 
         Raises:
             DiskError: if the disk refuses.
         """
-        cell_id = record["cell"]["id"]
-        text = json.dumps({SEAL: ""} | record | {SEAL: "", "schema": SCHEMA}, indent=1, allow_nan=False)
+        text = json.dumps({SEAL: ""} | to_json(record), indent=1, allow_nan=False)
         data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
         with self._lock("writing", wait=True):
-            finished = self.finished(cell_id)  # asked of a success too: it refuses what a newer schema wrote
-            if record["status"] == "ok" or not finished:
-                write_atomically(self.path(cell_id), data)
+            if record.ok or not self.finished(record.cell.id):
+                write_atomically(self.path(record.cell.id), data)
 
-    def stamp(self, cell_id: str) -> int | None:
-        """Changes whenever the cell's record is written; None while there is none."""
+    def stamp(self, record_id: str) -> int | None:
+        """Return a number that changes whenever the record is written; None while there is no record."""
         try:
-            return self.path(cell_id).stat().st_mtime_ns
+            return self.path(record_id).stat().st_mtime_ns
         except OSError:
             return None
 
-    def claim(self, fit_id: str, wait: bool) -> AbstractContextManager[bool]:
-        """Enter to keep other processes from the fit; gives False if one of them has it and ``wait`` is not asked.
+    def _load(self, record_id: str) -> AnyRecord | None:
+        """Return a record; None for a file that holds none.
 
         Raises:
-            DiskError: if the disk refuses.
+            DataError: if it was changed after it was written.
+            UsageError: if it is of another schema.
         """
-        return self._lock(fit_id, wait)
+        path = f"{self.folder}/{record_id}.json"  # pathlib takes longer than the disk
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            tree = json.loads(text)
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        if not isinstance(tree, dict) or not isinstance(tree.get("schema"), int):
+            return None
+        if tree["schema"] != SCHEMA:
+            raise UsageError(
+                f"record '{path}' has schema {tree['schema']}, this invsuite reads {SCHEMA}: "
+                "delete it, or use another --out, and run the suite again"
+            )
+        seal = str(tree.get(SEAL))
+        if _digest(text.replace(_seal(seal), _seal(""), 1)) != seal:
+            raise DataError(f"record '{path}' was changed after it was written; delete it and run the suite again")
+        return from_json(self.kind, tree)
 
     @contextmanager
     def _lock(self, name: str, wait: bool) -> Iterator[bool]:
+        """Hold the lock ``name``; gives False if another process has it and ``wait`` is not asked."""
         path = self.folder / "locks" / f"{name}.lock"
         lock = FileLock(path)
         try:
@@ -124,31 +126,48 @@ class Store:
         finally:
             lock.release()
 
-    def interlayer(self) -> Store:
-        """Records of how the stages of a model relate, which belong to no cell."""
-        return Store(self.folder / "interlayer")
 
-    def records(self) -> Iterator[Record]:
-        """Every readable record, by file name.
+class RelationFolder(RecordFolder[RelationRecord]):
+    """Records of how the stages of models relate."""
+
+    kind = RelationRecord
+
+
+class Store(RecordFolder[Record]):
+    """Records of one suite's cells, and what is kept beside them."""
+
+    kind = Record
+
+    def strip_path(self, cell_id: str) -> Path:
+        """Return the file of a cell's first few reconstructions."""
+        return self.folder / f"{cell_id}.png"
+
+    def extremes_path(self, cell_id: str) -> Path:
+        """Return the file of a cell's best and worst reconstructions, below their images."""
+        return self.folder / f"{cell_id}-extremes.webp"
+
+    def fit_path(self, fit_id: str) -> Path:
+        """Return the folder for the state of a fit that is under way."""
+        return self.folder / "fits" / fit_id
+
+    def claim(self, fit_id: str, wait: bool) -> AbstractContextManager[bool]:
+        """Keep other processes from a fit; gives False if one of them has it and ``wait`` is not asked.
 
         Raises:
-            DataError: naming a record that was changed after it was written.
+            DiskError: if the disk refuses.
         """
-        for path in sorted(self.folder.glob("*.json")):
-            found = self._parse(path.stem)
-            if found is None:
-                continue
-            record, intact = found
-            if not intact:
-                raise DataError(f"record '{path}' was changed after it was written; delete it and run the suite again")
-            yield record
+        return self._lock(fit_id, wait)
+
+    def interlayer(self) -> RelationFolder:
+        """Return the records of how the stages of a model relate, which belong to no cell."""
+        return RelationFolder(self.folder / "interlayer")
 
 
 def _digest(text: str) -> str:
-    """SHA-256 of a record's text with an empty seal."""
+    """Return the SHA-256 of a record's text with an empty seal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _seal(digest: str) -> str:
-    """The line of a record's text that holds its digest; the first of its kind, for the seal is the first key."""
+    """Return the line of a record's text that holds its digest; the first of its kind, for the seal comes first."""
     return f'"{SEAL}": "{digest}"'

@@ -11,7 +11,8 @@ import torch
 from invsuite.benchmark.cells import Cell, Selection, make_plan
 from invsuite.benchmark.runner import run
 from invsuite.benchmark.suite import load_suite
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 SUITE = """
 name = "selftest"
@@ -66,8 +67,6 @@ def bench_trial(method: str = "ridge") -> Callable[[], str | None]:
     def trial() -> str | None:
         with TemporaryDirectory() as folder:
             record = little_run(method, Path(folder))
-        if record["status"] != "ok":
-            return str(record["reason"])
-        return "; ".join(record["flags"]) or None
+        return "; ".join(record.flags) or None if record.ok else record.reason
 
     return trial

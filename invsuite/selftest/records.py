@@ -26,7 +26,7 @@ def _read_again() -> None:
     with TemporaryDirectory() as folder:
         record = little_run("mean", Path(folder))
         store = Store(Path(folder) / "records")
-        edit(store.path(record["cell"]["id"]))
+        edit(store.path(record.cell.id))
         list(store.records())
 
 

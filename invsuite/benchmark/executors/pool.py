@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from invsuite._system.provenance import source_digest
@@ -22,7 +22,7 @@ from invsuite.benchmark.executors.base import (
     Task,
     Working,
 )
-from invsuite.benchmark.runner import Run, problem_record, trained_fits
+from invsuite.benchmark.runner import Run, problem_record, trained_fits, weights_of
 from invsuite.errors import LostWorkerError, SetupError
 
 STOP_SECONDS = 30.0  # that workers have to finish a write when the run is stopped
@@ -201,7 +201,7 @@ class Pool(Generic[H]):
             "large enough, run again with --retry-failed"
         )
         entry = next(e for e in self.run.plan.models if e.spec == task.spec)
-        weights = {"weights": asdict(entry.model.origin)} if isinstance(entry, Opened) else {}
+        weights = {"weights": weights_of(entry.model)} if isinstance(entry, Opened) else {}
         for cell in self.run.still_to_do(task.cells):
             self.run.finish(cell, problem_record(error) | weights)
 
