@@ -58,7 +58,7 @@ def fails_alone(folder: Path, words: tuple[str, ...], fault: str, reason: str) -
     assert reason in found["modular"].reason
     table = (folder / "r" / "faults.md").read_text()
     assert "2 cells: 1 failed, 1 ok." in table
-    assert f"- failed: {found['modular']['reason']} (vit/embed/modular)" in table
+    assert f"- failed: {found['modular'].reason} (vit/embed/modular)" in table
     assert "1 failed, 1 ok" in result.stdout
 
 
