@@ -24,7 +24,8 @@ from invsuite.data.base import from_unit_range
 from invsuite.errors import OutOfMemoryError, TimeLimitError
 from invsuite.methods.floors import Mean
 from invsuite.methods.networks import ChainInverter
-from invsuite.results.store import Record, Store
+from invsuite.results.record import Record
+from invsuite.results.store import Store
 
 SUITE = small_suite("faults", {"mean": "{}", "modular": SMALL_NETWORK}, stages=("embed",), counts=(24, 4, 6))
 

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import invented
 import pytest
@@ -44,6 +44,7 @@ def python(code: str, *words: object) -> subprocess.Popen[str]:
 
 WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from invsuite.results.record import CellName, Provenance, Record
 from invsuite.results.store import Store
@@ -82,6 +83,7 @@ def test_a_failure_waits_for_a_success_that_is_being_written(tmp_path: Path, mon
 
 HOLDER = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from invsuite.results.store import Store
 with Store(Path(sys.argv[1])).claim("fit", wait=True) as mine:
