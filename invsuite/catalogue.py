@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
-from invsuite.benchmark.suite import bundled_suites, load_suite
+from invsuite.benchmark.suite_file import bundled_suites, read_suite
 from invsuite.methods import METHODS
 from invsuite.metrics.base import Group
 from invsuite.models.adapters.bundled import BUILDERS, card
@@ -69,8 +69,8 @@ def list_suites() -> list[Row]:
     """Suites that travel with the package."""
     rows = []
     for name in bundled_suites():
-        suite = load_suite(name)
-        cells = sum(len(m.stages) for m in suite.models) * len(suite.methods)
+        suite = read_suite(name)
+        cells = sum(len(model.stages) for model in suite.models.values()) * len(suite.methods)
         rows.append({"suite": name, "title": suite.title, "models": len(suite.models), "cells": cells})
     return rows
 

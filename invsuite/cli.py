@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invsuite._system.offline import go_offline
+from invsuite._system.environment import go_offline, prepare_threads
 from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 from invsuite.registry import load_plugins, plugin_files
@@ -76,6 +76,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, plugin: list[Path] | None, offline: bool, **options: Any) -> None:
+            prepare_threads()
             try:
                 with interruptible():
                     if offline:

@@ -71,12 +71,20 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
         "--retry-failed, --only-missing and --refresh exclude each other: give one",
     ),
     "no such suite": (plain("bench", "--suite", "quik"), 2, "unknown suite 'quik': did you mean quick"),
-    "a suite file that is not there": (plain("bench", "--suite", "no.toml"), 2, "suite file 'no.toml' cannot be read"),
+    "a suite file that is not there": (
+        plain("bench", "--suite", "no.toml"),
+        2,
+        "'no.toml': it cannot be read",
+    ),
     "a suite that is not TOML": (edited("[budget]", "[budget"), 2, "is not TOML"),
     "a suite of no text": (written("x.toml", "\0", "bench", "--suite", "FILE"), 2, "is not TOML"),
     "an unknown key": (edited("edits = 3", "edit = 3"), 2, "unknown key 'edit': did you mean edits"),
     "a missing key": (edited("edits = 3", ""), 2, "'edits' is missing"),
-    "a key of another type": (edited("batch = 16", 'batch = "16"'), 2, "'budget.batch' is '16', expected int"),
+    "a key of another type": (
+        edited("batch = 16", 'batch = "16"'),
+        2,
+        "'budget.batch' is '16', expected",
+    ),
     "a negative number": (edited("edits = 3", "edits = -3"), 2, "'edits' is -3, expected 0 or more"),
     "two budgets": (
         edited("image_passes = 64", "image_passes = 64\nseconds = 5"),

@@ -13,9 +13,9 @@ import pytest
 import torch
 from helpers import invoke, small_suite
 
+from invsuite._system.environment import SWITCHES, go_offline
 from invsuite._system.flops import count_flops
 from invsuite._system.needs import Need
-from invsuite._system.offline import SWITCHES, go_offline
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.estimate import calibrate, plan_cost
 from invsuite.benchmark.fetch import fetch, needs

@@ -8,7 +8,8 @@ import pytest
 from helpers import TINY_SUITE
 
 from invsuite.benchmark.cells import Opened, Plan, Refused, Selection, choose, make_plan
-from invsuite.benchmark.suite import bundled_suites, load_suite
+from invsuite.benchmark.suite import load_suite
+from invsuite.benchmark.suite_file import bundled_suites
 from invsuite.errors import UsageError
 
 
@@ -33,15 +34,15 @@ def test_bundled_suites_load() -> None:
     [
         ('name = "tiny"', "", "'name' is missing"),
         ("seeds = [0]", "seeds = []", "'seeds' is \\[\\]"),
-        ("seeds = [0]", 'seeds = ["a"]', "expected a list of int"),
+        ("seeds = [0]", 'seeds = ["a"]', r"'seeds\[0\]' is 'a', expected a whole number"),
         ("seeds = [0]", "seed = [0]", "unknown key 'seed': did you mean seeds"),
         ('"psnr"', '"pnsr"', "did you mean psnr"),
         ("edits = 3", "edits = -3", "'edits' is -3"),
-        ("batch = 16", 'batch = "16"', "'budget.batch' is '16', expected int"),
+        ("batch = 16", 'batch = "16"', "'budget.batch' is '16', expected a whole number"),
         ("image_passes = 64", "passes = 64", "unknown key 'budget.passes'"),
         ("image_passes = 64", "", "exactly one of 'image_passes', 'seconds', 'flops' is needed, got none"),
         ("image_passes = 64", "image_passes = 64\nseconds = 5", "got 'image_passes' and 'seconds'"),
-        ("image_passes = 64", 'flops = "1e9"', "'budget.flops' is '1e9', expected float"),
+        ("image_passes = 64", 'flops = "1e9"', "'budget.flops' is '1e9', expected a number"),
         ('kind = "scenes"\nseed = 31', 'kind = "scene"\nseed = 31', "unknown data.fit.kind 'scene'"),
         ("seed = 32\ncount = 8", "count = 8", "'data.select.seed' is missing"),
         ('kind = "scenes"\nseed = 33', 'kind = "held-back"\nseed = 33', "unknown data.score.kind 'held-back'"),

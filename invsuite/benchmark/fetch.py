@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from invsuite._system.environment import is_offline
 from invsuite._system.needs import Log, Need
-from invsuite._system.offline import is_offline
 from invsuite.benchmark.suite import Suite
 from invsuite.errors import InvsuiteError, Unavailable
 from invsuite.metrics import make_metric

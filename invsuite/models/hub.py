@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
+from invsuite._system.environment import is_offline
 from invsuite._system.needs import Log, Need
-from invsuite._system.offline import is_offline
 from invsuite.errors import Unavailable
 
 #: the weights and the configuration of a repository; the rest (other frameworks' weights, pictures) stays there
