@@ -31,7 +31,7 @@ from invsuite.errors import NotApplicable
 from invsuite.methods import make_method
 from invsuite.methods.base import Budget, Engine, Problem
 from invsuite.metrics import make_metric
-from invsuite.metrics.base import Scoring
+from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation, WeightsOrigin
 from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
@@ -40,6 +40,7 @@ from invsuite.results.statistics import summarise
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "4000"))
 COUNT, SIZE, STAGE = 100, 224, "block06"
+EDITS = 12  # as the photos suite has
 SLOW = ("lpips_vgg", "dists")
 
 
@@ -84,20 +85,10 @@ def test_all_measures_against_fitting_an_inverse_network(random_backbones: None,
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
     def measure() -> dict[str, float]:
-        scoring = Scoring(
-            samples,
-            images,
-            blurred,
-            reconstruct,
-            12,  # edits, as the photos suite has
-            model=model,
-            stage=STAGE,
-            stages=("embed", "block03", "block06", "block09", "block12"),
-            fit=splits[0],
-            invert=invert,
-            classes=CLASSES,
-            witness=load_model("witness", "bundled:detr"),
-        )
+        stages = ("embed", "block03", "block06", "block09", "block12")
+        witness = load_model("witness", "bundled:detr")
+        subject = Subject(model, stages, samples, images, splits[0], EDITS, CLASSES, witness)
+        scoring = Scoring(subject, STAGE, blurred, reconstruct, invert)
         seconds = {}
         for name in METRICS:
             metric = make_metric(name)
@@ -137,20 +128,8 @@ def test_boxes_of_a_detector(benchmark: BenchmarkFixture) -> None:
 
     def measure() -> None:
         fit = Split(Scenes(11, 64), tuple(range(64)))
-        stages = model.stages[:-1]
-        scoring = Scoring(
-            samples,
-            images,
-            images,
-            lambda x: x,
-            0,
-            model=model,
-            stage="encoder",
-            stages=stages,
-            fit=fit,
-            invert=lambda x: x,
-            classes=CLASSES,
-        )
+        subject = Subject(model, model.stages[:-1], samples, images, fit, 0, CLASSES)
+        scoring = Scoring(subject, "encoder", images, lambda x: x, lambda x: x)
         for name in METRICS:
             if name.startswith("detector_") and name != "detector_recall_small":
                 make_metric(name).compute(scoring)

@@ -23,7 +23,7 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.metrics import perceptual
-from invsuite.metrics.base import Scoring, Values
+from invsuite.metrics.base import Scoring, Subject, Values
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
 
@@ -204,17 +204,8 @@ def scoring(
     def grey(tensor: torch.Tensor) -> torch.Tensor:
         return torch.full((len(tensor), *images.shape[1:]), 0.5)
 
-    return Scoring(
-        samples,
-        images,
-        reconstruct(images),
-        reconstruct,
-        count,
-        model=model,
-        stage=stage,
-        stages=model.stages[:-1],
-        fit=fit or scene_split(907, 48, model.image_size[0]),
-        invert=invert or grey,
-        classes=CLASSES,
-        **({"witness": witness} if witness else {}),
-    )
+    fit = fit or scene_split(907, 48, model.image_size[0])
+    subject = Subject(model, model.stages[:-1], samples, images, fit, count, CLASSES)
+    if witness is not None:
+        subject.witness = witness
+    return Scoring(subject, stage, reconstruct(images), reconstruct, invert or grey)

@@ -330,7 +330,7 @@ def test_delta_e_agrees_with_colour_science() -> None:
     edits = material.edits(DeltaE().edit_name, DeltaE().edit)
     for index, row in enumerate(edits.rows):
         inside = edits.masks[index]
-        shown, made = (x[index][:, inside].T.double().numpy() for x in (edits.shown_after, edits.after))
+        shown, made = (x[index][:, inside].T.double().numpy() for x in (edits.edited, edits.after))
         labs = [colour.XYZ_to_Lab(colour.sRGB_to_XYZ(x)) for x in (shown, made)]
         expected = colour.delta_E(*labs, method="CIE 2000").mean()
         assert found.per_image[row] == pytest.approx(expected, abs=0.02)
@@ -408,13 +408,13 @@ def test_without_class_colours_the_pull_is_not_defined() -> None:
 
 def test_representation_shift_is_a_share_of_the_distance_of_random_images() -> None:
     model, material = scored_model(), scoring(copy, 3)
-    images = torch.cat([s.image[None] for s in material.fit.samples()])[:PAIRED]
+    images = torch.cat([s.image[None] for s in material.subject.fit.samples()])[:PAIRED]
     flat = model.represent(images, ["block03"])["block03"].tensor.flatten(1).double().numpy()
     distances = [np.linalg.norm(a - b) for i, a in enumerate(flat) for b in flat[:i]]
-    assert pair_distance(model, "block03", material.fit) == pytest.approx(np.mean(distances), rel=1e-5)
+    assert pair_distance(model, "block03", material.subject.fit) == pytest.approx(np.mean(distances), rel=1e-5)
     found = RepresentationShift().compute(material)
     edits = material.edits(DeltaE().edit_name, DeltaE().edit)
-    before, after = (representations(model, "block03", x) for x in (edits.shown_before, edits.shown_after))
+    before, after = (representations(model, "block03", x) for x in (edits.images, edits.edited))
     expected = np.linalg.norm((after - before).numpy(), axis=1) / np.mean(distances)
     np.testing.assert_allclose(defined(found), expected, rtol=1e-4)
     assert all(0.0 < v < 1.5 for v in defined(found))

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from invsuite.data.base import Instance, Sample, bounding_box
 from invsuite.metrics import make_metric
-from invsuite.metrics.base import Metric
+from invsuite.metrics.base import Metric, shuffle
 from invsuite.metrics.correspondence import (
     CentroidShift,
     ChangeAuc,
@@ -34,7 +34,6 @@ from invsuite.metrics.patches import (
     cut_patches,
     matched_share,
 )
-from invsuite.metrics.permutation import shuffle
 from invsuite.metrics.segments import BoundaryF, ObjectUnity, borders, boundary_f, edges, segment_maps, variance_between
 
 RELIT: tuple[Metric, ...] = (Correspondence(), CentroidShift(), ChangeAuc(), Leak())

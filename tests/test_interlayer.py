@@ -153,7 +153,7 @@ def test_cross_application_of_a_known_inverse(linear_chain: Model) -> None:
         return invert(linear_chain.represent(images, ["first"])["first"].tensor)
 
     material = scoring(reconstruct, 4, samples, linear_chain, "first", invert)
-    material.stages = ("first", "second", "head")
+    material.subject.stages = ("first", "second", "head")
     found = CrossApplication().compute(material)
     wrong = invert(linear_chain.represent(material.images, ["second"])["second"].tensor)
     ratios = [
@@ -171,15 +171,15 @@ def test_cross_application_of_a_known_inverse(linear_chain: Model) -> None:
 def test_cross_application_at_its_ends(linear_chain: Model, detr: Model) -> None:
     samples = scene_split(906, 3, 24).samples()
     grey = scoring(lambda x: torch.full_like(x, 0.5), 3, samples, linear_chain, "first")
-    grey.stages = ("first", "second")
+    grey.subject.stages = ("first", "second")
     assert CrossApplication().compute(grey).per_image == pytest.approx([1.0] * 3), "all stages mean nothing to it"
     perfect = scoring(lambda x: x.clone(), 3, samples, linear_chain, "first")
-    perfect.stages = ("first", "second")
+    perfect.subject.stages = ("first", "second")
     found = CrossApplication().compute(perfect)
     assert found.per_image == [None] * 3
     assert found.undefined == "its own reconstruction is perfect"
     alone = scoring(lambda x: x, 1, model=detr, stage="encoder")
-    alone.stages = ("backbone", "encoder", "decoder")
+    alone.subject.stages = ("backbone", "encoder", "decoder")
     with pytest.raises(NotApplicable, match="no other stage of the suite has the layout of 'encoder'"):
         CrossApplication().compute(alone)
 

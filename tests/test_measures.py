@@ -13,7 +13,7 @@ from helpers import noisy_by_content, scoring, stand_in_backbones
 
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics import make_metric
-from invsuite.metrics.base import Direction, Group, Metric, Scoring
+from invsuite.metrics.base import Direction, Group, Metric, Scoring, Subject
 from invsuite.models.base import Model
 from invsuite.registry import METRICS
 
@@ -65,8 +65,8 @@ def test_a_measure_that_declares_no_tolerance_has_ten_units_of_its_last_digit() 
     assert Coarse.tolerance == Coarse().tolerance == 1.0
 
 
-class Recording(Scoring):
-    """Material that notes which of its attributes a measure reads."""
+class Recording(Subject):
+    """A subject that notes which of its attributes a measure reads."""
 
     def __getattribute__(self, name: str) -> Any:
         object.__getattribute__(self, "__dict__").setdefault("read", set()).add(name)
@@ -89,14 +89,14 @@ def test_what_it_reads_is_what_it_declares_and_values_are_finite_or_none(
     computed = 0
     for model, stage in ((vit, "block03"), (detr, "encoder")):
         material = scoring(noisy_by_content, 4, model=model, stage=stage, witness=detr)
-        material.__class__ = Recording
-        material.read = set()
+        material.subject.__class__ = Recording
+        material.subject.read = set()
         try:
             values = metric.compute(material)
         except NotApplicable:
             continue
         computed += 1
-        read |= material.read
+        read |= material.subject.read
         assert len(values.per_image) == 4
         assert all(value is None or math.isfinite(value) for value in values.per_image)
         assert values.undefined or None not in values.per_image or metric.pooled

@@ -185,13 +185,13 @@ def test_classes_meet_by_name(detr: Model) -> None:
         for s in material.samples
     ]
     other = scoring(noisy, 8, samples=turned, model=detr, stage="encoder")
-    other.classes = CLASSES[-3:] + CLASSES[:-3]
+    other.subject.classes = CLASSES[-3:] + CLASSES[:-3]
     assert DetectorAp().compute(other).per_image == pytest.approx(DetectorAp().compute(material).per_image)
-    material.classes = ("person", *CLASSES[1:])
+    material.subject.classes = ("person", *CLASSES[1:])
     with pytest.raises(
         NotApplicable, match=r"1 classes of the scored objects \(person\) are not among those of 'detr'"
     ):
-        DetectorAp().compute(replace(material, _of_cell={}))
+        DetectorAp().compute(replace(material, cache={}))
 
 
 @pytest.mark.parametrize("name", [*DETECTOR, "detector_recall_small"])

@@ -9,9 +9,8 @@ that reads them, whatever the number of stages. Early stopping, reading data and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from invsuite.errors import InvsuiteError
 from invsuite.methods.base import Problem
 from invsuite.methods.networks import NetworkMethod
 from invsuite.methods.training.features import expected_distinct
-from invsuite.metrics.base import Scoring
+from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation
 
 IMAGES = 4  # of a timed piece
@@ -120,7 +119,6 @@ def measure_cost(plan: Plan, entry: Opened, stage: str, device: torch.device) ->
     splits, model = entry.splits, entry.model
     samples = [splits.score.sample(i) for i in range(min(IMAGES, len(splits.score)))]
     images = torch.stack([sample.image for sample in samples]).to(device)
-    kept: dict[Hashable, Any] = {}
     asked = 0
 
     def blurred(shown: torch.Tensor) -> torch.Tensor:
@@ -131,23 +129,22 @@ def measure_cost(plan: Plan, entry: Opened, stage: str, device: torch.device) ->
         asked += len(shown)
         return blurred(shown)
 
+    subject = Subject(
+        model,
+        model.order(entry.spec.stages),
+        samples,
+        images,
+        fit=Split(splits.fit.dataset, splits.fit.rows[:FIT_IMAGES]),
+        edit_limit=-(-plan.suite.edits * len(samples) // len(splits.score)),
+        classes=splits.score.dataset.classes,
+        witness=entry.witness,
+    )
+
     def measure() -> None:
         nonlocal asked
         asked = 0
         scoring = Scoring(
-            samples,
-            images,
-            blurred(images),
-            reconstruct,
-            -(-plan.suite.edits * len(samples) // len(splits.score)),
-            model=model,
-            stage=stage,
-            stages=model.order(entry.spec.stages),
-            fit=Split(splits.fit.dataset, splits.fit.rows[:FIT_IMAGES]),
-            invert=lambda tensor: reconstruct(images[: len(tensor)]),
-            classes=splits.score.dataset.classes,
-            witness=entry.witness,
-            of_model=kept,
+            subject, stage, blurred(images), reconstruct, lambda tensor: reconstruct(images[: len(tensor)])
         )
         for metric in plan.metrics:
             try:

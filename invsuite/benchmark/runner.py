@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -26,7 +26,7 @@ from invsuite._system.signals import time_limit
 from invsuite._system.spill import Rows, gather
 from invsuite._system.timing import Meter, clock_name
 from invsuite.benchmark.cells import Cell, Opened, Plan, Refused
-from invsuite.data.base import Sample, check_images, from_unit_range
+from invsuite.data.base import check_images, from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
 from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
@@ -42,7 +42,7 @@ from invsuite.methods.base import (
 )
 from invsuite.methods.checks import check_inverter, check_reconstructions
 from invsuite.methods.training.features import FeatureCache
-from invsuite.metrics.base import Metric, Scoring
+from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Layout, Model, Representation
 from invsuite.models.checks import check_chain, check_normalisation
@@ -255,14 +255,11 @@ def _reconstructed(plan: Plan, cell: Cell) -> int:
 
 @dataclass(frozen=True)
 class Scored:
-    """What all fits of a model share: its fingerprint, the scored samples and their images (N, 3, H, W) for the device,
-    kept representations, and what measures found for the model's other cells (``of_model``)."""
+    """What all fits of a model share: its fingerprint, what measures are given of it, and kept representations."""
 
     fingerprint: str
-    samples: Sequence[Sample]
-    images: Rows
+    subject: Subject
     features: FeatureCache
-    of_model: dict[Hashable, Any] = field(default_factory=dict)
 
 
 class Session:
@@ -293,7 +290,17 @@ class Session:
             check_masks(samples)
             check_normalisation(model)
             check_chain(model, images[:CANARY_IMAGES])
-            self._scored = Scored(before, samples, images, self._features)
+            subject = Subject(
+                model,
+                model.order(entry.spec.stages),
+                samples,
+                images,
+                entry.splits.fit,
+                run.plan.suite.edits,
+                entry.splits.score.dataset.classes,
+                entry.witness,
+            )
+            self._scored = Scored(before, subject, self._features)
         except DiskError:
             raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
@@ -394,7 +401,7 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
         raise fitted.refused[cell.stage]
 
     model, inverter, curve = entry.model, fitted.inverter, Curve()
-    samples, images = scored.samples, scored.images
+    images = scored.subject.images
     made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
 
     def reconstruct(shown: Rows, curve: Curve | None = None) -> Rows:
@@ -428,21 +435,8 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
     if curve.points:
         notes = notes | {"inversion_curve": curve.notes()}
     flops = _flops_an_image(model, cell.stage, fitted, images[:1])
-    scoring = Scoring(
-        samples,
-        images,
-        made,
-        again,
-        plan.suite.edits,
-        model=model,
-        stage=cell.stage,
-        stages=model.order(entry.spec.stages),
-        fit=entry.splits.fit,
-        invert=lambda tensor: _invert(fitted, cell, model.layout(cell.stage), tensor),
-        classes=entry.splits.score.dataset.classes,
-        witness=entry.witness,
-        of_model=scored.of_model,
-    )
+    layout = model.layout(cell.stage)
+    scoring = Scoring(scored.subject, cell.stage, made, again, lambda tensor: _invert(fitted, cell, layout, tensor))
     measurements = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
     write_atomically(store.strip_path(cell.id), _strip(made[:STRIP_IMAGES]))
     extremes = extreme_rows(measurements)
@@ -452,7 +446,7 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
     return {
         "status": "ok",
         "measurements": measurements,
-        "images": [sample.key for sample in samples],
+        "images": [sample.key for sample in scored.subject.samples],
         "extremes": extremes,
         "cost": CellCost(
             clock_name(model.device),

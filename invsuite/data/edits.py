@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.color import hsv2rgb, lab2lch, rgb2hsv, rgb2lab
 
 from invsuite.data.base import Instance, Mask, Sample
 from invsuite.data.gamut import lch_to_rgb
@@ -24,6 +23,7 @@ MAX_SHARE = 0.6  # and leave enough background to tell inside from outside
 
 def turn_hue(image: torch.Tensor, mask: Mask, turns: float) -> torch.Tensor:
     """Turn the HSV hue of masked pixels by ``turns`` (1 is the full circle), saturation and value kept."""
+    from skimage.color import hsv2rgb, rgb2hsv
 
     def turned(rgb: Pixels) -> Pixels:
         hsv = rgb2hsv(rgb)
@@ -38,6 +38,7 @@ def turn_hue_lch(image: torch.Tensor, mask: Mask, turns: float) -> torch.Tensor:
 
     Chroma is kept as well, but where sRGB has no such colour it is reduced until it has (`lch_to_rgb`).
     """
+    from skimage.color import lab2lch, rgb2lab
 
     def turned(rgb: Pixels) -> Pixels:
         lch = lab2lch(rgb2lab(rgb))
@@ -49,6 +50,7 @@ def turn_hue_lch(image: torch.Tensor, mask: Mask, turns: float) -> torch.Tensor:
 
 def set_hue(image: torch.Tensor, mask: Mask, hue: float) -> torch.Tensor:
     """Give masked pixels the HSV ``hue`` in turns [0, 1), saturation and value kept."""
+    from skimage.color import hsv2rgb, rgb2hsv
 
     def painted(rgb: Pixels) -> Pixels:
         hsv = rgb2hsv(rgb)
@@ -63,6 +65,7 @@ def scale_chroma(image: torch.Tensor, mask: Mask, factor: float) -> torch.Tensor
 
     Chroma that sRGB has no colour for is reduced until it has (`lch_to_rgb`).
     """
+    from skimage.color import lab2lch, rgb2lab
 
     def scaled(rgb: Pixels) -> Pixels:
         lch = lab2lch(rgb2lab(rgb))

@@ -6,8 +6,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import lab2xyz, lch2lab
-from skimage.color.colorconv import rgb_from_xyz
 
 Array = NDArray[np.float64]
 
@@ -44,6 +42,9 @@ def _fits(lch: Array) -> NDArray[np.bool_]:
 
 def _linear_rgb(lch: Array) -> Array:
     """Linear RGB (P, 3), beyond [0, 1] where sRGB has no such colour."""
+    from skimage.color import lab2xyz, lch2lab
+    from skimage.color.colorconv import rgb_from_xyz
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-image warns of negative Z, which no gamut holds: it is found outside
         found: Array = lab2xyz(lch2lab(lch)) @ rgb_from_xyz.T

@@ -1,5 +1,4 @@
-"""What every measure is: per-image values with a unit and a direction, computed from images, masks and a callable
-that reconstructs other images the same way."""
+"""What every measure is: values per image, from images, masks, representations and two callables that invert."""
 
 from __future__ import annotations
 
@@ -26,121 +25,153 @@ Target = Literal["object", "image"]  # what an edit changes: the sample's editab
 #: the table a measure stands in
 Group = Literal["Fidelity", "Spatial correspondence", "Colour", "Consistency"]
 T = TypeVar("T")
-MODEL_BATCH = 32  # images a forward pass of the model
+MODEL_BATCH = 32  # images per forward pass of the model
+MAP_BATCH = 16  # images whose maps and matrices are held at once
+SEED = 0  # of every permutation: a floor is the same number in every run
+NO_OBJECT = "no scored image has an object mask of a fitting size"
+
+
+@dataclass
+class Subject:
+    """A frozen model and the images it is scored on: what all cells of the model share.
+
+    Attributes:
+        model: the model that was inverted. Measures ask what it holds for images, and change nothing.
+        stages: every stage of the suite's cut of this model, in chain order.
+        samples: the scored samples (image and instances).
+        images: their images (N, 3, H, W) in [0, 1].
+        fit: the fit images with their instances, for what is usual (class colours, distances of random pairs).
+        edit_limit: how many images measures that need further reconstructions use (of edited images, of other stages).
+        classes: names of the labels of the samples' instances, by label; empty where nothing is labelled.
+        witness: a second model that the method never saw, or why there is none.
+    """
+
+    model: Model
+    stages: tuple[str, ...]
+    samples: Sequence[Sample]
+    images: Rows
+    fit: Split
+    edit_limit: int
+    classes: tuple[str, ...] = ()
+    witness: Model | InvsuiteError = field(default_factory=lambda: NotApplicable("the suite names no witness"))
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass
 class Scoring:
-    """One cell's material.
+    """What a measure is given: the reconstructions of one cell, what they are compared with, and the cell's inverse.
 
     Attributes:
-        samples: the scored samples (image and instances).
-        images: their images (N, 3, H, W) in [0, 1]: a tensor while they are few, else rows of a file, which are chosen
-            and split in the same way; `batches` gives tensors of either.
-        reconstructions: what the method made of them, same shape and range.
+        subject: the model and its scored images.
+        stage: the stage whose representation was inverted.
+        reconstructions: of the scored images, same shape and range.
         reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
-        edit_limit: how many images measures that need further reconstructions use (of edited images, of other stages).
-        model: the frozen model that was inverted; measures ask it what it sees in images, and change nothing.
-        stage: whose representation was inverted.
-        stages: every stage of the suite's cut of this model, in chain order.
-        fit: the fit images with their instances, for what is usual (class colours, distances of random pairs).
         invert: the cell's inverse applied to any tensor (B, ...) of its stage's layout; images (B, 3, H, W) in [0, 1].
-        classes: names of the labels of the samples' instances, by label; empty where nothing is labelled.
-        witness: a second model that the method never saw, or why there is none.
-        of_model: what measures found once for this model and its scored images, shared by its cells.
     """
 
-    samples: Sequence[Sample]
-    images: Rows
+    subject: Subject
+    stage: str
     reconstructions: Rows
     reconstruct: Callable[[torch.Tensor], torch.Tensor]
-    edit_limit: int
-    model: Model
-    stage: str
-    stages: tuple[str, ...]
-    fit: Split
     invert: Callable[[torch.Tensor], torch.Tensor]
-    classes: tuple[str, ...] = ()
-    witness: Model | InvsuiteError = field(default_factory=lambda: NotApplicable("the suite names no witness"))
-    of_model: dict[Hashable, Any] = field(default_factory=dict)
-    _of_cell: dict[Hashable, Any] = field(default_factory=dict)
-    _edits: dict[str, Edits] = field(default_factory=dict)
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
-    def once_a_model(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, kept for every cell of this model: what depends on neither method nor stage."""
-        if key not in self.of_model:
-            self.of_model[key] = make()
-        found: T = self.of_model[key]
-        return found
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Return the scored samples."""
+        return self.subject.samples
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """``make()``, kept for the other measures of this cell."""
-        if key not in self._of_cell:
-            self._of_cell[key] = make()
-        found: T = self._of_cell[key]
-        return found
+    @property
+    def images(self) -> Rows:
+        """Return the scored images (N, 3, H, W) in [0, 1], the truth of every reconstruction."""
+        return self.subject.images
 
-    def of_both(self, key: Hashable, see: Callable[[Rows], T]) -> tuple[T, T]:
-        """``see`` of the scored images, kept for all cells of this model, and of their reconstructions, for this."""
-        made = self.once(key, lambda: see(self.reconstructions))
-        return self.once_a_model(key, lambda: see(self.images)), made
+    @property
+    def model(self) -> Model:
+        """Return the model that was inverted."""
+        return self.subject.model
+
+    def cached_per_model(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return ``compute()``, computed once for all cells of this model: what depends on neither method nor stage."""
+        return _cached(self.subject.cache, key, compute)
+
+    def cached_per_cell(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return ``compute()``, computed once for all measures of this cell."""
+        return _cached(self.cache, key, compute)
+
+    def for_both(self, key: Hashable, see: Callable[[Rows], T]) -> tuple[T, T]:
+        """Return ``see`` of the scored images, cached per model, and of their reconstructions, cached per cell."""
+        reconstructed = self.cached_per_cell(key, lambda: see(self.reconstructions))
+        return self.cached_per_model(key, lambda: see(self.images)), reconstructed
 
     def edits(self, name: str, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target = "object") -> Edits:
-        """Apply ``edit(image, mask)`` to the ``target`` of the first images that have one, and reconstruct.
+        """Return the first images that have a ``target``, before and after ``edit(image, mask)``, reconstructed.
 
-        The result is kept under ``name`` and ``target`` so that two measures of one edit pay for it once.
+        They are cached under ``name`` and ``target``: two measures of one edit pay for its reconstructions once.
         """
-        key = f"{target}: {name}"
-        if key not in self._edits:
-            rows: list[int] = []
-            masks: list[Mask] = []
-            labels: list[int | None] = []
-            for row, sample in enumerate(self.samples):
-                if len(rows) == self.edit_limit:
-                    break
-                found = editable(sample) if target == "object" else None
-                if found is None and target == "object":
-                    continue
-                rows.append(row)
-                masks.append(np.ones(sample.image.shape[-2:], dtype=bool) if found is None else found.mask)
-                labels.append(None if found is None else found.label)
-            before = self.images[rows]
-            edited = [edit(image, mask) for image, mask in zip(before, masks, strict=True)]
-            shown = torch.stack(edited) if rows else before
-            after = self.reconstruct(shown) if rows else shown
-            where = torch.from_numpy(np.stack(masks)) if rows else torch.zeros(shown[:, 0].shape, dtype=torch.bool)
-            self._edits[key] = Edits(
-                rows, where.to(shown.device), labels, before, shown, self.reconstructions[rows], after
-            )
-        return self._edits[key]
+        return self.cached_per_cell(("edits", target, name), lambda: self._edits(edit, target))
+
+    def _edits(self, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target) -> Edits:
+        rows: list[int] = []
+        masks: list[Mask] = []
+        labels: list[int | None] = []
+        for row, sample in enumerate(self.samples):
+            if len(rows) == self.subject.edit_limit:
+                break
+            instance = editable(sample) if target == "object" else None
+            if instance is None and target == "object":
+                continue
+            rows.append(row)
+            masks.append(np.ones(sample.image.shape[-2:], dtype=bool) if instance is None else instance.mask)
+            labels.append(None if instance is None else instance.label)
+        images = self.images[rows]
+        edited = torch.stack([edit(*pair) for pair in zip(images, masks, strict=True)]) if rows else images
+        after = self.reconstruct(edited) if rows else edited
+        where = torch.from_numpy(np.stack(masks)) if rows else torch.zeros(edited[:, 0].shape, dtype=torch.bool)
+        return Edits(rows, where.to(edited.device), labels, images, edited, self.reconstructions[rows], after)
+
+
+def _cached(cache: dict[Hashable, Any], key: Hashable, compute: Callable[[], T]) -> T:
+    if key not in cache:
+        cache[key] = compute()
+    value: T = cache[key]
+    return value
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Images before and after an edit, (n, 3, H, W), and their reconstructions.
+    """Images before and after an edit, and the reconstructions of both, each (n, 3, H, W) in [0, 1].
 
     Attributes:
         rows: which of the scored images these are.
         masks: (n, H, W), true where the edit was made.
         labels: class of each edited object; None for a whole image.
+        images: before the edit.
+        edited: after it.
+        before: reconstructions of ``images``.
+        after: reconstructions of ``edited``.
     """
 
     rows: list[int]
     masks: torch.Tensor
     labels: list[int | None]
-    shown_before: torch.Tensor
-    shown_after: torch.Tensor
+    images: torch.Tensor
+    edited: torch.Tensor
     before: torch.Tensor
     after: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Values:
-    """Per-image values; None where the measure is not defined for that image, with the reason in ``undefined``.
+    """What a measure gives for one cell.
 
-    ``ceiling`` is the mean value of a perfect reconstruction where that is not a constant, ``floor`` that of one that
-    knows nothing of this image (by random permutation). ``interval`` is the 95 % interval of a ``pooled`` measure
-    (`Metric`), ``facts`` what else belongs in the record.
+    Attributes:
+        per_image: one value per image; None where the measure is not defined for that image.
+        undefined: why values are None.
+        ceiling: mean value of a perfect reconstruction, where that is not a constant.
+        floor: mean value of a reconstruction that knows nothing of its image (by random permutation).
+        interval: 95 % interval of a ``pooled`` measure (`Metric`).
+        facts: what else belongs in the record.
 
     Raises:
         DataError: for a value that is NaN or infinite.
@@ -163,13 +194,66 @@ class Values:
 
 
 def batches(*stacks: Rows, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Tensors, or rows of files, of the same length, ``size`` rows at a time."""
+    """Return an iterator over ``stacks`` of the same length, ``size`` rows of each at a time."""
     return zip(*(stack.split(size) for stack in stacks), strict=True)
 
 
 def by_image(measure: Callable[..., torch.Tensor], *stacks: Rows, size: int = MODEL_BATCH) -> torch.Tensor:
-    """``measure`` (B, ...) of batches of the ``stacks``, joined over all images: (N, ...)."""
+    """Return ``measure`` (B, ...) of batches of the ``stacks``, joined over all images: (N, ...)."""
     return joined((measure(*batch) for batch in batches(*stacks, size=size)), len(stacks[0]))
+
+
+def per_image(values: torch.Tensor, rows: Sequence[int], count: int) -> list[float | None]:
+    """Return ``values`` (n,) as those of the images ``rows`` among ``count``; NaN and all other images are None."""
+    spread: list[float | None] = [None] * count
+    for row, value in zip(rows, values.tolist(), strict=True):
+        spread[row] = None if value != value else value
+    return spread
+
+
+def mean_defined(values: torch.Tensor) -> float | None:
+    """Return the mean of the values that are not NaN; None if all are."""
+    kept = values[~values.isnan()]
+    return float(kept.mean()) if len(kept) else None
+
+
+def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: Rows, reason: str) -> Values:
+    """Return values of all images, with the means of their ceilings and floors.
+
+    Args:
+        measure: takes a batch of every stack and gives three (B,): values, ceilings and floors, NaN where undefined.
+        stacks: tensors with one row per image, in memory or on disk.
+        reason: why a value may be undefined.
+    """
+
+    def columns(*batch: torch.Tensor) -> torch.Tensor:
+        return torch.stack([level.double() for level in measure(*batch)], 1)
+
+    values, ceiling, floor = by_image(columns, *stacks, size=MAP_BATCH).unbind(1)
+    listed = per_image(values, range(len(values)), len(values))
+    return Values(listed, reason if None in listed else "", mean_defined(ceiling), mean_defined(floor))
+
+
+def random_order(count: int, device: torch.device) -> torch.Tensor:
+    """Return a fixed random permutation (count,), the same on every device."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SEED)).to(device)
+
+
+def shuffle(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Return ``maps`` (N, C, H, W) with their squares of ``side`` pixels in random order, the same for every map.
+
+    Rows and columns that do not fill a square at the bottom and right stay. A floor is what a measure gives then:
+    everything is there, but nothing is in its place.
+    """
+    high, wide = maps.shape[2] // side, maps.shape[3] // side
+    kept = maps[:, :, : high * side, : wide * side]
+    squares = kept.unflatten(2, (high, side)).unflatten(4, (wide, side)).transpose(3, 4).flatten(2, 3)
+    squares = squares[:, :, random_order(high * wide, maps.device)]
+    shuffled = maps.clone()
+    shuffled[:, :, : high * side, : wide * side] = (
+        squares.unflatten(2, (high, wide)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    )
+    return shuffled
 
 
 class _TenOfTheLastDigit:

@@ -10,12 +10,13 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 Array = NDArray[np.float64]
 
@@ -76,6 +77,8 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
         truth, found: one an image.
         size: (H, W) of the images in pixels.
     """
+    from pycocotools.cocoeval import COCOeval
+
     # a class without an object has neither precision nor recall
     labels = sorted({int(label) for boxes in truth for label in boxes.labels})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -93,6 +96,8 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
 
 
 def _coco(images: Sequence[Boxes], labels: Sequence[int]) -> COCO:
+    from pycocotools.coco import COCO
+
     annotations: list[dict[str, Any]] = []
     known = set(labels)
     for number, boxes in enumerate(images):

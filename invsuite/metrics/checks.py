@@ -1,43 +1,42 @@
-"""Golden values: measures of known reconstructions against independent implementations and answers known in advance.
+"""Checks of measures before any cell is scored: known reconstructions against independent implementations and answers
+known in advance.
 
-They run before any cell is scored and take a fraction of a second. A measure without an entry in `GOLDEN` is not
-checked here, only by its tests.
+They take a fraction of a second. A measure without an entry in `CHECKS` is checked by its tests alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable
-from invsuite.metrics.base import Metric, Scoring
-from invsuite.models.base import Model
-from invsuite.models.load import load_model
+from invsuite.metrics.base import Metric, Scoring, Subject
+from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
 
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
-SCENES = Split(Scenes(seed=990_001, count=6), tuple(range(6)))
+SIDE = 96
+SCENES = Split(Scenes(seed=990_001, count=6, size=SIDE), tuple(range(6)))
 
 
 def check_measures(metrics: Sequence[Metric]) -> None:
-    """Hold every measure that has golden values against them.
+    """Hold every measure that has checks against them.
 
     Raises:
         DataError: naming the measure, what was expected and what it gave.
     """
     for metric in metrics:
-        for check in GOLDEN.get(metric.name, ()):
+        for check in CHECKS.get(metric.name, ()):
             check(metric)
 
 
 def degrade(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) with an error that depends on nothing but the image, and differs between images."""
+    """Return images (B, 3, H, W) with an error that depends on nothing but the image, and differs between images."""
     amount = 0.02 + 0.2 * images.mean((1, 2, 3), keepdim=True)
     return (images + amount * torch.sin(images * 300)).clamp(0, 1)
 
@@ -46,94 +45,89 @@ def _copy(images: torch.Tensor) -> torch.Tensor:
     return images.clone()
 
 
-def _as_shown_first(images: torch.Tensor) -> torch.Tensor:
-    """The scene that is nearest to each image: a copy that takes no notice of an edit."""
+def _unedited(images: torch.Tensor) -> torch.Tensor:
+    """Return the scene that is nearest to each image: a copy that takes no notice of an edit."""
     known = SCENES.images(slice(None))
     return known[torch.cdist(images.flatten(1), known.flatten(1)).argmin(1)]
 
 
-@lru_cache(maxsize=1)
-def _model() -> Model:
-    return load_model("golden", "bundled:vit")
+def _pixels() -> Model:
+    """Return a model that holds the pixels themselves: no measure that is checked here asks a model."""
+    layout = Layout("map", 3, (SIDE, SIDE))
+    identity = torch.nn.Identity()
+    origin = WeightsOrigin("no weights", "0" * 64)
+    chain = [Component("pixels", identity, layout)]
+    return Model("pixels", identity, chain, (SIDE, SIDE), "embedding", origin, Prediction, Prediction)
 
 
 def _scoring(reconstruct: Reconstruct) -> Scoring:
     samples = SCENES.samples()
     images = torch.stack([sample.image for sample in samples])
-    model = _model()
-    stages = model.stages[:-1]
-    made = reconstruct(images)
-    return Scoring(
-        samples,
-        images,
-        made,
-        reconstruct,
-        len(samples),
-        model=model,
-        stage=stages[-1],
-        stages=stages,
-        fit=SCENES,
-        invert=lambda tensor: made[:1].expand(len(tensor), -1, -1, -1),
-    )
+    subject = Subject(_pixels(), ("pixels",), samples, images, SCENES, len(samples))
+    return Scoring(subject, "pixels", reconstruct(images), reconstruct, reconstruct)
 
 
-def _expect(metric: Metric, found: Sequence[float | None], wanted: Sequence[float], tolerance: float, of: str) -> None:
-    for index, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        if a is None or not abs(a - b) <= tolerance:
+def _expect(metric: Metric, scoring: Scoring, expected: Sequence[float], tolerance: float, source: str) -> None:
+    values = metric.compute(scoring).per_image
+    for index, (value, known) in enumerate(zip(values, expected, strict=True)):
+        if value is None or not abs(value - known) <= tolerance:
             raise DataError(
-                f"measure '{metric.name}' gives {'none' if a is None else f'{a:.4f}'} for golden scene {index}, "
-                f"{of} is {b:.4f}: the measure is not what its name says"
+                f"measure '{metric.name}' gives {'none' if value is None else f'{value:.4f}'} for known scene {index}, "
+                f"{source} is {known:.4f}: the measure is not what its name says"
             )
-
-
-def _psnr(metric: Metric) -> None:
-    scoring = _scoring(degrade)
-    wanted = [peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in _pairs(scoring)]
-    _expect(metric, metric.compute(scoring).per_image, wanted, 1e-2, "scikit-image's")
-
-
-def _ssim(metric: Metric) -> None:
-    scoring = _scoring(degrade)
-    wanted = [
-        structural_similarity(
-            a, b, channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
-        for a, b in _pairs(scoring)
-    ]
-    _expect(metric, metric.compute(scoring).per_image, wanted, 1e-3, "scikit-image's")
 
 
 def _pairs(scoring: Scoring) -> Iterator[tuple[Any, Any]]:
     return zip(scoring.images[:].numpy(), scoring.reconstructions[:].numpy(), strict=True)
 
 
+def _psnr(metric: Metric) -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    scoring = _scoring(degrade)
+    expected = [peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in _pairs(scoring)]
+    _expect(metric, scoring, expected, 1e-2, "scikit-image's")
+
+
+def _ssim(metric: Metric) -> None:
+    from skimage.metrics import structural_similarity
+
+    scoring = _scoring(degrade)
+    expected = [
+        structural_similarity(
+            a, b, channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for a, b in _pairs(scoring)
+    ]
+    _expect(metric, scoring, expected, 1e-3, "scikit-image's")
+
+
 def _correspondence(metric: Metric) -> None:
-    """A copy changes where the object was edited and nowhere else: one over the object's share of the image."""
+    """Check that a copy changes where the object was edited and nowhere else."""
     scoring = _scoring(_copy)
     shares = [1 / max(float(i.mask.mean()) for i in sample.instances) for sample in scoring.samples]
-    _expect(metric, metric.compute(scoring).per_image, shares, 0.01, "one over the edited object's share of the image")
+    _expect(metric, scoring, shares, 0.01, "one over the edited object's share of the image")
 
 
 def _hue_gain(metric: Metric) -> None:
-    for reconstruct, wanted, of in ((_copy, 1.0, "that of a copy"), (_as_shown_first, 0.0, "one that sees no edit's")):
-        scoring = _scoring(reconstruct)
-        _expect(metric, metric.compute(scoring).per_image, [wanted] * len(scoring.images), 0.02, of)
+    """Check that a copy keeps the whole turn, and a reconstruction that ignores edits nothing of it."""
+    count = len(SCENES)
+    _expect(metric, _scoring(_copy), [1.0] * count, 0.02, "that of a copy")
+    _expect(metric, _scoring(_unedited), [0.0] * count, 0.02, "one that ignores edits'")
 
 
 def _lpips_range(metric: Metric) -> None:
-    """Black and white must reach the network as -1 and 1. Without its backbone the measure is skipped anyway."""
+    """Check that black and white reach the network as -1 and 1. Without its backbone the measure is skipped anyway."""
     try:
         metric.prepare(torch.device("cpu"))
     except Unavailable:
         return
     from lpips.lpips import ScalingLayer
 
-    with _inputs_of(ScalingLayer) as seen:
-        scoring = _scoring(_copy)
-        scoring.images = torch.zeros(scoring.images.shape)
-        scoring.reconstructions = torch.ones(scoring.images.shape)
-        metric.compute(scoring)
-    low, high = min(float(x.min()) for x in seen), max(float(x.max()) for x in seen)
+    scoring = _scoring(torch.ones_like)
+    with _inputs_of(ScalingLayer) as inputs:
+        metric.compute(replace(scoring, subject=replace(scoring.subject, images=torch.zeros(scoring.images.shape))))
+    low, high = min(float(x.min()) for x in inputs), max(float(x.max()) for x in inputs)
     if (low, high) != (-1.0, 1.0):
         raise DataError(
             f"measure '{metric.name}' shows its network black and white as {low:g} and {high:g}, it expects -1 and 1"
@@ -142,21 +136,21 @@ def _lpips_range(metric: Metric) -> None:
 
 @contextmanager
 def _inputs_of(kind: type[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Collects what every module of ``kind`` is given."""
-    seen: list[torch.Tensor] = []
+    """Collect the inputs of every module of ``kind``."""
+    collected: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, kind):
-            seen.append(inputs[0].detach())
+            collected.append(inputs[0].detach())
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
     try:
-        yield seen
+        yield collected
     finally:
         handle.remove()
 
 
-GOLDEN: dict[str, tuple[Callable[[Metric], None], ...]] = {
+CHECKS: dict[str, tuple[Callable[[Metric], None], ...]] = {
     "psnr": (_psnr,),
     "ssim": (_ssim,),
     "correspondence": (_correspondence,),

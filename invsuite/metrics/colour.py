@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.color import deltaE_ciede2000
 
 from invsuite.data.base import Mask
 from invsuite.data.edits import scale_chroma, set_hue, swap_channels, turn_hue, turn_hue_lch
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import Edits, Metric, Scoring, Target, Values
+from invsuite.metrics.base import NO_OBJECT, Edits, Metric, Scoring, Target, Values, mean_defined, per_image, shuffle
 from invsuite.metrics.correspondence import change_map, share_inside
-from invsuite.metrics.defined import NO_OBJECT, mean_defined, per_image
-from invsuite.metrics.permutation import shuffle
 from invsuite.metrics.regions import Array, Regions, lab_images
 from invsuite.registry import register
 
@@ -145,7 +142,7 @@ class HueGain(TurnedHue):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        _, shown = regions.hue_and_chroma(edits.shown_before)  # a turn in HSV keeps this chroma
+        _, shown = regions.hue_and_chroma(edits.images)  # a turn in HSV keeps this chroma
         before, after = regions.hue_and_chroma(edits.before), regions.hue_and_chroma(edits.after)
         return _hue_gain(shown, before, after, regions, self.turns, NO_CHROMA)
 
@@ -189,7 +186,7 @@ class HueGainLch(ColourEdit):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        shown = np.minimum(chroma(regions.lab(edits.shown_before)), chroma(regions.lab(edits.shown_after)))
+        shown = np.minimum(chroma(regions.lab(edits.images)), chroma(regions.lab(edits.edited)))
         labs = map(regions.lab, (edits.before, edits.after))
         before, after = ((np.arctan2(lab[:, 2], lab[:, 1]), chroma(lab)) for lab in labs)
         return _hue_gain(shown, before, after, regions, self.turns, NO_CHROMA_LAB)
@@ -239,7 +236,7 @@ class ChromaGain(ColourEdit):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        stacks = (edits.shown_before, edits.shown_after, edits.before, edits.after)
+        stacks = (edits.images, edits.edited, edits.before, edits.after)
         a, b, c, d = (chroma(regions.lab(images))[:, None] for images in stacks)
         return _gain(d - c, b - a, regions)
 
@@ -266,7 +263,7 @@ class ColourGain(ColourEdit):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         regions = Regions(edits.masks)
-        stacks = (edits.shown_before, edits.shown_after, edits.before, edits.after)
+        stacks = (edits.images, edits.edited, edits.before, edits.after)
         a, b, c, d = (regions.lab(images)[:, 1:] for images in stacks)
         return _gain(d - c, b - a, regions)
 
@@ -334,8 +331,10 @@ class DeltaE(TurnedHue):
     tolerance = 1.0
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
+        from skimage.color import deltaE_ciede2000
+
         regions = Regions(edits.masks)
-        difference = deltaE_ciede2000(regions.lab(edits.shown_after), regions.lab(edits.after))
+        difference = deltaE_ciede2000(regions.lab(edits.edited), regions.lab(edits.after))
         return Measured(torch.from_numpy(regions.mean(difference)))
 
 
@@ -353,7 +352,7 @@ class ColourLeak(TurnedHue):
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         if self.target == "image":
             raise NotApplicable("an edit of the whole image has no outside to leak to")
-        stacks = (edits.shown_before, edits.shown_after, edits.before, edits.after)
+        stacks = (edits.images, edits.edited, edits.before, edits.after)
         a, b, c, d = (lab_images(images)[:, 1:] for images in stacks)
         energy = change_map(c, d)
         found = 1 - share_inside(energy, edits.masks)

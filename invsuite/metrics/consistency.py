@@ -92,7 +92,7 @@ def errors(scoring: Scoring, model: Model, stage: str, scale: Scale) -> list[flo
     true: Iterable[torch.Tensor]
     if 4 * len(scoring.images) * model.layout(stage).values <= KEPT:
         key = ("represented", model.origin.sha256, stage)
-        true = scoring.once_a_model(key, lambda: list(represented(model, stage, scoring.images)))
+        true = scoring.cached_per_model(key, lambda: list(represented(model, stage, scoring.images)))
     else:
         true = represented(model, stage, scoring.images)
     made = represented(model, stage, scoring.reconstructions)
@@ -115,8 +115,10 @@ class FeatureError(Metric):
     headline = True
 
     def compute(self, scoring: Scoring) -> Values:
-        model, stages = scoring.model, tuple(dict.fromkeys((*scoring.stages, scoring.stage)))
-        scales = scoring.once_a_model(("scales", stages), lambda: measure_scales(model, stages, scoring.fit))
+        model, stages = scoring.model, tuple(dict.fromkeys((*scoring.subject.stages, scoring.stage)))
+        scales = scoring.cached_per_model(
+            ("scales", stages), lambda: measure_scales(model, stages, scoring.subject.fit)
+        )
         scale = scales[scoring.stage]
         found = errors(scoring, model, scoring.stage, scale)
         return Values(found, ceiling=0.0, floor=1.0)
@@ -136,11 +138,13 @@ class WitnessError(Metric):
     tolerance = 0.03
 
     def compute(self, scoring: Scoring) -> Values:
-        witness = scoring.witness
+        witness = scoring.subject.witness
         if isinstance(witness, InvsuiteError):
             raise witness
         stage = witness.stages[-2]
-        scales = scoring.once_a_model("witness scales", lambda: measure_scales(witness, [stage], scoring.fit))
+        scales = scoring.cached_per_model(
+            "witness scales", lambda: measure_scales(witness, [stage], scoring.subject.fit)
+        )
         found = errors(scoring, witness, stage, scales[stage])
         origin = witness.origin
         facts = {"witness": origin.source, "witness_sha256": origin.sha256, "witness_stage": stage}

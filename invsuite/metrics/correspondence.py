@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from scipy.stats import rankdata
 
 from invsuite.data.edits import relight
-from invsuite.metrics.base import Edits, Metric, Scoring, Values
-from invsuite.metrics.defined import NO_OBJECT, mean_defined, per_image
-from invsuite.metrics.permutation import shuffle
+from invsuite.metrics.base import NO_OBJECT, Edits, Metric, Scoring, Values, mean_defined, per_image, shuffle
 from invsuite.registry import register
 
 NO_CHANGE = 1e-12  # squared change below which a reconstruction has not changed at all
@@ -51,15 +48,21 @@ def _centroid(weights: torch.Tensor) -> torch.Tensor:
     return torch.stack([y, x], 1) / weights.sum((1, 2))[:, None]
 
 
+def ranks(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rank of every value within its row (N, K), from 1, ties at their mean rank, in float64 on the CPU."""
+    from scipy.stats import rankdata
+
+    return torch.from_numpy(rankdata(rows.cpu().numpy(), axis=1))
+
+
 def auc(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Area under the ROC curve (N,) of change maps that tell masked pixels from the others, both (N, H, W).
 
     By the Mann-Whitney statistic: the chance that a pixel inside changed more than one outside, ties one half.
     """
     inside = masks.flatten(1).cpu()
-    ranks = torch.from_numpy(rankdata(energy.flatten(1).cpu().numpy(), axis=1))
     within, without = inside.sum(1), (~inside).sum(1)
-    return ((ranks * inside).sum(1) - within * (within + 1) / 2) / (within * without)
+    return ((ranks(energy.flatten(1)) * inside).sum(1) - within * (within + 1) / 2) / (within * without)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class RelitObject(Metric):
     def values(self, edits: Edits, count: int) -> Values:
         """The measure of the reconstructions' change, with that of the change shown and of a shuffled one."""
         energy = change_map(edits.before, edits.after)
-        shown = change_map(edits.shown_before, edits.shown_after)
+        shown = change_map(edits.images, edits.edited)
         found = self.measure(energy, edits.masks)
         return Values(
             per_image(found, edits.rows, count),

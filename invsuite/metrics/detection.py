@@ -52,7 +52,7 @@ def boxes_in(model: Model, images: Rows) -> list[Boxes]:
 
 def seen_boxes(scoring: Scoring) -> tuple[list[Boxes], list[Boxes]]:
     """The detector's boxes in the scored images and in their reconstructions."""
-    return scoring.of_both("seen boxes", partial(boxes_in, scoring.model))
+    return scoring.for_both("seen boxes", partial(boxes_in, scoring.model))
 
 
 def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
@@ -82,13 +82,15 @@ def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
     seen = {label for boxes in truth for label in boxes.labels.tolist()}
     if not seen:
         raise NotApplicable("the scored images have no labelled objects")
-    unknown = sorted(scoring.classes[label] for label in seen if scoring.classes[label] not in scoring.model.classes)
+    unknown = sorted(
+        scoring.subject.classes[label] for label in seen if scoring.subject.classes[label] not in scoring.model.classes
+    )
     if unknown:
         some = ", ".join(unknown[:3])
         raise NotApplicable(
             f"{len(unknown)} classes of the scored objects ({some}) are not among those of '{scoring.model.name}'"
         )
-    return [scoring.model.classes.index(name) if i in seen else -1 for i, name in enumerate(scoring.classes)]
+    return [scoring.model.classes.index(name) if i in seen else -1 for i, name in enumerate(scoring.subject.classes)]
 
 
 def _only(boxes: Sequence[Boxes], classes: NDArray[np.int64]) -> list[Boxes]:
@@ -113,12 +115,12 @@ class Matched:
 def against_truth(scoring: Scoring) -> Matched:
     """Matches with the labelled objects; raises as `shared_classes`, and for a classifier."""
     _require_detector(scoring)
-    truth = scoring.once_a_model("true boxes", lambda: true_boxes(scoring.samples))
+    truth = scoring.cached_per_model("true boxes", lambda: true_boxes(scoring.samples))
     label_of = np.array(shared_classes(scoring, truth))
     size, known = scoring.model.image_size, label_of[label_of >= 0]
     truth = [replace(boxes, labels=label_of[boxes.labels]) for boxes in truth]
     original, made = (_only(boxes, known) for boxes in seen_boxes(scoring))
-    copied = scoring.once_a_model("copied boxes", lambda: match(truth, original, size))
+    copied = scoring.cached_per_model("copied boxes", lambda: match(truth, original, size))
     other = match(truth, made[-1:] + made[:-1], size) if len(made) > 1 else None
     return Matched(match(truth, made, size), copied, other)
 
@@ -156,7 +158,7 @@ class DetectorAp(Metric):
     tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
-        matched = scoring.once("boxes against truth", lambda: against_truth(scoring))
+        matched = scoring.cached_per_cell("boxes against truth", lambda: against_truth(scoring))
         count = len(scoring.samples)
         return _values(matched, "any", average_precision, range(count), count)
 
@@ -189,7 +191,7 @@ class DetectorSelfAp(Metric):
         count = len(made)
         matched = Matched(
             match(truth, made, size),
-            scoring.once_a_model(("own boxes", self.confident), lambda: match(truth, original, size)),
+            scoring.cached_per_model(("own boxes", self.confident), lambda: match(truth, original, size)),
             match(truth, made[-1:] + made[:-1], size) if count > 1 else None,
         )
         return _values(matched, "any", average_precision, range(count), count)
@@ -210,7 +212,7 @@ class DetectorRecallSmall(Metric):
     tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
-        matched = scoring.once("boxes against truth", lambda: against_truth(scoring))
+        matched = scoring.cached_per_cell("boxes against truth", lambda: against_truth(scoring))
         count = len(scoring.samples)
         objects = sum((ranked.objects for ranked in matched.made[self.size]), np.zeros(count))
         rows = np.flatnonzero(objects).tolist()

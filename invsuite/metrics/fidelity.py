@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.registry import register
@@ -16,12 +14,18 @@ PSNR_CAP = 100.0  # dB; identical images have infinite PSNR, which no mean survi
 WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest scale first
 
-_ssim = partial(structural_similarity_index_measure, data_range=1.0, reduction="none")
-
 
 def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """PSNR in dB (B,) of images (B, 3, H, W) in [0, 1], of each by itself; infinite for a copy."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     return peak_signal_noise_ratio(made, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def _ssim(made: torch.Tensor, true: torch.Tensor, **returns: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return structural_similarity_index_measure(made, true, data_range=1.0, reduction="none", **returns)
 
 
 def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

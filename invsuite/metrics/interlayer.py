@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
 from invsuite._system.linear import NormalEquations, solve
 from invsuite.data.split import Split
@@ -47,11 +46,11 @@ class CrossApplication(Metric):
 
     def compute(self, scoring: Scoring) -> Values:
         model, stage = scoring.model, scoring.stage
-        alike = [s for s in scoring.stages if model.layout(s) == model.layout(stage)]
+        alike = [s for s in scoring.subject.stages if model.layout(s) == model.layout(stage)]
         others = [s for s in alike if s != stage]
         if not others:
             raise NotApplicable(f"no other stage of the suite has the layout of '{stage}'")
-        count = min(scoring.edit_limit, len(scoring.images))
+        count = min(scoring.subject.edit_limit, len(scoring.images))
         per_image: list[float | None] = [None] * len(scoring.images)
         if count == 0:
             return Values(per_image, "the suite's 'edits' is 0: no further reconstructions")
@@ -103,6 +102,8 @@ def debiased_cka(grams: torch.Tensor) -> torch.Tensor:
 def cka_intervals(grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """95 % intervals (m, m) of `debiased_cka` over examples, by a jackknife of groups: a bootstrap would put an example
     beside itself, which the unbiased HSIC takes for likeness."""
+    from scipy.stats import t as student
+
     n = grams.shape[-1]
     groups = min(GROUPS, n // 2)
     value = debiased_cka(grams)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
 
-from invsuite.metrics.base import Metric, Scoring, Values
-from invsuite.metrics.defined import with_levels
-from invsuite.metrics.permutation import random_order
+from invsuite.metrics.base import Metric, Scoring, Values, random_order, with_levels
+from invsuite.metrics.correspondence import ranks
 from invsuite.registry import register
 
 PER_SIDE = 12  # patches along an image's shorter side, whatever its size
@@ -131,8 +129,7 @@ def affinity(patches: torch.Tensor) -> torch.Tensor:
 
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Spearman's rank correlation (N,) of rows (N, K), ties at their mean rank; NaN where a row is constant."""
-    ranks = [torch.from_numpy(rankdata(x.cpu().numpy(), axis=1)) for x in (first, second)]
-    a, b = (r - r.mean(1, keepdim=True) for r in ranks)
+    a, b = (r - r.mean(1, keepdim=True) for r in (ranks(first), ranks(second)))
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
 
 

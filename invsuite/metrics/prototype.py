@@ -11,9 +11,8 @@ import torch
 from invsuite.data.edits import MIN_SHARE
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import Edits, Scoring
+from invsuite.metrics.base import Edits, Scoring, mean_defined
 from invsuite.metrics.colour import MADE_FLAT, NO_CHROMA_LAB, SHOWN_FLAT, Measured, TurnedHue, reasons_that_hold
-from invsuite.metrics.defined import mean_defined
 from invsuite.metrics.regions import Array, Regions
 from invsuite.registry import register
 
@@ -113,15 +112,15 @@ class PullToPrototype(TurnedHue):
     tolerance = 0.2
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
-        found = prototypes(scoring.fit)
+        found = prototypes(scoring.subject.fit)
         usual = {name: p.hue for name, p in found.items() if p.usual}
-        if not scoring.classes:
+        if not scoring.subject.classes:
             raise NotApplicable("the classes of the scored images have no names")
-        names = [scoring.classes[label] for label in edits.labels if label is not None]
+        names = [scoring.subject.classes[label] for label in edits.labels if label is not None]
         if len(names) < len(edits.rows):
             raise NotApplicable("a whole image has no class whose colour it could be pulled to")
         regions = Regions(edits.masks)
-        shown, made = (mean_colour(images, regions) for images in (edits.shown_after, edits.after))
+        shown, made = (mean_colour(images, regions) for images in (edits.edited, edits.after))
         hue_shown, hue_made = np.arctan2(shown[:, 1], shown[:, 0]), np.arctan2(made[:, 1], made[:, 0])
         shown_flat = np.hypot(*shown.T) < NO_CHROMA_LAB
         made_flat = np.hypot(*made.T) < NO_CHROMA_LAB

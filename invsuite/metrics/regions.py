@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.color import rgb2hsv, rgb2lab
 
 Array = NDArray[np.float64]
 
@@ -26,11 +25,15 @@ class Regions:
 
     def lab(self, images: torch.Tensor) -> Array:
         """CIELab values (P, 3), white D65, of sRGB ``images`` (n, 3, H, W) in [0, 1]."""
-        found: Array = rgb2lab(self.rgb(images))
-        return found
+        from skimage.color import rgb2lab
+
+        lab: Array = rgb2lab(self.rgb(images))
+        return lab
 
     def hue_and_chroma(self, images: torch.Tensor) -> tuple[Array, Array]:
         """HSV hue in radians and chroma (max - min of RGB), both (P,)."""
+        from skimage.color import rgb2hsv
+
         hsv = rgb2hsv(self.rgb(images))
         return hsv[:, 0] * 2 * np.pi, hsv[:, 1] * hsv[:, 2]
 
@@ -45,5 +48,7 @@ class Regions:
 
 def lab_images(images: torch.Tensor) -> torch.Tensor:
     """CIELab values, white D65, of whole sRGB images in [0, 1], both (N, 3, H, W), in float64."""
-    found = rgb2lab(images.permute(0, 2, 3, 1).double().cpu().numpy())
-    return torch.from_numpy(found).permute(0, 3, 1, 2).to(images.device)
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(images.permute(0, 2, 3, 1).double().cpu().numpy())
+    return torch.from_numpy(lab).permute(0, 3, 1, 2).to(images.device)

@@ -40,8 +40,10 @@ class RepresentationShift(TurnedHue):
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
         before, after = (
-            representations(scoring.model, scoring.stage, images) for images in (edits.shown_before, edits.shown_after)
+            representations(scoring.model, scoring.stage, images) for images in (edits.images, edits.edited)
         )
         model, stage = scoring.model, scoring.stage
-        usual = scoring.once_a_model(("pair distance", stage), lambda: pair_distance(model, stage, scoring.fit))
+        usual = scoring.cached_per_model(
+            ("pair distance", stage), lambda: pair_distance(model, stage, scoring.subject.fit)
+        )
         return Measured((after - before).norm(dim=1) / usual)

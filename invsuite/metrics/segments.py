@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from invsuite._system.spill import Rows, gather
 from invsuite.data.base import Sample
 from invsuite.data.split import sample_batches
-from invsuite.metrics.base import Metric, Scoring, Values
-from invsuite.metrics.defined import BATCH, with_levels
+from invsuite.metrics.base import MAP_BATCH, Metric, Scoring, Values, shuffle, with_levels
 from invsuite.metrics.patches import patch_side
-from invsuite.metrics.permutation import shuffle
 from invsuite.registry import register
 
 NO_BORDER = "the image has no object mask that covers a part of it"
@@ -44,9 +42,9 @@ def segments_of(scoring: Scoring) -> Rows:
     """Segment maps of the scored images."""
 
     def drawn() -> Rows:
-        return gather(map(segment_maps, sample_batches(scoring.samples, BATCH)), len(scoring.samples))
+        return gather(map(segment_maps, sample_batches(scoring.samples, MAP_BATCH)), len(scoring.samples))
 
-    return scoring.once_a_model("segments", drawn)
+    return scoring.cached_per_model("segments", drawn)
 
 
 def borders(segments: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if scoring.model.task != "classification":
         raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class an image")
-    return scoring.of_both("class logits", partial(class_logits, scoring.model))
+    return scoring.for_both("class logits", partial(class_logits, scoring.model))
 
 
 def named_again(true: torch.Tensor, made: torch.Tensor, k: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,11 +17,11 @@ from invsuite.metrics.base import Values
 from invsuite.metrics.checks import check_measures
 from invsuite.selftest.base import Fault, Trial, after, plant, swapped
 
-GOLDEN = "invsuite.metrics.checks.check_measures"
+GUARD = "invsuite.metrics.checks.check_measures"
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
 
-def _golden(name: str) -> Trial:
+def _check(name: str) -> Trial:
     return lambda: check_measures([make_metric(name)])
 
 
@@ -38,19 +39,14 @@ def _in_255(original: Any) -> Any:
     """A measure with a data range of 1 that is given pixels in [0, 255]."""
 
     def compute(self: Any, scoring: Any) -> Any:
-        kept = scoring.images, scoring.reconstructions
-        scoring.images, scoring.reconstructions = (255 * images for images in kept)
-        found = original(self, scoring)
-        scoring.images, scoring.reconstructions = kept
-        return found
+        subject = replace(scoring.subject, images=255 * scoring.images)
+        return original(self, replace(scoring, subject=subject, reconstructions=255 * scoring.reconstructions))
 
     return compute
 
 
-def _in_degrees(hsv: Any) -> Any:
-    hsv = hsv.copy()
-    hsv[..., 0] *= 360
-    return hsv
+def _in_degrees(turn_hue: Any) -> Any:
+    return lambda image, mask, turns: turn_hue(image, mask, 360 * turns)
 
 
 @contextmanager
@@ -110,33 +106,33 @@ FAULTS = (
     Fault(
         "batch-averaged PSNR",
         "Psnr.compute",
-        GOLDEN,
+        GUARD,
         plant("invsuite.metrics.fidelity:Psnr.compute", after(_pooled)),
-        _golden("psnr"),
+        _check("psnr"),
         "measure 'psnr' gives",
     ),
     Fault(
         "PSNR with a data range of 255",
         "torchmetrics' PSNR",
-        GOLDEN,
-        plant("invsuite.metrics.fidelity:peak_signal_noise_ratio", _with_range(255.0)),
-        _golden("psnr"),
+        GUARD,
+        plant("torchmetrics.functional.image:peak_signal_noise_ratio", _with_range(255.0)),
+        _check("psnr"),
         "measure 'psnr' gives",
     ),
     Fault(
         "SSIM of pixels in [0, 255] with a data range of 1",
         "Ssim.compute",
-        GOLDEN,
+        GUARD,
         plant("invsuite.metrics.fidelity:Ssim.compute", _in_255),
-        _golden("ssim"),
+        _check("ssim"),
         "measure 'ssim' gives",
     ),
     Fault(
         "a measure that is a constant",
         "Ssim.compute",
-        GOLDEN,
+        GUARD,
         plant("invsuite.metrics.fidelity:Ssim.compute", after(lambda found: Values([0.9] * len(found.per_image)))),
-        _golden("ssim"),
+        _check("ssim"),
         "measure 'ssim' gives 0.9000",
     ),
     Fault(
@@ -147,21 +143,21 @@ FAULTS = (
             "invsuite.metrics.fidelity:Psnr.compute",
             after(lambda found: Values([float("nan")] * len(found.per_image))),
         ),
-        _golden("psnr"),
+        _check("psnr"),
         "its value must be None",
     ),
     Fault(
         "hue in degrees instead of turns",
-        "the HSV conversion of invsuite.data.edits",
-        GOLDEN,
-        plant("invsuite.data.edits:rgb2hsv", after(_in_degrees)),
-        _golden("hue_gain"),
+        "the edit of HueGain",
+        GUARD,
+        plant("invsuite.metrics.colour:turn_hue", _in_degrees),
+        _check("hue_gain"),
         "measure 'hue_gain' gives",
     ),
     Fault(
         "LPIPS fed [0, 1] instead of [-1, 1]",
         "lpips.LPIPS.forward",
-        GOLDEN,
+        GUARD,
         plant(
             "lpips:LPIPS.forward",
             lambda original: lambda self, a, b, **kwargs: original(self, a, b, **(kwargs | {"normalize": False})),
