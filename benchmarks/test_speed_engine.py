@@ -30,8 +30,9 @@ from invsuite.data.scenes import Scenes
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource, Split
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Engine, Fitted, Problem
+from invsuite.methods.base import Fitted
 from invsuite.methods.networks import Modular, compose
+from invsuite.methods.problem import Budget, Context, Engine, Problem
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training.features import FeatureCache
 from invsuite.models.load import load_model
@@ -57,7 +58,7 @@ class Setting:
         for images in self.held_out.batches(25):
             found = self.problem.model.represent(images, self.problem.stages)
             for stage in self.problem.stages:
-                made = fitted.invert(stage, found[stage], images)
+                made = fitted.invert(found[stage], images)
                 totals[stage] += float(-10 * (made - images).square().mean((1, 2, 3)).log10().sum())
         return {stage: total / len(self.held_out) for stage, total in totals.items()}
 
@@ -136,8 +137,8 @@ def reference_loop(setting: Setting) -> tuple[float, dict[str, float]]:
 
 def fit(method: Modular, problem: Problem) -> Fitted:
     """A fit as the runner does it, nothing kept from another one."""
-    cache = FeatureCache(problem.engine.cache)
-    fitted = method.fit(replace(problem, features=cache, charged=set()))
+    cache = FeatureCache(problem.context.engine.cache)
+    fitted = method.fit(replace(problem, context=replace(problem.context, features=cache, charged=set())))
     cache.close()
     return fitted
 
@@ -152,7 +153,7 @@ def test_engine_against_a_plain_loop(name: str, precision: str, benchmark: Bench
     for part in LADDER:
         passes = max(BATCH["engine"], round(PASSES * part))
         budget = Budget(image_passes=passes, batch=BATCH["engine"])
-        problem = replace(setting.problem, budget=budget, engine=ENGINES[precision])
+        problem = replace(setting.problem, budget=budget, context=Context(engine=ENGINES[precision]))
         begun = time.perf_counter()
         fitted = fit(setting.method, problem)
         seconds = time.perf_counter() - begun

@@ -29,7 +29,7 @@ from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Engine, Problem
+from invsuite.methods.problem import Budget, Context, Engine, Problem
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation, WeightsOrigin
@@ -67,7 +67,7 @@ def test_all_measures_against_fitting_an_inverse_network(random_backbones: None,
     method = make_method("layerwise", {"width": 192, "depth": 1})
     budget = Budget(image_passes=PASSES, batch=16)
     engine = Engine(precision="float32")
-    problem = Problem(model, (STAGE,), model.stages[:-1], *splits, budget, seed=0, engine=engine)
+    problem = Problem(model, (STAGE,), model.stages[:-1], *splits, budget, seed=0, context=Context(engine=engine))
     begun = time.perf_counter()
     fitted = method.fit(problem)
     fit_seconds = time.perf_counter() - begun
@@ -75,7 +75,7 @@ def test_all_measures_against_fitting_an_inverse_network(random_backbones: None,
     layout = model.layout(STAGE)
 
     def invert(tensor: torch.Tensor) -> torch.Tensor:
-        parts = [fitted.inverter.invert(STAGE, Representation(part, layout)) for part in tensor.split(32)]
+        parts = [fitted.inverter.invert(Representation(part, layout, STAGE)) for part in tensor.split(32)]
         return torch.cat(parts)
 
     def reconstruct(images: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,12 @@ from .errors import InvsuiteError as InvsuiteError
 from .errors import NotApplicable as NotApplicable
 from .errors import Unavailable as Unavailable
 from .errors import UsageError as UsageError
-from .methods.base import Budget as Budget
 from .methods.base import FitCost as FitCost
 from .methods.base import Fitted as Fitted
 from .methods.base import Inverter as Inverter
 from .methods.base import Method as Method
-from .methods.base import Problem as Problem
+from .methods.problem import Budget as Budget
+from .methods.problem import Problem as Problem
 from .metrics.base import Metric as Metric
 from .metrics.base import Scoring as Scoring
 from .metrics.base import Values as Values

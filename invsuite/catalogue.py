@@ -7,11 +7,10 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from invsuite.benchmark.suite_file import bundled_suites, read_suite
-from invsuite.methods import METHODS
 from invsuite.metrics.base import Group
 from invsuite.models.adapters.bundled import BUILDERS, card
 from invsuite.models.load import ALIASES, load_model, split_source
-from invsuite.registry import ADAPTERS, METRICS
+from invsuite.registry import ADAPTERS, METHODS, METRICS
 
 Row = dict[str, Any]
 

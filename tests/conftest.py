@@ -16,7 +16,7 @@ from helpers import TINY_SUITE, scene_split
 from torch import nn
 
 from invsuite.data.split import Split
-from invsuite.methods.base import Budget, Problem
+from invsuite.methods.problem import Budget, Problem
 from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
 from invsuite.models.load import load_model
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from invsuite.cli import app
 from invsuite.data.base import Sample
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
+from invsuite.methods.problem import Problem
 from invsuite.metrics import perceptual
 from invsuite.metrics.base import Scoring, Subject, Values
 from invsuite.models.base import Model
@@ -31,6 +34,11 @@ from invsuite.models.load import load_model
 def scene_split(seed: int, count: int, size: int = 96) -> Split:
     """``count`` scenes of ``seed``, all of them."""
     return Split(Scenes(seed, count, size), tuple(range(count)))
+
+
+def in_context(problem: Problem, **changes: Any) -> Problem:
+    """The same problem with ``changes`` to its context."""
+    return replace(problem, context=replace(problem.context, **changes))
 
 
 TINY_SUITE = """

@@ -184,9 +184,9 @@ def test_representation_checks_its_layout() -> None:
     layout = Layout("tokens", 4, (2, 2), 5, 1)
     assert layout.values == 20
     tokens = torch.arange(20.0).view(1, 5, 4)
-    assert torch.equal(Representation(tokens, layout).layout.to_map(tokens)[0, :, 0, 1], tokens[0, 2])
+    assert torch.equal(Representation(tokens, layout, "a").layout.to_map(tokens)[0, :, 0, 1], tokens[0, 2])
     with pytest.raises(DataError, match="does not fit"):
-        Representation(torch.zeros(1, 4, 4), layout)
+        Representation(torch.zeros(1, 4, 4), layout, "a")
 
 
 def test_one_changed_byte_in_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

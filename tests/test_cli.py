@@ -133,7 +133,7 @@ def test_a_method_that_breaks_is_a_record_and_the_rest_goes_on(
 ) -> None:
     from invsuite.methods.ridge import LinearInverter, Ridge
 
-    def broken(self: object, stage: str, representation: object) -> None:
+    def broken(self: object, representation: object) -> None:
         raise RuntimeError("out of cheese")
 
     monkeypatch.setattr(LinearInverter, "invert", broken)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import scene_split
+from helpers import in_context, scene_split
 from torch import nn
 
 from invsuite.errors import UsageError
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours, with_neighbours
 from invsuite.methods import make_method
-from invsuite.methods.base import Engine, Problem
 from invsuite.methods.networks import compose
+from invsuite.methods.problem import Engine, Problem
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training import engine
 from invsuite.methods.training.engine import Job, Recipe, draws, train
@@ -102,7 +102,7 @@ def test_the_policy_follows_from_measured_rates(tmp_path: Path) -> None:
 
 def test_the_log_says_what_was_decided(vit: Model, make_problem: MakeProblem) -> None:
     told: list[str] = []
-    problem = replace(make_problem(vit, ("embed",), passes=64), features=FeatureCache("memory", log=told.append))
+    problem = in_context(make_problem(vit, ("embed",), passes=64), features=FeatureCache("memory", log=told.append))
     make_method("modular", {"width": 16, "depth": 1}).fit(problem)
     assert len(told) == 1
     assert told[0].startswith("representations are kept in: memory")
@@ -132,7 +132,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
             raise Killed
 
     with pytest.raises(Killed):
-        make_method(name, params).fit(replace(problem, progress=kill, checkpoints=tmp_path))
+        make_method(name, params).fit(in_context(problem, progress=kill, checkpoints=tmp_path))
     assert list(tmp_path.glob("*.safetensors"))
     steps: list[int] = []
 
@@ -140,12 +140,12 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
         if note == "training steps":
             steps.append(done)
 
-    resumed = make_method(name, params).fit(replace(problem, progress=note_step, checkpoints=tmp_path))
+    resumed = make_method(name, params).fit(in_context(problem, progress=note_step, checkpoints=tmp_path))
     assert len(steps) < 80, "it did not begin anew"
     images = scene_split(904, 2, 24).images(slice(0, 2))
     found = linear_chain.represent(images, problem.stages)
     for stage in problem.stages:
-        one, two = (f.invert(stage, found[stage], images) for f in (whole, resumed))
+        one, two = (f.invert(found[stage], images) for f in (whole, resumed))
         assert torch.equal(one, two)
         strip = [[passes, loss, db] for passes, _, loss, db in resumed.notes[stage]["curve"]]
         assert strip == [[passes, loss, db] for passes, _, loss, db in whole.notes[stage]["curve"]]
@@ -157,18 +157,18 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(
     linear_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
-    problem = replace(make_problem(linear_chain, ("first",), passes=64), checkpoints=tmp_path)
+    problem = in_context(make_problem(linear_chain, ("first",), passes=64), checkpoints=tmp_path)
     method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
     images = scene_split(904, 2, 24).images(slice(0, 2))
     found = linear_chain.represent(images, ("first",))["first"]
 
     def made(problem: Problem) -> torch.Tensor:
-        return method.fit(problem).invert("first", found, images)
+        return method.fit(problem).invert(found, images)
 
     first = made(problem)
     for other in (replace(problem, seed=1), make_problem(linear_chain, ("first",), passes=128)):
-        clean = made(replace(other, checkpoints=None))
-        assert torch.equal(made(replace(other, checkpoints=tmp_path)), clean)
+        clean = made(in_context(other, checkpoints=None))
+        assert torch.equal(made(in_context(other, checkpoints=tmp_path)), clean)
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:500])
     assert torch.equal(made(problem), first), "a truncated file counts as none"
@@ -222,12 +222,12 @@ def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProbl
     method = make_method("modular", {"width": 16, "depth": 1, "recipe": {"flip": False}})
     links, start = method.started_links(problem, "block03")
     ridge = Ridge().fit(problem)
-    expected = ridge.invert("embed", found["embed"], images)
+    expected = ridge.invert(found["embed"], images)
     with torch.no_grad():
         made = links["embed"].eval()(found["embed"].tensor).clamp(0, 1)
         chained = compose(links, ("embed", "block03")).eval()(found["block03"].tensor).clamp(0, 1)
     torch.testing.assert_close(made, expected, atol=2e-3, rtol=0)
-    ridge_error = F.mse_loss(ridge.invert("block03", found["block03"], images), images)
+    ridge_error = F.mse_loss(ridge.invert(found["block03"], images), images)
     assert F.mse_loss(chained, images) < 1.2 * ridge_error
     spent = start.spent(("embed", "block03"))
     rows = 96 * 144
@@ -280,8 +280,8 @@ def test_bfloat16_steps_train_float32_weights(linear_chain: Model, make_problem:
     method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
     made = {}
     for precision in ("float32", "bfloat16"):
-        fitted = method.fit(replace(problem, engine=Engine(precision=precision)))
-        made[precision] = fitted.invert("first", found, images)
+        fitted = method.fit(in_context(problem, engine=Engine(precision=precision)))
+        made[precision] = fitted.invert(found, images)
         assert all(p.dtype == torch.float32 for p in fitted.inverter.chains["first"].parameters())
     assert not torch.equal(made["float32"], made["bfloat16"])
     errors = [float(-10 * F.mse_loss(m, images).log10()) for m in made.values()]

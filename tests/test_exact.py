@@ -12,8 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from invsuite.errors import NotApplicable
-from invsuite.methods.base import Fitted, Problem
+from invsuite.methods.base import Fitted
 from invsuite.methods.exact import Exact, FixedPoint, PatchInverse, fixed_point, probe_patch_map
+from invsuite.methods.problem import Problem
 from invsuite.methods.ridge import Ridge, patches_of
 from invsuite.models.base import Component, Model, WeightsOrigin
 from invsuite.models.timm import timm_chain
@@ -33,7 +34,7 @@ def small_vit(width: int, gain: float = 1.0) -> Model:
 
 def score(fitted: Fitted, model: Model, stage: str) -> float:
     images = scene_split(907, 4, 24).images(slice(0, 4))
-    made = fitted.invert(stage, model.represent(images, [stage])[stage], images)
+    made = fitted.invert(model.represent(images, [stage])[stage], images)
     return float(-10 * F.mse_loss(made, images).log10())
 
 
@@ -47,7 +48,7 @@ def test_a_full_rank_embedding_is_inverted_exactly(metric: str, make_problem: Ma
     assert notes["unique"]
     assert 1 < notes["condition_number"] < 1e4
     with pytest.raises(NotApplicable, match="'block01' of model 'small' is not an affine map"):
-        fitted.invert("block01", model.represent(torch.rand(1, 3, 24, 24), ["block01"])["block01"], torch.zeros(0))
+        fitted.invert(model.represent(torch.rand(1, 3, 24, 24), ["block01"])["block01"], torch.zeros(0))
 
 
 def test_where_rank_is_missing_the_result_still_fits_and_is_the_best_linear_one(make_problem: MakeProblem) -> None:

@@ -77,9 +77,9 @@ class Fragile(Modular):
             if "training" in note and not marker.exists():
                 marker.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
-            problem.progress(done, total, note)
+            problem.context.progress(done, total, note)
 
-        return super().fit(replace(problem, progress=kill_once))
+        return super().fit(replace(problem, context=replace(problem.context, progress=kill_once)))
 """
 SUITE = TINY_SUITE.replace('["psnr", "ssim", "lpips", "correspondence", "hue_gain"]', '["psnr", "ssim"]').replace(
     '"embed", "block03"', '"embed"'

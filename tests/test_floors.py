@@ -12,10 +12,11 @@ from helpers import scene_split
 from invsuite._system import spill
 from invsuite._system.spill import RowsInFile
 from invsuite.errors import NotApplicable
-from invsuite.methods import METHODS, floors, make_method
-from invsuite.methods.base import Problem, SeeingInverter
+from invsuite.methods import floors, make_method
 from invsuite.methods.oracles import thumbnail_size
+from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
+from invsuite.registry import METHODS
 
 MakeProblem = Callable[..., Problem]
 
@@ -49,18 +50,18 @@ def test_only_methods_that_say_so_are_shown_the_image(linear_chain: Model, make_
     problem = make_problem(linear_chain, ("first",))
     quick = [n for n, m in METHODS.items() if not m.uses_budget or n == "random-weights"]
     for name in quick:
-        assert isinstance(make_method(name, {}).fit(problem).inverter, SeeingInverter) == METHODS[name].sees_image
-    assert all(m.family == "floor" for m in METHODS.values() if m.sees_image)
+        assert make_method(name, {}).fit(problem).inverter.uses_image == METHODS[name].uses_image
+    assert all(m.family == "floor" for m in METHODS.values() if m.uses_image)
 
 
 def test_mean_colour_and_bicubic(linear_chain: Model, make_problem: MakeProblem) -> None:
     images = scene_split(908, 3, 24).images(slice(0, 3))
     problem = make_problem(linear_chain, ("first",))
     found = linear_chain.represent(images, ["first"])["first"]
-    colour = make_method("mean-colour", {}).fit(problem).invert("first", found, images)
+    colour = make_method("mean-colour", {}).fit(problem).invert(found, images)
     torch.testing.assert_close(colour[1, :, 5, 7], images[1].mean((1, 2)))
     fitted = make_method("bicubic", {}).fit(problem)
-    assert torch.equal(fitted.invert("first", found, images), images), "as many values as the image"
+    assert torch.equal(fitted.invert(found, images), images), "as many values as the image"
     assert fitted.notes["first"]["thumbnail"] == [24, 24]
 
 
@@ -81,8 +82,8 @@ def test_nearest_finds_a_fit_image_again(
     assert fitted.notes["embed"]["features"] == where
     assert (fitted.cost.parameters["embed"] > 0) == (where != "computed again")
     images = problem.fit.images([40, 7, 33])
-    for stage, found in vit.represent(images, problem.stages).items():
-        assert torch.equal(fitted.invert(stage, found, images), images)
+    for found in vit.represent(images, problem.stages).values():
+        assert torch.equal(fitted.invert(found, images), images)
 
 
 def test_a_randomised_model_is_another_and_the_seed_decides_which(vit: Model, detr: Model) -> None:

@@ -25,9 +25,8 @@ from invsuite.data.imagenet import ImageNetSource
 from invsuite.data.scenes import ScenesSource
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource
-from invsuite.methods import METHODS
-from invsuite.methods.base import Budget, Engine
-from invsuite.registry import METRICS, SOURCES
+from invsuite.methods.problem import Budget, Engine
+from invsuite.registry import METHODS, METRICS, SOURCES
 
 SUITE = small_suite("two", {"mean": "{}", "nearest": "{}", "modular": SMALL_NETWORK, "layerwise": SMALL_NETWORK})
 

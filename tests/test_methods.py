@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,13 +16,15 @@ from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.convolution import SpatialToSpatial, coarsening
 from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
-from invsuite.methods import METHODS, make_method
-from invsuite.methods.base import Fitted, Method, Problem
+from invsuite.methods import make_method
+from invsuite.methods.base import Fitted, Method
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
+from invsuite.methods.problem import Problem
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.methods.training.engine import Job, Recipe, train
 from invsuite.methods.training.moments import Moments
 from invsuite.models.base import Layout, Model, image_layout
+from invsuite.registry import METHODS
 
 RANDOM: dict[str, object] = {"width": 16, "depth": 1, "start": "random"}  # what training finds, not the start
 SMALL: dict[str, dict[str, object]] = {
@@ -63,7 +66,7 @@ def invert(fitted: Fitted, problem: Problem, images: torch.Tensor) -> dict[str, 
     """Reconstructions by stage; stages that the method refuses are left out."""
     found = problem.model.represent(images, problem.stages)
     asked = [stage for stage in problem.stages if stage not in fitted.refused]
-    return {stage: fitted.invert(stage, found[stage], images) for stage in asked}
+    return {stage: fitted.invert(found[stage], images) for stage in asked}
 
 
 def psnr(made: torch.Tensor, images: torch.Tensor) -> float:
@@ -179,7 +182,7 @@ def test_trained_methods_do_not_depend_on_which_stages_train_together(
     images = scene_split(904, 2, 24).images(slice(0, 2))
     together = make_problem(linear_chain, ("first", "second"))
     for name in ("layerwise", "modular", "modular-finetuned", "modular-noised", "modular-predecessor", "shared-chain"):
-        alone = Problem(**{**together.__dict__, "stages": ("first",)})
+        alone = replace(together, stages=("first",))
         both = reconstruct(small(name), together, images)["first"]
         assert torch.equal(reconstruct(small(name), alone, images)["first"], both), name
 
@@ -414,8 +417,8 @@ def test_batch_normalised_inverses_use_running_statistics_when_scoring(detr: Mod
     problem = make_problem(detr, ("backbone",))
     fitted = make_method("layerwise", {"architecture": "paper"}).fit(problem)
     found = detr.represent(scene_split(904, 3).images(slice(0, 3)), ("backbone",))["backbone"]
-    together = fitted.inverter.invert("backbone", found)
-    alone = fitted.inverter.invert("backbone", found[slice(0, 1)])
+    together = fitted.inverter.invert(found)
+    alone = fitted.inverter.invert(found[slice(0, 1)])
     torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=0)
     norms = [m for m in fitted.inverter.chains["backbone"].modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms

@@ -17,7 +17,7 @@ from invsuite.data.geometry import Geometry
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, Unavailable, UsageError, WeightsError
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Problem
+from invsuite.methods.problem import Budget, Problem
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
 from invsuite.models.onnx.graph import OnnxGraph
@@ -316,7 +316,7 @@ def test_the_real_detectors_stages_invert(detector: tuple[Model, Path], extra_da
         asked = stages[:2] if name == "ridge" else stages
         fitted = make_method(name, params).fit(replace(problem, stages=asked))
         for stage in asked:
-            made = fitted.invert(stage, found[stage], images).detach()
+            made = fitted.invert(found[stage], images).detach()
             assert made.shape == images.shape
             assert 0 <= float(made.min()) <= float(made.max()) <= 1
             error = (made - images).square().mean((1, 2, 3))

@@ -11,11 +11,12 @@ from helpers import scene_split
 from invsuite._system.flops import count_flops
 from invsuite.benchmark import runner
 from invsuite.methods import make_method
-from invsuite.methods.base import IterativeInverter, Problem, Snapshot, WatchedInverter
+from invsuite.methods.base import Snapshot
 from invsuite.methods.optimisation.engine import feature_loss, snapshot_marks
 from invsuite.methods.optimisation.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
 from invsuite.methods.optimisation.presets import Mahendran2015, Optimisation
 from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variation
+from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
 
 MakeProblem = Callable[..., Problem]
@@ -33,8 +34,8 @@ def test_an_image_descends_alike_whatever_stands_beside_it(
     images = scene_split(906, 3, 24).images(slice(0, 3))
     fitted = make_method(name, dict(FEW[name])).fit(make_problem(linear_chain, ("second",)))
     found = linear_chain.represent(images, ["second"])["second"]
-    together = fitted.invert("second", found, images)
-    alone = fitted.invert("second", found[slice(2, 3)], images[2:])
+    together = fitted.invert(found, images)
+    alone = fitted.invert(found[slice(2, 3)], images[2:])
     torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=0)
 
 
@@ -44,17 +45,16 @@ def test_the_curve_is_told_and_the_last_point_is_what_is_returned(
     images = scene_split(906, 5, 24).images(slice(0, 5))
     method = Mahendran2015(iterations=12, restarts=2, batch=3)
     inverter = method.fit(make_problem(linear_chain, ("first",))).inverter
-    assert isinstance(inverter, WatchedInverter)
     told: list[Snapshot] = []
     found = linear_chain.represent(images, ["first"])["first"]
-    made = inverter.invert_watched("first", found, told.append)
+    made = inverter.invert_watched(found, told.append)
     one_batch = [0, 1, 2, 5, 10, 12, 13, 14, 17, 22, 24]
     assert [s.iteration for s in told] == one_batch * 2
     assert torch.equal(torch.cat([s.images for s in told if s.iteration == 24]), made)
     assert [len(s.loss) for s in told[:11]] == [3] * 11
     assert told[4].loss.mean() < told[0].loss.mean()
     assert told[10].seconds >= told[0].seconds
-    assert torch.equal(inverter.invert_watched("first", found, None), made), "watching changes nothing"
+    assert torch.equal(inverter.invert_watched(found, None), made), "watching changes nothing"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -63,8 +63,8 @@ def test_two_iterations_tell_the_operations_of_all(name: str, vit: Model, make_p
     settings = FEW[name] | {"iterations": 4} | ({"restarts": 2} if name == "mahendran2015" else {})
     fitted = make_method(name, settings).fit(make_problem(vit, ("block01",)))
     found = vit.represent(images, ["block01"])["block01"]
-    whole = count_flops(lambda: fitted.invert("block01", found, images))
-    assert isinstance(fitted.inverter, IterativeInverter)
+    whole = count_flops(lambda: fitted.invert(found, images))
+    assert fitted.inverter.iterations == 4
     assert runner._flops_an_image(vit, "block01", fitted, images) == whole > 0
 
 
@@ -75,7 +75,7 @@ def test_restarts_keep_the_best_of_each_image(linear_chain: Model, make_problem:
 
     def loss(restarts: int) -> torch.Tensor:
         method = Mahendran2015(iterations=3, restarts=restarts, tv=0.0, alpha=0.0)
-        made = method.fit(problem).invert("first", found, images)
+        made = method.fit(problem).invert(found, images)
         seen = linear_chain.represent(made, ["first"])["first"].tensor
         return feature_loss(seen.flatten(1), found.tensor.flatten(1), "l2")
 
@@ -87,7 +87,7 @@ def test_the_prior_has_its_own_strength_at_a_stage(linear_chain: Model, make_pro
     problem = make_problem(linear_chain, ("first", "second"))
     found = linear_chain.represent(images, ("first", "second"))
     fitted = make_method("optimisation", {"iterations": 30, "tv": 0.0, "tv_at": {"second": 50.0}}).fit(problem)
-    rough, smooth = (float(total_variation(fitted.invert(s, found[s], images))) for s in ("first", "second"))
+    rough, smooth = (float(total_variation(fitted.invert(found[s], images))) for s in ("first", "second"))
     assert smooth < 0.5 * rough
 
 

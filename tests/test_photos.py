@@ -17,7 +17,7 @@ from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource
 from invsuite.errors import DataError
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Problem
+from invsuite.methods.problem import Budget, Problem
 from invsuite.models.load import load_model
 
 
@@ -57,7 +57,7 @@ def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
     found = model.represent(images, stages)
     expected = {"embed": (32.7, 0.8), "block06": (16.0, 0.3)}
     for stage in stages:
-        error = (fitted.inverter.invert(stage, found[stage]) - images).square().mean((1, 2, 3))
+        error = (fitted.inverter.invert(found[stage]) - images).square().mean((1, 2, 3))
         value, tolerance = expected[stage]
         assert float((-10 * error.log10()).mean()) == pytest.approx(value, abs=tolerance), stage
 

@@ -9,7 +9,7 @@ import torch
 from helpers import scene_split
 
 from invsuite._system.linear import LAMBDAS, Examples, NormalEquations, solve
-from invsuite.methods.base import Problem
+from invsuite.methods.problem import Problem
 from invsuite.methods.ridge import Readout, Ridge
 from invsuite.models.base import Layout, Model
 
@@ -128,7 +128,7 @@ def test_neighbours_help_where_a_layer_mixes_places(vit: Model, make_problem: Ma
     def error(neighbourhood: int) -> float:
         fitted = Ridge(neighbourhood=neighbourhood).fit(problem)
         assert fitted.notes["block01"]["features"] == 96 * neighbourhood**2
-        return float((fitted.invert("block01", found, images) - images).square().mean())
+        return float((fitted.invert(found, images) - images).square().mean())
 
     assert error(3) < error(1)
 
@@ -139,7 +139,7 @@ def test_stages_of_one_pass_are_as_if_alone(vit: Model, make_problem: MakeProble
     both = Ridge().fit(make_problem(vit, ("embed", "block03")))
     for stage in ("embed", "block03"):
         alone = Ridge().fit(make_problem(vit, (stage,)))
-        assert torch.equal(both.invert(stage, found[stage], images), alone.invert(stage, found[stage], images))
+        assert torch.equal(both.invert(found[stage], images), alone.invert(found[stage], images))
         assert both.notes[stage]["rows"] == 48 * 144
         assert both.notes[stage]["lambda_relative"] in LAMBDAS
 

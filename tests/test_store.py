@@ -112,7 +112,7 @@ def test_a_claim_survives_no_crash_of_its_process(tmp_path: Path) -> None:
 
 COUNTED = """
 import sys
-from invsuite.methods import METHODS
+from invsuite.registry import METHODS
 for method in METHODS.values():
     def counted(self, problem, fit=method.fit, name=method.name):
         with open(sys.argv[1], "a") as log:

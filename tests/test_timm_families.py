@@ -19,7 +19,7 @@ from torch import nn
 from invsuite.errors import NotApplicable, UsageError, WeightsError
 from invsuite.inverses.networks import ARCHITECTURES, InverseSettings, make_inverse
 from invsuite.methods import make_method
-from invsuite.methods.base import Problem
+from invsuite.methods.problem import Problem
 from invsuite.models.arrangement import OneTensor
 from invsuite.models.base import Layout, Model, WeightsOrigin, image_layout, means_stage
 from invsuite.models.boundaries import arrangement_of
@@ -212,7 +212,7 @@ def test_a_network_with_branches_says_so_and_methods_that_see_representations_ru
         ("modular", {"width": 8, "depth": 1}),
     ):
         fitted = make_method(method, params).fit(problem)
-        made = fitted.invert(later, found[later], images)
+        made = fitted.invert(found[later], images)
         assert made.shape == images.shape
         assert torch.isfinite(made).all()
     with pytest.raises(NotApplicable, match="no blocks that run alone"):

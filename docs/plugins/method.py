@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 import torch
 
-from invsuite import FitCost, Fitted, Method, Problem, Representation, register
+from invsuite import FitCost, Fitted, Inverter, Method, Problem, Representation, register
 
 
 @dataclass(frozen=True)
-class OneColour:
-    image: torch.Tensor
+class OneColour(Inverter):
+    image: torch.Tensor  # (1, 3, H, W)
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:  # (B, 3, H, W) in [0, 1]
+    def invert(self, representation: Representation) -> torch.Tensor:  # (B, 3, H, W) in [0, 1]
         return self.image.expand(len(representation), -1, -1, -1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:  # kept, so that a measure added later needs no new fit
+        return {"image": self.image}
 
 
 @register.method
@@ -30,5 +33,7 @@ class GreyWorld(Method):
         sums = sum(images.mean((2, 3)).sum(0) for images in problem.fit.batches(64))
         colour = (self.brightness * sums / len(problem.fit)).clamp(0, 1)
         image = colour.view(1, 3, 1, 1).expand(1, 3, *problem.model.image_size).to(problem.device)
-        cost = FitCost(image_passes=dict.fromkeys(problem.stages, len(problem.fit)))
-        return Fitted(OneColour(image), cost)
+        return Fitted(OneColour(image), FitCost(image_passes=dict.fromkeys(problem.stages, len(problem.fit))))
+
+    def restore(self, problem, tensors, notes) -> OneColour:  # from what `OneColour.tensors` gave
+        return OneColour(tensors["image"].to(problem.device))

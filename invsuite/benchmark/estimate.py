@@ -19,8 +19,8 @@ from invsuite.benchmark.cells import Cell, Opened, Plan
 from invsuite.benchmark.runner import USUAL_PASSES
 from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError
-from invsuite.methods.base import Problem
 from invsuite.methods.networks import NetworkMethod
+from invsuite.methods.problem import Problem
 from invsuite.methods.training.features import expected_distinct
 from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation

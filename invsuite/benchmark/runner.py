@@ -30,17 +30,9 @@ from invsuite.data.base import check_images, from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
 from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
-from invsuite.methods.base import (
-    Fitted,
-    Inverter,
-    IterativeInverter,
-    Problem,
-    ReportingInverter,
-    SeeingInverter,
-    Snapshot,
-    WatchedInverter,
-)
+from invsuite.methods.base import Fitted, Inverter, Snapshot
 from invsuite.methods.checks import check_inverter, check_reconstructions
+from invsuite.methods.problem import Context, Problem
 from invsuite.methods.training.features import FeatureCache
 from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.metrics.checks import check_measures
@@ -148,7 +140,7 @@ class Run:
             method.name,
             method.family,
             cell.seed,
-            method.sees_image,
+            method.uses_image,
             suite.title,
             models.index(cell.model.name) if cell.model.name in models else len(models),
             methods.index(cell.method.name),
@@ -350,12 +342,14 @@ def _run_fit(run: Run, entry: Opened, fit_id: str, group: list[Cell], scored: Sc
         select=entry.splits.select,
         budget=suite.budget,
         seed=seed,
-        progress=run.report.work(
-            f"{entry.spec.name} {group[0].method.name}", sum(work(run.plan, cell) for cell in group)
+        context=Context(
+            progress=run.report.work(
+                f"{entry.spec.name} {group[0].method.name}", sum(work(run.plan, cell) for cell in group)
+            ),
+            engine=suite.engine,
+            features=scored.features,
+            checkpoints=checkpoints,
         ),
-        engine=suite.engine,
-        features=scored.features,
-        checkpoints=checkpoints,
     )
     try:
         with Meter(run.device) as fit_meter, time_limit(limit and limit * len(group), f"fitting '{method.name}'"):
@@ -413,10 +407,10 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
             curve.points.clear()  # of an attempt that memory did not suffice for
         for true in shown.split(batch):
             found = model.represent(true, [cell.stage])[cell.stage]
-            if curve is not None and isinstance(inverter, WatchedInverter):
-                made = inverter.invert_watched(cell.stage, found, curve.beside(true))
+            if curve is not None and not inverter.uses_image:
+                made = inverter.invert_watched(found, curve.beside(true))
             else:
-                made = fitted.invert(cell.stage, found, true)
+                made = fitted.invert(found, true)
             if made.shape != true.shape:
                 raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(true.shape)}")
             yield check_images(made.detach(), made_by)
@@ -429,9 +423,7 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
         made = reconstruct(images, curve)
     flags = check_reconstructions(made, images, made_by)
     # read before the measures reconstruct edited images: the notes speak of the scored images alone
-    notes = fitted.notes.get(cell.stage, {})
-    if isinstance(inverter, ReportingInverter):
-        notes = notes | inverter.findings(cell.stage)
+    notes = fitted.notes.get(cell.stage, {}) | inverter.findings(cell.stage)
     if curve.points:
         notes = notes | {"inversion_curve": curve.notes()}
     flops = _flops_an_image(model, cell.stage, fitted, images[:1])
@@ -472,12 +464,10 @@ def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) ->
     Raises:
         NotApplicable: for a floor that is shown the image itself, and so has no inverse.
     """
-    if isinstance(fitted.inverter, SeeingInverter):
-        raise NotApplicable(f"'{cell.method.name}' is shown the image: it inverts no representation")
-    inverter = fitted.inverter
 
     def in_batches(batch: int) -> torch.Tensor:
-        return torch.cat([inverter.invert(cell.stage, Representation(part, layout)) for part in tensor.split(batch)])
+        parts = (Representation(part, layout, cell.stage) for part in tensor.split(batch))
+        return torch.cat([fitted.inverter.invert(part) for part in parts])
 
     made = halving(in_batches, INVERT_BATCH, f"inverting '{cell.key}'")
     return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
@@ -488,15 +478,15 @@ def _flops_an_image(model: Model, stage: str, fitted: Fitted, image: torch.Tenso
     of an inverter that repeats one step, a first and a second one are counted."""
     found = model.represent(image, [stage])[stage]
 
-    def count(inverter: Inverter | SeeingInverter) -> int:
-        return count_flops(lambda: replace(fitted, inverter=inverter).invert(stage, found, image))
+    def count(inverter: Inverter) -> int:
+        return count_flops(lambda: replace(fitted, inverter=inverter).invert(found, image))
 
-    if isinstance(fitted.inverter, IterativeInverter):
-        one, two = (count(fitted.inverter.shortened(iterations)) for iterations in (1, 2))
-        return one + (fitted.inverter.iterations - 1) * (two - one)
-    flops = count(fitted.inverter)
-    if isinstance(fitted.inverter, ReportingInverter):
-        fitted.inverter.findings(stage)
+    inverter = fitted.inverter
+    if inverter.iterations:
+        one, two = (count(inverter.shortened(iterations)) for iterations in (1, 2))
+        return one + (inverter.iterations - 1) * (two - one)
+    flops = count(inverter)
+    inverter.findings(stage)  # those of this image are not for the record
     return flops
 
 

@@ -12,7 +12,8 @@ from invsuite.data.base import Source
 from invsuite.data.sources import DataSpec
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods import make_method
-from invsuite.methods.base import Budget, Engine, Method
+from invsuite.methods.base import Method
+from invsuite.methods.problem import Budget, Engine
 from invsuite.registry import METRICS, SOURCES
 
 PARTS = ("fit", "select", "score")

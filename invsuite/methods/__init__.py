@@ -1,49 +1,25 @@
-"""Methods of inversion. A new one is one new file and one line here."""
+"""Methods of inversion, each registered with `invsuite.registry.register.method` in a module of its own."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from invsuite.errors import UsageError, unknown_name
-from invsuite.methods.base import Method
-from invsuite.methods.exact import Exact, FixedPoint
-from invsuite.methods.floors import Mean, Nearest
-from invsuite.methods.hybrid import ModularCycle, ModularFinetuned, ModularNoised, ModularPredecessor, SharedChain
-from invsuite.methods.networks import Layerwise, Modular
-from invsuite.methods.optimisation.presets import (
-    DeepImagePrior,
-    Fourier,
-    Mahendran2015,
-    Mahendran2016,
-    Optimisation,
-    PlugIn,
-)
-from invsuite.methods.oracles import Bicubic, MeanColour, RandomWeights
-from invsuite.methods.ridge import Ridge
-from invsuite.methods.training.engine import Recipe
+from invsuite.registry import METHODS
 
-METHODS: dict[str, type[Method]] = {
-    m.name: m
-    for m in (
-        *(Mean, MeanColour, Nearest, Bicubic, RandomWeights),
-        *(Ridge, Exact, FixedPoint),
-        *(Optimisation, Mahendran2015, Mahendran2016, PlugIn, Fourier, DeepImagePrior),
-        *(Layerwise, Modular, ModularFinetuned, ModularCycle, ModularNoised, ModularPredecessor, SharedChain),
-    )
-}
+if TYPE_CHECKING:
+    from invsuite.methods.base import Method
 
 
 def make_method(kind: str, params: dict[str, Any]) -> Method:
-    """A method by registry name with parameters as a suite file gives them.
+    """Return the method registered as ``kind`` with parameters as a suite file gives them.
 
     Raises:
         UsageError: for an unknown method or parameter, listing what exists.
     """
-    if kind not in METHODS:
-        raise unknown_name("method", kind, METHODS)
-    cls = METHODS[kind]
-    return _build(cls, params, f"method '{kind}'")
+    method: Method = _build(METHODS[kind], params, f"method '{kind}'")
+    return method
 
 
 def _build(cls: type[Any], params: dict[str, Any], what: str) -> Any:
@@ -52,11 +28,10 @@ def _build(cls: type[Any], params: dict[str, Any], what: str) -> Any:
     for key, value in params.items():
         if key not in known:
             raise unknown_name(f"parameter of {what}", key, known)
-        if key == "recipe":
-            value = _build(Recipe, value, f"the recipe of {what}")
-        elif type(value) is not type(_default(known[key])) and not (
-            type(value) is int and isinstance(_default(known[key]), float)
-        ):
+        default = _default(known[key])
+        if is_dataclass(default) and isinstance(value, dict):
+            value = _build(type(default), value, f"the {key} of {what}")
+        elif type(value) is not type(default) and not (type(value) is int and isinstance(default, float)):
             raise UsageError(f"parameter '{key}' of {what}: expected {known[key].type}, got {value!r}")
         values[key] = value
     return cls(**values)

@@ -16,9 +16,11 @@ from torch import nn
 
 from invsuite._system.timing import Stopwatch
 from invsuite.errors import NotApplicable, UsageError, unknown_name
-from invsuite.methods.base import FitCost, Fitted, Method, Problem, derived_seed
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method
+from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.models.base import Layout, Model, Representation
+from invsuite.registry import register
 
 PROBE_BATCH = 32
 AFFINE_TOLERANCE = 1e-3  # relative departure from the matrix that float32 may cause; other maps depart by far more
@@ -188,15 +190,16 @@ class PatchMethod(Method):
 
 
 @dataclass(frozen=True)
-class ExactInverter:
+class ExactInverter(Inverter):
     """One pseudo-inverse a stage."""
 
     inverses: dict[str, PatchInverse]
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
-        return self.inverses[stage].images(representation.tensor)
+    def invert(self, representation: Representation) -> torch.Tensor:
+        return self.inverses[representation.stage].images(representation.tensor)
 
 
+@register.method
 @dataclass(frozen=True)
 class Exact(PatchMethod):
     """Pseudo-inverse of an affine patch embedding: exact where it has full rank, else the best that rank allows.
@@ -218,7 +221,7 @@ class Exact(PatchMethod):
                     inverses[stage] = self.invert_patches(problem, stage)
                 except NotApplicable as reason:
                     refused[stage] = reason
-            problem.progress(done, len(problem.stages), "stages")
+            problem.context.progress(done, len(problem.stages), "stages")
         cost = FitCost(
             stage_seconds={s: w.seconds for s, w in watches.items()},
             image_passes={s: len(problem.fit) if s in inverses else 0 for s in problem.stages},
@@ -279,7 +282,7 @@ def fixed_point(
 
 
 @dataclass
-class FixedPointInverter:
+class FixedPointInverter(Inverter):
     """Walks the residual blocks back one by one, then the embedding by its pseudo-inverse."""
 
     model: Model
@@ -288,8 +291,8 @@ class FixedPointInverter:
     settings: FixedPoint
     found: dict[str, dict[str, BlockFindings]] = field(default_factory=dict)
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
-        tensor = representation.tensor
+    def invert(self, representation: Representation) -> torch.Tensor:
+        stage, tensor = representation.stage, representation.tensor
         for index in reversed(self.paths[stage]):
             component = self.model.components[index]
             tensor, residual, made = fixed_point(
@@ -307,6 +310,7 @@ class FixedPointInverter:
         return {"blocks": blocks, "converged": all(block["converged"] for block in blocks)}
 
 
+@register.method
 @dataclass(frozen=True)
 class FixedPoint(PatchMethod):
     """Fixed-point inversion of residual blocks, composed with the exact inverse of the embedding.

@@ -11,21 +11,24 @@ import torch
 from invsuite._system.spill import Rows, RowsInFile, disk_room
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
-from invsuite.methods.base import FitCost, Fitted, Method, Problem
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method
+from invsuite.methods.problem import Problem
 from invsuite.methods.training.moments import Moments
 from invsuite.models.base import Model, Representation
+from invsuite.registry import register
 
 
 @dataclass(frozen=True)
-class MeanImage:
+class MeanImage(Inverter):
     """Inverter that ignores the representation."""
 
     image: torch.Tensor
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
+    def invert(self, representation: Representation) -> torch.Tensor:
         return self.image.expand(len(representation), -1, -1, -1)
 
 
+@register.method
 @dataclass(frozen=True)
 class Mean(Method):
     """The mean of the fit images, whatever the representation: the floor of every stage."""
@@ -50,7 +53,7 @@ KEEP_BYTES = 4 * 2**30  # of all stages' features; stages beyond it are computed
 
 
 @dataclass(frozen=True)
-class NearestInverter:
+class NearestInverter(Inverter):
     """Answers with the fit image whose standardised representation is nearest.
 
     Attributes:
@@ -63,12 +66,13 @@ class NearestInverter:
     kept: dict[str, Rows]
     weight: dict[str, torch.Tensor]
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
-        return self.fit.images(self.rows(stage, representation).tolist()).to(representation.tensor.device)
+    def invert(self, representation: Representation) -> torch.Tensor:
+        return self.fit.images(self.rows(representation).tolist()).to(representation.tensor.device)
 
     @torch.no_grad()
-    def rows(self, stage: str, representation: Representation) -> torch.Tensor:
+    def rows(self, representation: Representation) -> torch.Tensor:
         """For each representation the row of the nearest fit image (B,), the first of equals."""
+        stage = representation.stage
         weight = self.weight[stage]
         wanted = (representation.tensor * weight).flatten(1)
         least = torch.full((len(wanted),), float("inf"), device=wanted.device)
@@ -90,6 +94,7 @@ class NearestInverter:
             yield self.model.represent(images.to(self.model.device), [stage])[stage].tensor
 
 
+@register.method
 @dataclass(frozen=True)
 class Nearest(Method):
     """The fit image with the nearest representation, every channel standardised: a retrieval floor.
@@ -130,7 +135,7 @@ class Nearest(Method):
                         except OSError:  # another process took the room
                             del kept[stage]
                 done += len(images)
-                problem.progress(done, len(problem.fit), "images")
+                problem.context.progress(done, len(problem.fit), "images")
         cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}

@@ -18,7 +18,7 @@ from torch import nn
 
 from invsuite.errors import UsageError
 from invsuite.inverses.networks import ChannelScale, InverseNetwork
-from invsuite.methods.base import Fitted, Problem, derived_seed
+from invsuite.methods.base import Fitted
 from invsuite.methods.networks import (
     ChainInverter,
     Modular,
@@ -31,20 +31,22 @@ from invsuite.methods.networks import (
     selection_image_errors,
     total_cost,
 )
+from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.training.engine import Job, Objective, Tensors, TrainingReport, train
 from invsuite.methods.training.initialisation import Start
 from invsuite.models.base import Model
+from invsuite.registry import register
 
 
 def phase(problem: Problem, number: int, phases: int, **changes: object) -> Problem:
     """Phase ``number`` (from 0) of a fit in ``phases``: other images in another order, progress as a part of all."""
 
     def progress(done: int, total: int, note: str) -> None:
-        problem.progress(number * total + done, phases * total, note)
+        problem.context.progress(number * total + done, phases * total, note)
 
     seed = problem.seed if number == 0 else derived_seed(problem.seed, "phase", number)
-    part = f"{problem.part}-{number}"
-    return replace(problem, seed=seed, progress=progress, part=part, **changes)  # type: ignore[arg-type]
+    context = replace(problem.context, progress=progress, part=f"{problem.context.part}-{number}")
+    return replace(problem, seed=seed, context=context, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class TwoPhase(NetworkMethod):
         return Fitted(ChainInverter(chains), cost, notes)
 
 
+@register.method
 @dataclass(frozen=True)
 class ModularFinetuned(TwoPhase):
     """Modules trained alone, then each stage's chain trained end to end on the image."""
@@ -130,6 +133,7 @@ class ModularFinetuned(TwoPhase):
         return image_objective(stage)
 
 
+@register.method
 @dataclass(frozen=True)
 class ModularCycle(TwoPhase):
     """Modules trained alone, then each stage's chain trained until the frozen model sees in the reconstruction what it
@@ -170,6 +174,7 @@ def cycle_objective(model: Model, stage: str, scale: ChannelScale, image_weight:
     return loss
 
 
+@register.method
 @dataclass(frozen=True)
 class ModularNoised(Modular):
     """Modules trained alone on noised representations, so that they bear the errors of those before them.
@@ -218,6 +223,7 @@ class ModularNoised(Modular):
         return self.composed(problem, links, start, [report])
 
 
+@register.method
 @dataclass(frozen=True)
 class ModularPredecessor(Modular):
     """Modules trained on what the modules before them really give, deepest first, so that training matches use.
@@ -299,6 +305,7 @@ class SharedModules(nn.Module):
         return given
 
 
+@register.method
 @dataclass(frozen=True)
 class SharedChain(NetworkMethod):
     """One chain of modules, trained with an image loss from every stage of the cut at once.

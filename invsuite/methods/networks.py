@@ -17,7 +17,8 @@ from torch import nn
 
 from invsuite.errors import unknown_name
 from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
-from invsuite.methods.base import Family, FitCost, Fitted, Method, Problem, derived_seed
+from invsuite.methods.base import Family, FitCost, Fitted, Inverter, Method
+from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.training.engine import (
     Job,
     Objective,
@@ -31,19 +32,20 @@ from invsuite.methods.training.engine import (
 from invsuite.methods.training.features import selection_features
 from invsuite.methods.training.initialisation import Start, measure_start
 from invsuite.models.base import Representation, image_layout
+from invsuite.registry import register
 
 STARTS = ("ridge", "random")
 
 
 @dataclass(frozen=True)
-class ChainInverter:
+class ChainInverter(Inverter):
     """Runs a list of inverse networks per stage, one after the other, and clamps the image to [0, 1]."""
 
     chains: dict[str, nn.Sequential]
 
     @torch.no_grad()
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
-        image: torch.Tensor = self.chains[stage](representation.tensor)
+    def invert(self, representation: Representation) -> torch.Tensor:
+        image: torch.Tensor = self.chains[representation.stage](representation.tensor)
         return image.clamp(0, 1)
 
 
@@ -166,7 +168,7 @@ def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) ->
     """Mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
     totals = dict.fromkeys(chains, 0.0)
     batch, stages = problem.budget.batch, problem.model.order(list(chains))
-    for images, found in selection_features(problem.model, problem.select, stages, batch, problem.features):
+    for images, found in selection_features(problem.model, problem.select, stages, batch, problem.context.features):
         for stage in chains:
             made = chains[stage](found[stage]).clamp(0, 1)
             totals[stage] += float((made - images).square().mean()) * len(images)
@@ -186,6 +188,7 @@ def total_cost(start: Start, reports: Sequence[TrainingReport], per_stage: Mappi
     )
 
 
+@register.method
 @dataclass(frozen=True)
 class Layerwise(NetworkMethod):
     """One end-to-end inverse network per stage, trained on the image loss."""
@@ -215,6 +218,7 @@ class Layerwise(NetworkMethod):
         return Fitted(ChainInverter(chains), cost, notes)
 
 
+@register.method
 @dataclass(frozen=True)
 class Modular(NetworkMethod):
     """One inverse network per component, trained alone on its own component's input, composed afterwards.

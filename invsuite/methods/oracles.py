@@ -1,26 +1,32 @@
-"""Floors that are shown the image itself: levels on the scale, not methods of inversion (``sees_image``)."""
+"""Floors that are shown the image itself: levels on the scale, not methods of inversion (``uses_image``)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from invsuite.errors import NotApplicable, UsageError
-from invsuite.methods.base import Fitted, Inverter, Method, Problem, derived_seed, no_fit
+from invsuite.methods import make_method
+from invsuite.methods.base import Fitted, Inverter, Method, no_fit
+from invsuite.methods.problem import Problem, derived_seed
 from invsuite.models.base import Model, Representation
+from invsuite.registry import register
 
 
-class ColourOracle:
+class ColourOracle(Inverter):
     """Inverter that paints each image in its own mean colour."""
 
-    def invert_seeing(self, stage: str, representation: Representation, images: torch.Tensor) -> torch.Tensor:
+    uses_image = True
+
+    def invert_with_image(self, representation: Representation, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3), keepdim=True).clamp(0, 1).expand_as(images).contiguous()
 
 
+@register.method
 @dataclass(frozen=True)
 class MeanColour(Method):
     """Each image's own mean colour: what three values about an image are worth."""
@@ -28,7 +34,7 @@ class MeanColour(Method):
     name = "mean-colour"
     family = "floor"
     source = "oracle: sees the image"
-    sees_image = True
+    uses_image = True
 
     def fit(self, problem: Problem) -> Fitted:
         return Fitted(ColourOracle(), no_fit(problem.stages))
@@ -52,19 +58,23 @@ def thumbnail_size(size: tuple[int, int], values: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Thumbnails:
+class Thumbnails(Inverter):
     """Inverter that keeps a thumbnail of the image, as many values as the representation has at most."""
 
     sizes: dict[str, tuple[int, int]]
 
-    def invert_seeing(self, stage: str, representation: Representation, images: torch.Tensor) -> torch.Tensor:
+    uses_image = True
+
+    def invert_with_image(self, representation: Representation, images: torch.Tensor) -> torch.Tensor:
         size = (images.shape[2], images.shape[3])
-        if self.sizes[stage] == size:
+        thumbnail = self.sizes[representation.stage]
+        if thumbnail == size:
             return images
-        small = F.interpolate(images, self.sizes[stage], mode="bicubic", antialias=True, align_corners=False)
+        small = F.interpolate(images, thumbnail, mode="bicubic", antialias=True, align_corners=False)
         return F.interpolate(small.clamp(0, 1), size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
+@register.method
 @dataclass(frozen=True)
 class Bicubic(Method):
     """The image shrunk to as many values as the representation has and enlarged again, both bicubically.
@@ -75,7 +85,7 @@ class Bicubic(Method):
     name = "bicubic"
     family = "floor"
     source = "oracle: sees the image (Keys 1981, doi 10.1109/TASSP.1981.1163711)"
-    sees_image = True
+    uses_image = True
 
     def fit(self, problem: Problem) -> Fitted:
         sizes: dict[str, tuple[int, int]] = {}
@@ -94,17 +104,20 @@ class Bicubic(Method):
 
 
 @dataclass(frozen=True)
-class RandomisedModel:
+class RandomisedModel(Inverter):
     """Inverter that lets the randomised model look at the image, and inverts what it holds of it."""
 
     model: Model
     inner: Inverter
 
-    def invert_seeing(self, stage: str, representation: Representation, images: torch.Tensor) -> torch.Tensor:
-        found = self.model.represent(images, [stage])[stage]
-        return self.inner.invert(stage, found)
+    uses_image = True
+
+    def invert_with_image(self, representation: Representation, images: torch.Tensor) -> torch.Tensor:
+        stage = representation.stage
+        return self.inner.invert(self.model.represent(images, [stage])[stage])
 
 
+@register.method
 @dataclass(frozen=True)
 class RandomWeights(Method):
     """The inverse of the same model with random weights: what the architecture keeps of an image without training.
@@ -124,19 +137,17 @@ class RandomWeights(Method):
     name = "random-weights"
     family = "floor"
     source = "model randomisation test (Adebayo et al. 2018, arXiv 1810.03292)"
-    sees_image = True
+    uses_image = True
     seeded = True
     # those of the inverse at most: a cell's identity then covers too much rather than too little
     uses_cut = True
     uses_budget = True
 
     def __post_init__(self) -> None:
-        if self._inverse().sees_image:
+        if self._inverse().uses_image:
             raise UsageError(f"parameter 'inverse' of method 'random-weights': '{self.inverse}' is no inverse")
 
     def _inverse(self) -> Method:
-        from invsuite.methods import make_method  # the registry holds this very class
-
         return make_method(self.inverse, {})
 
     def params(self) -> dict[str, Any]:
@@ -147,6 +158,5 @@ class RandomWeights(Method):
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model.randomised(derived_seed(problem.seed, self.name))
         fitted = self._inverse().fit(replace(problem, model=model))
-        inner = cast(Inverter, fitted.inverter)  # no oracle: `__post_init__` refused those
         notes = {s: fitted.notes.get(s, {}) | {"weights": model.origin.sha256} for s in problem.stages}
-        return Fitted(RandomisedModel(model, inner), fitted.cost, notes, fitted.refused)
+        return Fitted(RandomisedModel(model, fitted.inverter), fitted.cost, notes, fitted.refused)

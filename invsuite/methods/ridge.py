@@ -20,8 +20,10 @@ from invsuite._system.linear import Equations, Examples, NormalEquations, Soluti
 from invsuite._system.timing import Stopwatch
 from invsuite.errors import NotApplicable, UsageError, unknown_name
 from invsuite.inverses.convolution import resized
-from invsuite.methods.base import FitCost, Fitted, Method, Problem
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method
+from invsuite.methods.problem import Problem
 from invsuite.models.base import Layout, Representation
+from invsuite.registry import register
 
 COARSE = 12  # side of the coarse image predicted from queries
 BATCH = 32  # images a forward pass
@@ -95,15 +97,15 @@ class Readout:
 
 
 @dataclass(frozen=True)
-class LinearInverter:
+class LinearInverter(Inverter):
     """One linear readout a stage."""
 
     readouts: dict[str, Readout]
     weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
-        weight, bias = self.weights[stage]
-        readout = self.readouts[stage]
+    def invert(self, representation: Representation) -> torch.Tensor:
+        weight, bias = self.weights[representation.stage]
+        readout = self.readouts[representation.stage]
         rows = readout.features(representation.tensor) @ weight + bias
         return readout.images(rows).clamp(0, 1)
 
@@ -141,6 +143,7 @@ class Accumulator:
         return solution.weight, solution.bias + around - self.centre_x[stage] @ solution.weight
 
 
+@register.method
 @dataclass(frozen=True)
 class Ridge(Method):
     """Ridge regression for every stage from one streamed pass over the fit images.
@@ -201,7 +204,7 @@ class Ridge(Method):
                     found = model.represent(images, problem.stages)
                 accumulator.add(images, found, sums)
                 done += len(images)
-                problem.progress(done, total, "images")
+                problem.context.progress(done, total, "images")
         weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         notes: dict[str, dict[str, Any]] = {}
         for stage in problem.stages:

@@ -110,7 +110,12 @@ def image_layout(size: tuple[int, int]) -> Layout:
 
 @dataclass(frozen=True)
 class Representation:
-    """A tensor with a batch axis and the layout of everything after it.
+    """What a model holds of a batch of images at one stage: a tensor with a batch axis.
+
+    Attributes:
+        tensor: (B, ...).
+        layout: what the axes after the first mean.
+        stage: of the model.
 
     Raises:
         DataError: if the tensor's shape is not the layout's.
@@ -118,6 +123,7 @@ class Representation:
 
     tensor: torch.Tensor
     layout: Layout
+    stage: str
 
     def __post_init__(self) -> None:
         if tuple(self.tensor.shape[1:]) != self.layout.shape:
@@ -127,7 +133,7 @@ class Representation:
         return len(self.tensor)
 
     def __getitem__(self, rows: slice) -> Representation:
-        return Representation(self.tensor[rows], self.layout)
+        return Representation(self.tensor[rows], self.layout, self.stage)
 
 
 @dataclass(frozen=True)
@@ -365,7 +371,7 @@ class Model:
                 tensor = self.components[index].module(tensor)
                 if index in shared or index == path[-1]:
                     known[index] = tensor
-        return {stage: Representation(known[self.position(stage)], self.layout(stage)) for stage in wanted}
+        return {stage: Representation(known[self.position(stage)], self.layout(stage), stage) for stage in wanted}
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> Prediction:

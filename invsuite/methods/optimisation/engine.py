@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.errors import ConvergenceError
-from invsuite.methods.base import ProgressHook, Snapshot, Watch, derived_seed, silent
+from invsuite.methods.base import Inverter, Snapshot, Watch
 from invsuite.methods.optimisation.pixels import (
     ClampedPixels,
     FourierPixels,
@@ -28,6 +28,7 @@ from invsuite.methods.optimisation.pixels import (
     noise_like,
 )
 from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variation
+from invsuite.methods.problem import ProgressHook, derived_seed, silent
 from invsuite.models.base import Model, Representation
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class Descent:
+class Descent(Inverter):
     """Inverter that descends for each representation.
 
     Args:
@@ -116,22 +117,22 @@ class Descent:
         """The same with so many iterations, and silent."""
         return replace(self, settings=replace(self.settings, iterations=iterations), progress=silent)
 
-    def invert(self, stage: str, representation: Representation) -> torch.Tensor:
+    def invert(self, representation: Representation) -> torch.Tensor:
         """Reconstructions (B, 3, H, W) in [0, 1].
 
         Raises:
             ConvergenceError: if an image becomes NaN or infinite.
         """
-        return self.invert_watched(stage, representation, None)
+        return self.invert_watched(representation, None)
 
-    def invert_watched(self, stage: str, representation: Representation, watch: Watch | None) -> torch.Tensor:
+    def invert_watched(self, representation: Representation, watch: Watch | None) -> torch.Tensor:
         """Like `invert`; ``watch`` sees each batch at iterations 0, 1, 2, 5, 10 ... and at the end.
 
         Iterations go on counting over restarts; in the last snapshot are the images that are kept.
         """
         size = self.settings.batch
         parts = [
-            self._best(stage, representation[slice(i, i + size)].tensor.detach().flatten(1), watch)
+            self._best(representation.stage, representation[slice(i, i + size)].tensor.detach().flatten(1), watch)
             for i in range(0, len(representation), size)
         ]
         return torch.cat(parts)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from invsuite.errors import UsageError, unknown_name
-from invsuite.methods.base import Fitted, Method, Problem, no_fit
+from invsuite.methods.base import Fitted, Method, no_fit
 from invsuite.methods.optimisation.engine import Descent
+from invsuite.methods.problem import Problem
+from invsuite.registry import register
 
 CHOICES = {
     "loss": ("l2", "cosine"),
@@ -25,6 +27,7 @@ CHOICES = {
 AT_LEAST_ONE = ("iterations", "batch", "restarts", "ensemble", "width", "depth", "drops")
 
 
+@register.method
 @dataclass(frozen=True)
 class Optimisation(Method):
     """Gradient descent on pixels until the model's representation matches, with a total-variation prior.
@@ -116,9 +119,10 @@ class Optimisation(Method):
         assert total is not None
         start = (total / count).float().view(1, 3, 1, 1).to(problem.device)
         seed = problem.seed if self.seeded else 0  # an unseeded preset given random views stays a function of its cell
-        return Fitted(Descent(problem.model, start, self, seed, problem.progress), no_fit(problem.stages))
+        return Fitted(Descent(problem.model, start, self, seed, problem.context.progress), no_fit(problem.stages))
 
 
+@register.method
 @dataclass(frozen=True)
 class Mahendran2015(Optimisation):
     """Mahendran & Vedaldi 2015: relative L2 loss, alpha-norm (6), TV (beta = 2), momentum 0.9, stepwise rate, restarts.
@@ -142,6 +146,7 @@ class Mahendran2015(Optimisation):
     seeded = True
 
 
+@register.method
 @dataclass(frozen=True)
 class Mahendran2016(Mahendran2015):
     """Mahendran & Vedaldi 2016: the same, with a random shift of up to ``jitter`` pixels before every pass.
@@ -155,6 +160,7 @@ class Mahendran2016(Mahendran2015):
     source = "Mahendran & Vedaldi 2016, arXiv 1512.02017"
 
 
+@register.method
 @dataclass(frozen=True)
 class PlugIn(Optimisation):
     """Plug-in inversion (Ghiasi et al. 2022): no prior but an ensemble of random views; Adam at 0.01.
@@ -177,6 +183,7 @@ class PlugIn(Optimisation):
     seeded = True
 
 
+@register.method
 @dataclass(frozen=True)
 class Fourier(Optimisation):
     """Fourier-parametrised, colour-decorrelated pixels: low frequencies move first, so a weaker prior is enough."""
@@ -191,6 +198,7 @@ class Fourier(Optimisation):
     seeded = True
 
 
+@register.method
 @dataclass(frozen=True)
 class DeepImagePrior(Optimisation):
     """Deep image prior: each image is the output of its own untrained hourglass network; Adam at 0.01, a long run."""

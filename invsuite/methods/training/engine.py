@@ -5,7 +5,7 @@ computed once, kept where that is faster), then for every inverse network its ow
 networks are independent: training one or ten together gives the same weights, because each has its own seed and all
 see the images in the same order. No step reads a value back from the device.
 
-A budget (`invsuite.methods.base.Budget`) limits image passes, own seconds or operations of each network. Operations
+A budget (`invsuite.methods.problem.Budget`) limits image passes, own seconds or operations of each network. Operations
 a step are counted once, before the loop, on a copy of the network, so that a budget of them becomes a number of
 steps; with seconds the rate schedule follows the share of the time that is spent. A sweep of learning rates is part of
 the budget. After each evaluation the whole state goes to a checkpoint, from which a killed training goes on to the same
@@ -32,7 +32,7 @@ from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
 from invsuite.inverses.attention import TokenMixer
 from invsuite.inverses.convolution import SpatialToSpatial
-from invsuite.methods.base import Budget, Problem
+from invsuite.methods.problem import Budget, Problem
 from invsuite.methods.training.checkpoint import Checkpoint
 from invsuite.methods.training.features import Draw, FeatureCache, FeatureStream, SelectionFeatures, selection_features
 
@@ -236,7 +236,7 @@ class Training:
     ) -> None:
         self.job, self.rate, self.recipe, self.cost = job, rate, recipe, cost
         self.batch, self.before, self.device = problem.budget.batch, before, problem.device
-        self.bfloat16 = problem.engine.bfloat16(problem.device)
+        self.bfloat16 = problem.context.engine.bfloat16(problem.device)
         self.watch = Stopwatch(problem.device)
         self.outcome = Outcome(parameters=sum(p.numel() for p in job.module.parameters()), learning_rate=rate)
         self.best: dict[str, torch.Tensor] = {}
@@ -417,7 +417,7 @@ def train(problem: Problem, jobs: Sequence[Job], recipe: Recipe) -> TrainingRepo
             (Spent(o.seconds, o.fit_flops, o.frozen_flops, o.image_passes) for o in found.values()), job.spent
         )
     report = _run(
-        replace(problem, part=f"{problem.part}-main"),
+        _part(problem, "main"),
         [replace(job, spent=spent[job.name]) for job in jobs],
         recipe,
         costs,
@@ -430,6 +430,11 @@ def train(problem: Problem, jobs: Sequence[Job], recipe: Recipe) -> TrainingRepo
         ]
     report.shared_seconds += trials.shared_seconds
     return report
+
+
+def _part(problem: Problem, name: str) -> Problem:
+    """Return the same problem for one of several trainings, whose checkpoint bears its ``name``."""
+    return replace(problem, context=replace(problem.context, part=f"{problem.context.part}-{name}"))
 
 
 def _sweep(
@@ -449,7 +454,7 @@ def _sweep(
             rates[name], trial_costs[name] = rate, costs[job.name]
     part = problem.budget.split(recipe.sweep_share / len(recipe.sweep))[1]
     return _run(
-        replace(problem, budget=part, part=f"{problem.part}-sweep"),
+        replace(_part(problem, "sweep"), budget=part),
         trials,
         replace(recipe, evaluations=1, patience=0),
         trial_costs,
@@ -471,12 +476,12 @@ def _run(
     trainings = [
         Training(job, rates[job.name], problem, recipe, costs[job.name], job.spent, job.weight) for job in jobs
     ]
-    selection = selection_features(problem.model, problem.select, stages, budget.batch, problem.features)
+    selection = selection_features(problem.model, problem.select, stages, budget.batch, problem.context.features)
     signature = {
         "problem": [problem.model.origin.sha256, list(stages), problem.fit.digest(), problem.select.digest()],
-        "settings": [budget.identity(), asdict(recipe), problem.engine.identity(), problem.seed],
+        "settings": [budget.identity(), asdict(recipe), problem.context.engine.identity(), problem.seed],
     }
-    checkpoint = Checkpoint.at(problem.checkpoints, problem.part, signature)
+    checkpoint = Checkpoint.at(problem.context.checkpoints, problem.context.part, signature)
     shared, begun, evaluated_at = Stopwatch(problem.device), 0, time.perf_counter()
     if checkpoint.load() and all(training.known(checkpoint) for training in trainings):
         for training in trainings:
@@ -487,12 +492,12 @@ def _run(
         starting = [training for training in trainings if training.job.keep_start]
         if starting:
             _evaluate(problem, starting, trainings, selection)
-    if problem.engine.compiles(problem.device):
+    if problem.context.engine.compiles(problem.device):
         for job in jobs:
             job.module.compile()
     asked = max(t.pace.steps for t in trainings) * budget.batch
-    cache = problem.features or FeatureCache(problem.engine.cache)
-    stream = FeatureStream(problem.model, problem.fit, stages, budget.batch, cache, asked, problem.charged)
+    cache = problem.context.features or FeatureCache(problem.context.engine.cache)
+    stream = FeatureStream(problem.model, problem.fit, stages, budget.batch, cache, asked, problem.context.charged)
     batches = stream.batches(islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), begun, None))
     active, step = [training for training in trainings if not training.done], begun
     while active:
@@ -513,9 +518,9 @@ def _run(
         if due and (not active or time.perf_counter() - evaluated_at >= CHECKPOINT_SECONDS):
             evaluated_at = time.perf_counter()
             _save(checkpoint, trainings, step, shared.seconds + stream.borrowed_seconds)
-        problem.progress(step, max([step, *(round(t.pace.steps) for t in active)]), "training steps")
+        problem.context.progress(step, max([step, *(round(t.pace.steps) for t in active)]), "training steps")
     features = cache.decided.kept if cache.decided else "off"
-    if problem.features is None:
+    if problem.context.features is None:
         cache.close()
     return TrainingReport(
         {t.job.name: t.outcome for t in trainings}, shared.seconds + stream.borrowed_seconds, features

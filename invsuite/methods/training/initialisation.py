@@ -21,7 +21,7 @@ from invsuite._system.timing import Stopwatch
 from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
-from invsuite.methods.base import Problem
+from invsuite.methods.problem import Problem
 from invsuite.methods.training.engine import Spent, draws
 from invsuite.methods.training.features import FeatureCache, FeatureStream
 from invsuite.methods.training.moments import Moments
@@ -102,10 +102,10 @@ def measure_start(problem: Problem, links: Mapping[str, InverseNetwork], solved:
     cost, size = StartCost(), problem.budget.batch
     held = START_BYTES // (4 * sum(layout.values for layout in layouts.values()))
     count = max(1, min(START_IMAGES, len(problem.fit), held) // size)
-    cache = problem.features or FeatureCache("off")
+    cache = problem.context.features or FeatureCache("off")
     later = problem.budget.image_passes or 0
     stream = FeatureStream(
-        model, problem.fit, chain, size, cache, count * size + later, problem.charged, min(count * size, later)
+        model, problem.fit, chain, size, cache, count * size + later, problem.context.charged, min(count * size, later)
     )
     moments = {name: Moments(layout) for name, layout in layouts.items()}
     batches: list[dict[str, torch.Tensor]] = []
@@ -114,7 +114,7 @@ def measure_start(problem: Problem, links: Mapping[str, InverseNetwork], solved:
             batches.append({"": images} | found)
             for name, part in moments.items():
                 part.add(batches[-1][name])
-            problem.progress(len(batches), count, "batches for the start")
+            problem.context.progress(len(batches), count, "batches for the start")
     set_scales(links, moments)
     paths, before = {}, dict(zip(chain, ("", *chain), strict=False))
     for stage, link in links.items():

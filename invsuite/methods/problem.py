@@ -1,0 +1,195 @@
+"""What a method is asked to do: a `Problem`, its `Budget`, and the `Context` of the suite's training engine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from invsuite._system.identity import NOT_IDENTITY, identity_of
+from invsuite.data.split import Split
+from invsuite.errors import UsageError, unknown_name
+from invsuite.methods.training.features import POLICIES, FeatureCache
+from invsuite.models.base import Model
+
+BudgetKind = Literal["passes", "seconds", "flops"]
+
+#: ``progress(done, total, note)``: called often and cheaply while a method works.
+ProgressHook = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every trained method may spend on each inverse it trains; exactly one of the three limits is set.
+
+    Attributes:
+        image_passes: images seen in training, with repeats (``kind`` "passes").
+        seconds: own training time, the frozen forward passes and evaluations left out (``kind`` "seconds"); what
+            it buys depends on the machine, so two runs differ.
+        flops: operations of forward and backward of the inverse, as `invsuite._system.flops` counts them (``kind``
+            "flops").
+        batch: images per training step.
+
+    Raises:
+        UsageError: naming the keys, if no limit or several are set or one is negative.
+    """
+
+    image_passes: int | None = None
+    batch: int = 32
+    seconds: float | None = None
+    flops: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = {k: v for k, v in self._limits().items() if v is not None}
+        if len(limits) != 1:
+            named = " and ".join(f"'{k}'" for k in limits) or "none"
+            raise UsageError(f"budget: exactly one of {', '.join(map(repr, self._limits()))} is needed, got {named}")
+        for key, value in {**limits, "batch": self.batch}.items():
+            if value < 0 or (key == "batch" and value < 1):
+                raise UsageError(f"budget: '{key}' is {value}")
+
+    def _limits(self) -> dict[str, float | None]:
+        return {"image_passes": self.image_passes, "seconds": self.seconds, "flops": self.flops}
+
+    @property
+    def kind(self) -> BudgetKind:
+        """Return the kind of the limit: "passes", "seconds" or "flops"."""
+        if self.image_passes is not None:
+            return "passes"
+        return "seconds" if self.seconds is not None else "flops"
+
+    @property
+    def limit(self) -> float:
+        """Return the limit in the unit of its kind."""
+        return next(value for value in self._limits().values() if value is not None)
+
+    def identity(self) -> dict[str, float]:
+        """Return the fields that are part of a cell's identity: the limit and the batch."""
+        return {name: value for name, value in identity_of(self).items() if value is not None}
+
+    def split(self, share: float) -> tuple[Budget, Budget]:
+        """Return two budgets that add up to this one, the second of about ``share`` (0 to 1).
+
+        Image passes are split between whole batches, at least one each: a budget of one batch becomes two of one.
+        """
+        if self.image_passes is not None:
+            steps = max(1, math.ceil(self.image_passes / self.batch) - 1)
+            first = self.batch * min(steps, max(1, round((1 - share) * self.image_passes / self.batch)))
+            second = max(self.batch, self.image_passes - first)
+            return replace(self, image_passes=first), replace(self, image_passes=second)
+        parts = (self.limit * (1 - share), self.limit * share)
+        if self.seconds is not None:
+            return replace(self, seconds=parts[0]), replace(self, seconds=parts[1])
+        return replace(self, flops=parts[0]), replace(self, flops=parts[1])
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+COMPILE = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How training runs: what makes it fast, and changes its numbers by rounding at most.
+
+    Attributes:
+        precision: of the inverse networks' training steps; their weights, and every evaluation, stay in float32.
+            ``auto`` is bfloat16 autocast on a GPU and float32 elsewhere.
+        cache: where representations of fit images are kept (`invsuite.methods.training.features`): ``auto``
+            decides from measured rates.
+        compile: whether inverse networks go through ``torch.compile``; ``auto`` does so on a GPU.
+
+    Raises:
+        UsageError: for a value that is not one of the choices.
+    """
+
+    precision: str = "auto"
+    cache: str = field(default="auto", metadata=NOT_IDENTITY)  # cannot change a value
+    compile: str = field(default="auto", metadata=NOT_IDENTITY)  # should not: rounding at most
+
+    def __post_init__(self) -> None:
+        for key, known in (("precision", PRECISIONS), ("cache", POLICIES), ("compile", COMPILE)):
+            if getattr(self, key) not in known:
+                raise unknown_name(f"'{key}' of the engine", getattr(self, key), known)
+
+    def identity(self) -> dict[str, str]:
+        """Return the fields that are part of a cell's identity."""
+        return identity_of(self)
+
+    def bfloat16(self, device: torch.device) -> bool:
+        """Tell whether training steps on ``device`` run in bfloat16."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+    def compiles(self, device: torch.device) -> bool:
+        """Tell whether inverse networks are compiled on ``device``."""
+        return self.compile == "on" or (self.compile == "auto" and device.type == "cuda")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the suite's training engine needs beside a `Problem`; a method of another make may leave it alone.
+
+    Attributes:
+        progress: called with (steps done, steps in all, what a step is).
+        engine: how training runs.
+        features: representations kept between fits on the same model; None keeps them for one training.
+        charged: numbers of the fit images whose frozen forward pass this fit has paid for
+            (`invsuite.methods.training.features.FeatureStream`).
+        checkpoints: folder of this fit's own, where training leaves its state after evaluations and takes it up again.
+        part: tells the trainings of one fit apart.
+    """
+
+    progress: ProgressHook = silent
+    engine: Engine = field(default_factory=Engine)
+    features: FeatureCache | None = None
+    charged: set[int] = field(default_factory=set, compare=False)
+    checkpoints: Path | None = None
+    part: str = "0"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All a method may look at when it is fitted; scored images are not among it.
+
+    Attributes:
+        model: the frozen model whose representations are to be inverted.
+        stages: the stages to invert, in chain order.
+        cut: every stage at which the suite cuts the chain, in chain order: a modular inverse of a late stage passes
+            through the earlier ones.
+        fit: images for fitting.
+        select: images for choosing among fitted weights or parameters.
+        budget: what each trained inverse may spend.
+        seed: of every random draw.
+        context: plumbing of the suite's training engine, and the progress hook.
+    """
+
+    model: Model
+    stages: tuple[str, ...]
+    cut: tuple[str, ...]
+    fit: Split
+    select: Split
+    budget: Budget
+    seed: int
+    context: Context = field(default_factory=Context)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the model."""
+        return self.model.device
+
+    def chain_to(self, stage: str) -> tuple[str, ...]:
+        """Return the stages of the cut from the image up to and including ``stage``."""
+        return self.cut[: self.cut.index(stage) + 1]
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a seed that depends on every part and on nothing else, e.g. (run seed, method, stage)."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:7], "big")
