@@ -362,20 +362,6 @@ def selftest(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@command("train-bundled")
-def train_bundled(
-    out: Annotated[Path, typer.Option(help="Folder for the weights and card.json.")] = Path("bundled"),
-    scale: Annotated[float, typer.Option(help="Share of the full recipe's steps (1 takes about 50 minutes).")] = 1.0,
-) -> None:
-    """Train the two bundled models again from nothing and write weights and model card."""
-    from invsuite.models.bundled.train import train_all
-
-    def log(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    print(json.dumps(train_all(out, scale, log), indent=1))
-
-
 def main() -> Any:
     """Entry point."""
     return app()

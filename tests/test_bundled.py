@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from train_bundled import recipe, train
+from train_bundled.train import measure_accuracy, measure_ap, train_all
 
 from invsuite.models.adapters.bundled import FOLDER, card
 from invsuite.models.base import Model
-from invsuite.models.bundled import recipe
-from invsuite.models.bundled.train import measure_accuracy, measure_ap, train_all
 
 
 def test_weights_and_card_are_under_8_mb() -> None:
@@ -66,7 +66,6 @@ def test_a_symmetry_moves_images_cells_and_boxes_together() -> None:
 
 def test_the_recipe_runs_and_writes_what_the_loader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from invsuite.models.adapters import bundled
-    from invsuite.models.bundled import train
     from invsuite.models.load import load_model
 
     monkeypatch.setattr(train, "HELD_OUT", 4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.models.vision_transformer import VisionTransformer
-from transformers import DetrConfig, DetrForObjectDetection
 
 from invsuite.data.scenes import CLASSES
+
+if TYPE_CHECKING:
+    from transformers import DetrForObjectDetection
 
 IMAGE_SIZE = 96
 MEAN = (0.5, 0.5, 0.5)
@@ -47,10 +49,12 @@ DETR_ARGS: dict[str, Any] = {
 
 
 def build_vit() -> VisionTransformer:
-    """A ViT for 96 px scenes: patch 8 (12 x 12 tokens and a class token), width 96, 6 blocks, randomly initialised."""
+    """Return a randomly initialised ViT for 96 px scenes: patch 8 (12 x 12 tokens and a class token), 6 blocks."""
     return VisionTransformer(**VIT_ARGS)
 
 
 def build_detr() -> DetrForObjectDetection:
-    """A DETR for 96 px scenes: ``DETR_ARGS``, randomly initialised, its batch normalisation frozen by transformers."""
+    """Return a randomly initialised DETR for 96 px scenes; transformers freezes its batch normalisation."""
+    from transformers import DetrConfig, DetrForObjectDetection  # seconds that the ViT need not wait for
+
     return DetrForObjectDetection(DetrConfig(**DETR_ARGS))

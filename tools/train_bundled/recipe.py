@@ -1,6 +1,6 @@
-"""How the bundled models are trained (``invsuite train-bundled``): scenes in, weights and a model card out.
+"""How the bundled models are trained (``python tools/train_bundled``): scenes in, weights and a model card out.
 
-Both recipes add a dense objective, because a transformer of this size learns slowly from one label an image:
+Both recipes add a dense objective, because a transformer of this size learns slowly from one label per image:
 
 * ViT: cross-entropy of the class token against the class of the largest object, plus cross-entropy of every
   patch token against the class under it (token labelling, Jiang et al. 2021, arXiv 2104.10858), on windows around
@@ -240,18 +240,18 @@ def train_vit(pool: Pool, window_steps: int, steps: int, seed: int, log: Log, ba
 
 
 def _dense_loss(detr: DetrForObjectDetection, tokens: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
-    """DETR's heads read every encoder token: class under the cell, and the box of the object that owns it."""
+    """Return the loss of DETR's heads on every encoder token: the class under the cell, and its owner's box."""
     _, cells, owner, boxes, _, _ = parts
     cells, owner = cells.flatten(1), owner.flatten(1)
     loss = F.cross_entropy(detr.class_labels_classifier(tokens).flatten(0, 1), cells.flatten())
-    wanted = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+    truth = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
     predicted = detr.bbox_predictor(tokens).sigmoid()
     inside = (cells != NO_OBJECT).float()[..., None]
-    return loss + 5 * ((predicted - wanted).abs() * inside).sum() / (4 * inside.sum().clamp(min=1))
+    return loss + 5 * ((predicted - truth).abs() * inside).sum() / (4 * inside.sum().clamp(min=1))
 
 
 def _encode_tokens(detr: DetrForObjectDetection, feature_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Project and encode a backbone map; returns encoder tokens (B, HW, d) and their position embedding."""
+    """Project and encode a backbone map, and return encoder tokens (B, HW, d) with their position embedding."""
     inner = detr.model
     position = inner.position_embedding(feature_map.shape, feature_map.device, feature_map.dtype)
     position = position.flatten(2).transpose(1, 2)
@@ -260,7 +260,7 @@ def _encode_tokens(detr: DetrForObjectDetection, feature_map: torch.Tensor) -> t
 
 
 def _warm_up(detr: DetrForObjectDetection, pool: Pool, steps: int, seed: int, log: Log, batch: int) -> None:
-    """Dense pre-training of backbone (with live batch normalisation), projection, encoder and heads, in place."""
+    """Train backbone (with live batch normalisation), projection, encoder and heads on dense targets, in place."""
     options = DETR_ARGS["backbone_config"]
     backbone = timm.create_model(options["backbone"], features_only=True, out_indices=options["out_indices"])
     backbone = backbone.to(memory_format=torch.channels_last).train()
@@ -294,7 +294,7 @@ def _anchor_queries(detr: DetrForObjectDetection) -> None:
 def train_detr(
     pool: Pool, warmup_steps: int, steps: int, seed: int, log: Log, batch: int = 32
 ) -> DetrForObjectDetection:
-    """Train the bundled DETR on ``pool`` (dense warm-up, then set prediction); returns it in eval mode."""
+    """Train the bundled DETR on ``pool`` (dense warm-up, then set prediction), and return it in eval mode."""
     torch.manual_seed(seed)
     detr = build_detr()
     _anchor_queries(detr)
@@ -336,14 +336,14 @@ def train_detr(
 
 
 def held_out(single: bool, count: int = 500) -> Scenes:
-    """Scenes neither recipe trains on; ``single`` gives one object a scene."""
+    """Return scenes that neither recipe trains on; ``single`` means one object per scene."""
     if single:
         return Scenes(HELD_OUT_SINGLE_SEED, count, IMAGE_SIZE, max_objects=1)
     return Scenes(HELD_OUT_SEED, count, IMAGE_SIZE)
 
 
 def training_pool(count: int) -> Pool:
-    """Three quarters scenes of 1-4 objects, one quarter single-object scenes."""
+    """Return the scenes of the recipes: three quarters with 1-4 objects, one quarter with a single object."""
     single = count // 4
     return Pool.render(
         Scenes(TRAIN_SEED, count - single, IMAGE_SIZE),

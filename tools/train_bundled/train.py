@@ -1,4 +1,4 @@
-"""``invsuite train-bundled``: train both models, measure them on held-out scenes, write weights and model card."""
+"""Train both models, measure them on held-out scenes, write weights and model card."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
 from invsuite.models.adapters.bundled import bundled_chain
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled import BUNDLED, recipe
 from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, VIT_ARGS
+from train_bundled import recipe
 
 SEED = 7
 POOL = 16000
@@ -32,7 +32,7 @@ HELD_OUT = 500
 
 
 def measure_accuracy(model: Model, scenes: Scenes) -> float:
-    """Share of scenes whose largest object's class the model names first."""
+    """Return the share of scenes whose largest object's class the model names first."""
     right = 0
     for samples in _chunks(scenes):
         named = model.predict(torch.stack([s.image for s in samples])).logits.argmax(1).tolist()
@@ -46,7 +46,7 @@ def _chunks(scenes: Scenes, size: int = 50) -> Iterator[list[Sample]]:
 
 
 def measure_ap(model: Model, scenes: Scenes) -> dict[str, float]:
-    """COCO average precision (torchmetrics over pycocotools) of the detector on ``scenes``."""
+    """Return the COCO average precision (torchmetrics over pycocotools) of the detector on ``scenes``."""
     metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
     side = float(scenes.size)
     for samples in _chunks(scenes):
@@ -55,7 +55,7 @@ def measure_ap(model: Model, scenes: Scenes) -> dict[str, float]:
         scores, labels = answer.logits.softmax(-1)[..., :-1].max(-1)
         cx, cy, w, h = (answer.boxes * side).unbind(-1)
         boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
-        found_boxes = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(boxes, scores, labels, strict=True)]
+        detections = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(boxes, scores, labels, strict=True)]
         truth = [
             {
                 "boxes": torch.tensor([i.box for i in s.instances]),
@@ -63,18 +63,18 @@ def measure_ap(model: Model, scenes: Scenes) -> dict[str, float]:
             }
             for s in samples
         ]
-        metric.update(found_boxes, truth)
-    found = metric.compute()
-    return {"ap50": float(found["map_50"]), "ap": float(found["map"])}
+        metric.update(detections, truth)
+    precision = metric.compute()
+    return {"ap50": float(precision["map_50"]), "ap": float(precision["map"])}
 
 
 def train_all(out: Path, scale: float, log: recipe.Log) -> dict[str, Any]:
-    """Train, measure and write both models to ``out``; returns the model card.
+    """Train, measure and write both models, and return the model card.
 
     Args:
         out: folder for ``vit.safetensors``, ``detr.safetensors`` and ``card.json``.
         scale: share of the recipe's steps and scenes, for trying it out.
-        log: told a line every 100 steps.
+        log: a function that is called with a line every 100 steps.
     """
     set_determinism(SEED)
     log(f"rendering {round(POOL * scale)} scenes")
@@ -94,7 +94,7 @@ def train_all(out: Path, scale: float, log: recipe.Log) -> dict[str, Any]:
 
 
 def write_card(out: Path, scenes: int, models: dict[str, Any]) -> dict[str, Any]:
-    """Write ``card.json`` for ``models`` trained on ``scenes`` rendered scenes; returns it."""
+    """Write ``card.json`` for ``models`` trained on ``scenes`` rendered scenes, and return it."""
     card = {
         "date": date.today().isoformat(),
         "data": {
@@ -120,7 +120,7 @@ def _finish(
     data = save({key: value.contiguous() for key, value in network.state_dict().items()})
     path = out / f"{name}.safetensors"
     write_atomically(path, data)
-    origin = WeightsOrigin(f"{BUNDLED} {name}", hashlib.sha256(data).hexdigest())
+    origin = WeightsOrigin(f"bundled {name}", hashlib.sha256(data).hexdigest())
     model = bundled_chain(name, network, origin)
     measured: dict[str, Any] = {"held_out_scenes": HELD_OUT}
     if name == "vit":
