@@ -1,4 +1,7 @@
-"""What `invsuite list` shows."""
+"""Lists of everything that can be named: models, methods, measures, suites.
+
+Each function imports what it lists and no more: a list of suites needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
+from invsuite._system.validation import describe, field_types
 from invsuite.benchmark.suite_file import bundled_suites, read_suite
-from invsuite.metrics.base import Group
-from invsuite.models.adapters.bundled import BUILDERS, card
 from invsuite.models.load import ALIASES, load_model, split_source
 from invsuite.registry import ADAPTERS, METHODS, METRICS
 
@@ -20,7 +22,9 @@ def _first_line(doc: str | None) -> str:
 
 
 def list_models() -> list[Row]:
-    """Bundled models with their measured quality, aliases, and the adapters for any other model."""
+    """Return the bundled models with their measured quality, the aliases, and the adapters of any other model."""
+    from invsuite.models.adapters.bundled import BUILDERS, card
+
     rows = []
     for name in BUILDERS:
         model, facts = load_model(name, f"bundled:{name}"), card(name)
@@ -43,20 +47,29 @@ def _model_row(model: str, source: str, stages: str, weights: str, licence: str,
 
 
 def list_methods() -> list[Row]:
-    """Methods, their family, source and parameters with defaults."""
+    """Return every method with its family, its source, and its parameters: default, and what they accept."""
     return [
-        {
-            "method": name,
-            "family": cls.family,
-            "source": cls.source,
-            "parameters": ", ".join(f"{f.name}={f.default}" for f in fields(cls) if f.default is not MISSING),
-        }
+        {"method": name, "family": cls.family, "source": cls.source, "parameters": ", ".join(_parameters(cls))}
         for name, cls in METHODS.items()
+    ]
+
+
+def _parameters(cls: type[Any]) -> list[str]:
+    """Return NAME=DEFAULT of every parameter, and the words that limit its values, if any."""
+    types = field_types(cls)
+    plain = {describe(kind) for kind in (bool, int, float, str)}
+    words = {name: describe(types[name]) for name in types}
+    return [
+        f"{spec.name}={spec.default}" + ("" if words[spec.name] in plain else f" ({words[spec.name]})")
+        for spec in fields(cls)
+        if spec.default is not MISSING
     ]
 
 
 def list_metrics() -> list[Row]:
     """Return every measure with its direction and unit, those of one table together."""
+    from invsuite.metrics.base import Group
+
     groups = get_args(Group)
     return [
         {"metric": name, "better": cls.direction, "unit": cls.unit, "what": cls.description()}
@@ -65,7 +78,7 @@ def list_metrics() -> list[Row]:
 
 
 def list_suites() -> list[Row]:
-    """Suites that travel with the package."""
+    """Return the suites that travel with the package."""
     rows = []
     for name in bundled_suites():
         suite = read_suite(name)

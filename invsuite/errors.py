@@ -86,9 +86,9 @@ SHOWN_NAMES = 60  # of a longer list only so many are shown
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that matches nothing: the nearest names first, then the list, cut where it is long."""
+    """Return the error for a name that matches nothing: the nearest names, then the list, cut where it is long."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return UsageError(f"unknown {kind} '{name}': {hint}known: {', '.join(names[:SHOWN_NAMES])}{more}")
+    return UsageError(f"unknown {kind} '{name}': {hint}known: {', '.join(names[:SHOWN_NAMES]) or 'none'}{more}")

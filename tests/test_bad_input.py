@@ -92,7 +92,7 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
         "exactly one of 'image_passes', 'seconds', 'flops' is needed, got 'image_passes' and 'seconds'",
     ),
     "no such data": (edited('"scenes"', '"scene"'), 2, "unknown data.fit.kind 'scene'"),
-    "no such parameter": (edited("[methods.mean]", "[methods.mean]\nsize = 3"), 2, "'size'"),
+    "no such parameter": (edited("[methods.mean]", "[methods.mean]\nsize = 3"), 2, "'methods.mean.size'"),
     "fewer images than a batch": (edited("count = 64", "count = 8"), 2, "8 fit images are fewer than one batch of 16"),
     "the same images twice": (edited("seed = 33", "seed = 31"), 2, "are in both the fit and the score split"),
     "no such source": (edited("bundled:vit", "bundle:vit"), 2, "did you mean bundled"),

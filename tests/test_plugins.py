@@ -92,7 +92,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_stays(tmp_path: Path) -> No
         ("register.method(dict)", "is no method: derive it from Method"),
         ("register.metric(3)", "is no metric: derive it from Metric"),
         ("register.model('m')(3)", "cannot be called"),
-        ("register.dataset('d')(dict)", "no dataclass with a method open"),
+        ("register.dataset('d')(dict)", "no dataclass that is derived from Source"),
     ],
 )
 def test_a_file_that_is_no_plugin_is_one_line(tmp_path: Path, body: str, said: str) -> None:

@@ -48,7 +48,7 @@ def test_bundled_suites_load() -> None:
         ('kind = "scenes"\nseed = 33', 'kind = "held-back"\nseed = 33', "unknown data.score.kind 'held-back'"),
         ('source = "bundled:vit"', 'sauce = "bundled:vit"', "did you mean models.vit.source"),
         ("[methods.mean]", "[methods.median]", "unknown method 'median'"),
-        ("iterations = 3", "iterations = 3.5", "parameter 'iterations' of method 'optimisation': expected int"),
+        ("iterations = 3", "iterations = 3.5", "'methods.optimisation.iterations' is 3.5, expected a whole number"),
         ("[budget]", "[budget", "is not TOML"),
     ],
 )

@@ -145,4 +145,4 @@ def _model(name: str, table: ModelTable, data: DataSpec) -> ModelSpec:
 
 def _method(name: str, table: dict[str, Any]) -> MethodSpec:
     parameters = dict(table)
-    return MethodSpec(name, make_method(parameters.pop("kind", name), parameters))
+    return MethodSpec(name, make_method(parameters.pop("kind", name), parameters, f"methods.{name}"))

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Log, Need
+from invsuite._system.validation import Natural
 from invsuite.data.base import Instance, Sample, bounding_box
 from invsuite.data.folder import PathSource, PhotoFolder, verify
 from invsuite.data.geometry import FitMode, Geometry, Resampling, open_photo
@@ -139,7 +140,7 @@ class CocoSource(PathSource):
 
     path: str = field(metadata=NOT_IDENTITY)
     split: str
-    count: int = 0
+    count: Natural = 0
     geometry: FitMode = "crop"
 
     by_hand = "https://cocodataset.org/#download"

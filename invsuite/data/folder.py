@@ -14,6 +14,7 @@ from PIL import Image
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Need
+from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample, Source
 from invsuite.data.checks import check_geometry
 from invsuite.data.geometry import FitMode, Geometry, Resampling, kinds_of, open_photo
@@ -139,7 +140,7 @@ class FolderSource(PathSource):
     """A folder of photos; ``count`` limits them (0: all)."""
 
     path: str = field(metadata=NOT_IDENTITY)
-    count: int = 0
+    count: Natural = 0
     geometry: FitMode = "crop"
 
     by_hand = "bring your own photos"

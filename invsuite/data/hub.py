@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from invsuite._system.needs import Need
+from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample
 from invsuite.data.folder import PhotoSource
 from invsuite.data.geometry import FitMode, Geometry, Resampling, to_rgb
@@ -80,7 +81,7 @@ class HubSource(PhotoSource):
     """The first ``count`` images of a split of a Hugging Face dataset (``datasets``); ``column`` holds the images."""
 
     name: str
-    count: int
+    count: Natural
     split: str = "train"
     column: str = "image"
     geometry: FitMode = "crop"

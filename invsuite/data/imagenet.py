@@ -8,6 +8,7 @@ from pathlib import Path
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
+from invsuite._system.validation import Natural
 from invsuite.data.folder import PathSource, PhotoFolder, photos_below, verify
 from invsuite.data.geometry import FitMode, Geometry, Resampling
 from invsuite.errors import Unavailable
@@ -61,7 +62,7 @@ class ImageNetSource(PathSource):
 
     path: str = field(metadata=NOT_IDENTITY)
     split: str = "val"
-    count: int = 0
+    count: Natural = 0
     geometry: FitMode = "crop"
 
     by_hand = "needs an account: https://www.image-net.org/download.php"

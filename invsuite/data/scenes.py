@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from invsuite._system.validation import Natural, Positive
 from invsuite.data.base import Dataset, Instance, Sample, Source, bounding_box, to_unit_range
 from invsuite.data.checks import check_centre, check_red
 from invsuite.data.geometry import Resampling
@@ -269,9 +270,9 @@ def check_scenes(size: int) -> None:
 class ScenesSource(Source):
     """Procedural scenes of the model's input size."""
 
-    seed: int
-    count: int
-    max_objects: int = 4
+    seed: Natural
+    count: Positive
+    max_objects: Positive = 4
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> Scenes:
         """Return the scenes, drawn at ``size``: nothing of them is resized.

@@ -13,6 +13,7 @@ from typing import overload
 import torch
 
 from invsuite._system.spill import Rows
+from invsuite._system.validation import Positive
 from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
 from invsuite.data.geometry import Resampling
 from invsuite.data.pixels import keep
@@ -157,7 +158,7 @@ def hold_back(split: Split, count: int) -> tuple[Split, Split]:
 class HeldBackSource(Source):
     """``count`` images held back from the fit source, chosen by content (`hold_back`)."""
 
-    count: int
+    count: Positive
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
         """Raise `UsageError`: only the selection images can be held back, and the fit source opens them."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.layers import Mlp
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from invsuite.errors import UsageError
@@ -15,6 +15,13 @@ from invsuite.models.base import Layout
 def heads_for(width: int) -> int:
     """Attention heads of about 32 channels that divide ``width``."""
     return next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
+
+
+def transformer_block(width: int, heads: int, mlp_ratio: float) -> Any:
+    """Return a pre-norm transformer block of timm, which is imported here: a list of methods needs none."""
+    from timm.models.vision_transformer import Block
+
+    return Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True)
 
 
 class TokenMixer(nn.Module):
@@ -35,7 +42,7 @@ class TokenMixer(nn.Module):
         same = source.channels == width
         self.enter: nn.Module = nn.Identity() if same else nn.Linear(source.channels, width)
         self.position = nn.Parameter(torch.zeros(1, source.count, width))
-        blocks = [Block(width, heads_for(width), mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)]
+        blocks = [transformer_block(width, heads_for(width), mlp_ratio) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.path: ClosedFormPath | None = None
         self.leave: nn.Module = nn.Identity()
@@ -70,7 +77,7 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.cross = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.own = Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+        self.own = transformer_block(width, heads, mlp_ratio)
 
     def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         query = self.norm(x)
@@ -84,6 +91,8 @@ class QueriesToSpatial(nn.Module):
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0) -> None:
         super().__init__()
+        from timm.layers import Mlp
+
         assert target.grid is not None
         self.target = target
         places = target.grid[0] * target.grid[1] + (target.prefix if target.kind == "tokens" else 0)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from torch import nn
 
 from invsuite.models.base import Layout
@@ -27,6 +26,8 @@ class PredictionsToQueries(nn.Module):
 
     def __init__(self, source: Layout, target: Layout, width: int, code: ClassCode) -> None:
         super().__init__()
+        from timm.layers import Mlp
+
         self.classes = source.channels - source.boxes
         self.code = code
         self.slots = nn.Parameter(torch.zeros(1, source.count, target.channels))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
 from invsuite.inverses.attention import heads_for
@@ -38,6 +37,8 @@ class MirroredStage(nn.Module):
 
     def __init__(self, source: Layout, target: Layout, depth: int) -> None:
         super().__init__()
+        from timm.models.swin_transformer import SwinTransformerBlock
+
         assert source.grid is not None
         self.source, self.target = source, target
         window = min(WINDOW, *source.grid)

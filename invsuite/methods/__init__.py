@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from invsuite.errors import UsageError, unknown_name
+from invsuite._system.validation import build
 from invsuite.registry import METHODS
 
 if TYPE_CHECKING:
     from invsuite.methods.base import Method
 
 
-def make_method(kind: str, params: dict[str, Any]) -> Method:
+def make_method(kind: str, parameters: Mapping[str, Any], where: str = "") -> Method:
     """Return the method registered as ``kind`` with parameters as a suite file gives them.
 
+    Args:
+        kind: name under which the method is registered.
+        parameters: its fields.
+        where: key of the table that holds them (``methods.NAME``), for messages.
+
     Raises:
-        UsageError: for an unknown method or parameter, listing what exists.
+        UsageError: for an unknown method or parameter, listing what exists, or a value that the parameter refuses.
     """
-    method: Method = _build(METHODS[kind], params, f"method '{kind}'")
-    return method
-
-
-def _build(cls: type[Any], params: dict[str, Any], what: str) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in params.items():
-        if key not in known:
-            raise unknown_name(f"parameter of {what}", key, known)
-        default = _default(known[key])
-        if is_dataclass(default) and isinstance(value, dict):
-            value = _build(type(default), value, f"the {key} of {what}")
-        elif type(value) is not type(default) and not (type(value) is int and isinstance(default, float)):
-            raise UsageError(f"parameter '{key}' of {what}: expected {known[key].type}, got {value!r}")
-        values[key] = value
-    return cls(**values)
-
-
-def _default(spec: Any) -> Any:
-    return spec.default if spec.default is not MISSING else spec.default_factory()
+    return build(METHODS[kind], parameters, where or f"methods.{kind}")
