@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from invsuite._system.spill import RowsInFile
+from invsuite._system.spill import SpilledTensor
 from invsuite.data.base import Instance, Sample, Source, check_images
 from invsuite.data.coco import CocoInstances, CocoSource
 from invsuite.data.edits import editable, relight, turn_hue
@@ -30,7 +31,7 @@ from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
 from invsuite.errors import DataError, Unavailable, UsageError
 
 SIZE = (32, 32)
-LIMIT = "invsuite.data.pixels.MEMORY_LIMIT"
+MEMORY, DISK = "invsuite._system.spill.MEMORY_SHARE", "invsuite._system.spill.DISK_SHARE"
 
 
 def gradient(width: int = 48, height: int = 40) -> np.ndarray:
@@ -364,7 +365,7 @@ def test_held_back_images_are_chosen_by_content() -> None:
 
 @pytest.mark.parametrize(
     ("limits", "kept"),
-    [({}, torch.Tensor), ({LIMIT: 0}, RowsInFile), ({LIMIT: 0, "invsuite._system.spill.DISK_SHARE": 0.0}, type(None))],
+    [({}, torch.Tensor), ({MEMORY: 0}, SpilledTensor), ({MEMORY: 0, DISK: 0.0}, type(None))],
 )
 def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
     limits: dict[str, float], kept: type, monkeypatch: pytest.MonkeyPatch
@@ -379,12 +380,11 @@ def test_splits_hold_the_same_pixels_in_memory_in_a_file_and_on_demand(
 
 
 def test_pixels_that_the_disk_does_not_take_are_decoded_at_every_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: RowsInFile, rows: torch.Tensor) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(LIMIT, 0)
-    monkeypatch.setattr(RowsInFile, "append", full)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(MEMORY, 0)
+    monkeypatch.setattr(SpilledTensor, "__init__", full)
     assert torch.equal(Split(Scenes(1, 6), (1,)).images([0])[0], Scenes(1, 6)[1].image)
+    assert full.called
 
 
 def test_an_unset_variable_in_a_path_is_named() -> None:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from helpers import in_context, scene_split
 from torch import nn
 
+from invsuite._system import spill
+from invsuite._system.spill import SpilledTensor
 from invsuite.errors import UsageError
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours, with_neighbours
 from invsuite.methods import make_method
@@ -45,11 +47,11 @@ def count_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("which", ["vit", "detr"])
 @pytest.mark.parametrize("policy", ["auto", "memory", "disk"])
 def test_kept_representations_are_those_of_the_forward_bit_for_bit(
-    which: str, policy: str, make_problem: MakeProblem, request: pytest.FixtureRequest, tmp_path: Path
+    which: str, policy: str, make_problem: MakeProblem, request: pytest.FixtureRequest
 ) -> None:
     model: Model = request.getfixturevalue(which)
     problem = make_problem(model, STAGES[which])
-    caches = {"off": FeatureCache("off"), policy: FeatureCache(policy, users=50, folder=tmp_path)}
+    caches = {"off": FeatureCache("off"), policy: FeatureCache(policy, users=50)}
     taken = {}
     for name, cache in caches.items():
         stream = FeatureStream(model, problem.fit, STAGES[which], 16, cache, 10_000)
@@ -58,12 +60,9 @@ def test_kept_representations_are_those_of_the_forward_bit_for_bit(
         assert torch.equal(images, same_images)
         for stage in STAGES[which]:
             assert torch.equal(found[stage], same[stage])
-    decided = caches[policy].decided
-    assert decided is not None
-    assert decided.kept == ("memory" if policy == "auto" else policy)
-    assert bool(list(tmp_path.rglob("*.float32"))) == (policy == "disk")
-    caches[policy].close()
-    assert not list(tmp_path.rglob("*.float32"))
+    assert caches[policy].place == ("memory" if policy == "auto" else policy)
+    kind = SpilledTensor if policy == "disk" else torch.Tensor
+    assert all(isinstance(tensor, kind) for tensor in caches[policy]._tensors.values())
 
 
 def test_the_frozen_forward_runs_once_an_image_in_whole_batches(
@@ -85,15 +84,20 @@ def test_the_frozen_forward_runs_once_an_image_in_whole_batches(
     assert second.borrowed_seconds == pytest.approx(40 * cache.forward_seconds / cache.forward_images)
 
 
-def test_the_policy_follows_from_measured_rates(tmp_path: Path) -> None:
+def test_the_policy_follows_from_the_rate_of_the_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = {"stage": torch.rand(16, 50, 32)}
     told: list[str] = []
     for forward, asked, expected in ((1.0, 5000, "memory"), (1e-9, 5000, "off"), (1.0, 1, "off")):
-        cache = FeatureCache("auto", folder=tmp_path, log=told.append)
+        cache = FeatureCache("auto", log=told.append)
         cache.decide(sample, forward, asked, 1000)
-        assert cache.decided is not None
-        assert cache.decided.kept == expected, cache.decided.reason
-        assert "ms an image" in cache.decided.reason
+        assert cache.place == expected, told[-1]
+        assert "ms per image" in told[-1]
+    for memory, disk, expected in ((0.0, 0.5, "disk"), (0.0, 0.0, "off")):
+        monkeypatch.setattr(spill, "MEMORY_SHARE", memory)
+        monkeypatch.setattr(spill, "DISK_SHARE", disk)
+        cache = FeatureCache("auto")
+        cache.decide(sample, 1.0, 5000, 1000)
+        assert cache.place == expected
     assert expected_distinct(5000, 1) == 1
     assert expected_distinct(2, 1000) == pytest.approx(2, abs=0.01)
     with pytest.raises(UsageError, match="did you mean memory"):

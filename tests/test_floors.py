@@ -10,9 +10,9 @@ import torch
 from helpers import scene_split
 
 from invsuite._system import spill
-from invsuite._system.spill import RowsInFile
+from invsuite._system.spill import SpilledTensor
 from invsuite.errors import NotApplicable
-from invsuite.methods import floors, make_method
+from invsuite.methods import make_method
 from invsuite.methods.oracles import thumbnail_size
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
@@ -67,16 +67,16 @@ def test_mean_colour_and_bicubic(linear_chain: Model, make_problem: MakeProblem)
 
 @pytest.mark.parametrize(
     ("memory", "disk", "where"),
-    [(2**30, 0.5, "in memory"), (0, 0.5, "on disk"), (0, 0.0, "computed again"), (0, -1.0, "computed again")],
+    [(0.25, 0.5, "in memory"), (0.0, 0.5, "on disk"), (0.0, 0.0, "computed again"), (0.0, -1.0, "computed again")],
 )
 def test_nearest_finds_a_fit_image_again(
-    memory: int, disk: float, where: str, vit: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    memory: float, disk: float, where: str, vit: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever features are kept; a negative share of the disk stands for one that is full when it is written to."""
-    monkeypatch.setattr(floors, "KEEP_BYTES", memory)
+    monkeypatch.setattr(spill, "MEMORY_SHARE", memory)
     monkeypatch.setattr(spill, "DISK_SHARE", abs(disk))
     if disk < 0:
-        monkeypatch.setattr(RowsInFile, "append", Mock(side_effect=OSError))
+        monkeypatch.setattr(SpilledTensor, "__init__", Mock(side_effect=OSError))
     problem = make_problem(vit, ("embed", "block03"))
     fitted = make_method("nearest", {}).fit(problem)
     assert fitted.notes["embed"]["features"] == where

@@ -84,8 +84,8 @@ def set_determinism(seed: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def collect(device: torch.device, seed: int) -> dict[str, Any]:
-    """Everything a record says about its origin."""
+def provenance_of(device: torch.device, seed: int) -> dict[str, Any]:
+    """Return everything that a record says about its origin."""
     return {
         "git": git_state(),
         "source_sha256": source_digest(),

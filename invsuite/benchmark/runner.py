@@ -21,9 +21,9 @@ from PIL import Image
 from invsuite._system.files import write_atomically
 from invsuite._system.flops import count_flops
 from invsuite._system.memory import free_memory, halving, is_out_of_memory
-from invsuite._system.provenance import collect, set_determinism
+from invsuite._system.provenance import provenance_of, set_determinism
 from invsuite._system.signals import time_limit
-from invsuite._system.spill import Rows, gather
+from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
 from invsuite.benchmark.cells import Cell, Opened, Plan, Refused
 from invsuite.data.base import check_images, from_unit_range
@@ -278,7 +278,7 @@ class Session:
             before = model.fingerprint()
             samples = entry.splits.score.samples()
             parts = sample_batches(samples, INVERT_BATCH)
-            images = gather((torch.stack([s.image for s in part]).to(device) for part in parts), len(samples))
+            images = collect((torch.stack([s.image for s in part]).to(device) for part in parts), len(samples))
             check_masks(samples)
             check_normalisation(model)
             check_chain(model, images[:CANARY_IMAGES])
@@ -398,11 +398,11 @@ def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored
     images = scored.subject.images
     made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
 
-    def reconstruct(shown: Rows, curve: Curve | None = None) -> Rows:
+    def reconstruct(shown: TensorLike, curve: Curve | None = None) -> TensorLike:
         work = f"inverting '{cell.key}'"
-        return halving(lambda batch: gather(in_batches(shown, batch, curve), len(shown)), INVERT_BATCH, work)
+        return halving(lambda batch: collect(in_batches(shown, batch, curve), len(shown)), INVERT_BATCH, work)
 
-    def in_batches(shown: Rows, batch: int, curve: Curve | None) -> Iterator[torch.Tensor]:
+    def in_batches(shown: TensorLike, batch: int, curve: Curve | None) -> Iterator[torch.Tensor]:
         if curve is not None:
             curve.points.clear()  # of an attempt that memory did not suffice for
         for true in shown.split(batch):
@@ -582,7 +582,7 @@ def weights_of(model: Model) -> Weights:
 
 def origin(device: torch.device, seed: int) -> Provenance:
     """Return where numbers that are computed now come from."""
-    return Provenance(**collect(device, seed), written=datetime.now(UTC).isoformat(timespec="seconds"))
+    return Provenance(**provenance_of(device, seed), written=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:

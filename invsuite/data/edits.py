@@ -1,4 +1,4 @@
-"""Edits of one object or a whole image, the rest untouched: what the model is shown to see where and what it notices.
+"""Edits of one object or of a whole image, with the rest untouched: they show where and what a model notices.
 
 An edit takes an image (3, H, W) in [0, 1] and a mask (H, W), true where it is to act, and gives an image of the same
 shape and range. HSV edits are those of Rathjens et al. 2024; CIELCh ones keep the lightness that HSV ones change.
@@ -6,6 +6,7 @@ shape and range. HSV edits are those of Rathjens et al. 2024; CIELCh ones keep t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from invsuite.data.base import Instance, Mask, Sample
-from invsuite.data.gamut import lch_to_rgb
 
 Pixels = NDArray[np.float64]  # (P, 3)
 
 MIN_SHARE = 0.01  # an object must cover this share of the image to be edited
 MAX_SHARE = 0.6  # and leave enough background to tell inside from outside
+SLACK = 1e-6  # linear RGB beyond [0, 1] by rounding of the conversions is no colour outside sRGB
+STEPS = 20  # of the bisection: chroma to about 1e-4
 
 
 def turn_hue(image: torch.Tensor, mask: Mask, turns: float) -> torch.Tensor:
@@ -88,15 +90,55 @@ def relight(image: torch.Tensor, mask: Mask, amount: float) -> torch.Tensor:
 
 
 def editable(sample: Sample) -> Instance | None:
-    """The largest object of a fitting size, or None."""
+    """Return the largest object of a fitting size, or None."""
     size = sample.image.shape[-1] * sample.image.shape[-2]
     fitting = [i for i in sample.instances if MIN_SHARE <= i.mask.sum() / size <= MAX_SHARE]
     return max(fitting, key=lambda i: int(i.mask.sum()), default=None)
 
 
+def lch_to_rgb(lch: Pixels) -> Pixels:
+    """Return sRGB (P, 3) in [0, 1] of CIELCh colours (P, 3): lightness 0-100, chroma, hue in radians; white D65.
+
+    Where sRGB has no such colour, chroma is reduced to the largest it has at this lightness and hue (by bisection),
+    so that an edit never changes the lightness or the hue that it did not ask for, as clipping channels would.
+    """
+    outside = ~_fits(lch)
+    if outside.any():
+        colours = lch[outside]
+        low, high = np.zeros(len(colours)), np.ones(len(colours))
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            fits = _fits(colours * np.stack([np.ones_like(middle), middle, np.ones_like(middle)], 1))
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        lch = lch.copy()
+        lch[outside, 1] *= low
+    linear = _linear_rgb(lch).clip(0, 1)
+    # the sRGB transfer function, IEC 61966-2-1
+    encoded: Pixels = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    return encoded
+
+
 def _repaint(image: torch.Tensor, mask: Mask, paint: Callable[[Pixels], Pixels]) -> torch.Tensor:
+    """Return ``image`` with its masked pixels, sRGB (P, 3) in [0, 1], replaced by what ``paint`` makes of them."""
     where = torch.from_numpy(mask).to(image.device)
     painted = paint(image[:, where].T.double().cpu().numpy()).clip(0, 1)
     edited = image.clone()
     edited[:, where] = torch.from_numpy(painted.T).to(image)
     return edited
+
+
+def _fits(lch: Pixels) -> NDArray[np.bool_]:
+    """Tell which CIELCh colours (P, 3) sRGB has."""
+    linear = _linear_rgb(lch)
+    return np.asarray(((linear >= -SLACK) & (linear <= 1 + SLACK)).all(1))
+
+
+def _linear_rgb(lch: Pixels) -> Pixels:
+    """Return linear RGB (P, 3), beyond [0, 1] where sRGB has no such colour."""
+    from skimage.color import lab2xyz, lch2lab
+    from skimage.color.colorconv import rgb_from_xyz
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-image warns of negative Z, which no gamut holds: it counts as outside
+        linear: Pixels = lab2xyz(lch2lab(lch)) @ rgb_from_xyz.T
+    return linear

@@ -12,20 +12,17 @@ from typing import overload
 
 import torch
 
-from invsuite._system.spill import Rows
+from invsuite._system.spill import TensorLike, allocate, memory_budget
 from invsuite._system.validation import Positive
 from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
 from invsuite.data.geometry import Resampling
-from invsuite.data.pixels import keep
 from invsuite.errors import UsageError
 from invsuite.registry import register
-
-SAMPLES_LIMIT = 256 * 2**20  # bytes of decoded samples, with their masks, that are kept of a split
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some rows of a dataset, whose images are decoded once (`invsuite.data.pixels`)."""
+    """Some rows of a dataset, whose images are decoded once where their pixels have room (`allocate`)."""
 
     dataset: Dataset
     rows: tuple[int, ...]
@@ -34,45 +31,49 @@ class Split:
         return len(self.rows)
 
     def sample(self, index: int) -> Sample:
-        """Sample ``index`` with its instances."""
+        """Return sample ``index`` with its instances."""
         return self.dataset[self.rows[index]]
 
     def samples(self) -> Samples:
-        """Every sample with its instances."""
+        """Return every sample with its instances."""
         return Samples(self)
 
     @cached_property
-    def _pixels(self) -> Rows | None:
-        images = (from_unit_range(self.sample(i).image) for i in range(len(self)))
-        return keep(images, len(self), self.sample(0).image.shape)
+    def _pixels(self) -> TensorLike | None:
+        """All images as 8-bit pixels; None where they have no room, and are decoded at every use."""
+        pixels = allocate((len(self), *self.sample(0).image.shape), torch.empty(0, dtype=torch.uint8))
+        if pixels is not None:
+            for index in range(len(self)):
+                pixels[index : index + 1] = from_unit_range(self.sample(index).image)[None]
+        return pixels
 
     def images(self, indices: Sequence[int] | slice) -> torch.Tensor:
-        """Images (B, 3, H, W), float32 in [0, 1]."""
+        """Return images (B, 3, H, W), float32 in [0, 1]."""
         chosen = list(range(len(self))[indices] if isinstance(indices, slice) else indices)
         if self._pixels is not None:
             return to_unit_range(self._pixels[chosen])
-        return torch.stack([self.sample(i).image for i in chosen])
+        return torch.stack([self.sample(index).image for index in chosen])
 
     def batches(self, size: int) -> Iterator[torch.Tensor]:
-        """All images once, in order, ``size`` at a time."""
+        """Yield all images once, in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.images(slice(start, start + size))
 
     def identities(self) -> set[str]:
-        """Content identity of every image."""
+        """Return the content identity of every image."""
         return {self.dataset.identity(row) for row in self.rows}
 
     def digest(self) -> str:
-        """SHA-256 over the dataset's digest and the rows."""
+        """Return a SHA-256 over the dataset's digest and the rows."""
         return hashlib.sha256(f"{self.dataset.digest()}-{self.rows}".encode()).hexdigest()
 
 
 class Samples(Sequence[Sample]):
-    """The samples of a split, in order. The first ones are decoded once and kept, up to `SAMPLES_LIMIT` bytes; the
+    """The samples of a split, in order. The first ones are decoded once and kept, as far as `memory_budget` goes; the
     others are decoded at every use, so that memory does not grow with their number."""
 
     def __init__(self, split: Split) -> None:
-        self._split, self._kept, self._room = split, dict[int, Sample](), SAMPLES_LIMIT
+        self._split, self._kept, self._room = split, dict[int, Sample](), memory_budget()
 
     def __len__(self) -> int:
         return len(self._split)
@@ -95,7 +96,7 @@ class Samples(Sequence[Sample]):
 
 
 def sample_batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """All samples once, in order, ``size`` at a time."""
+    """Yield all samples once, in order, ``size`` at a time."""
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from invsuite._system.spill import Rows
+from invsuite._system.spill import TensorLike
 from invsuite.errors import DataError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # do nothing of their own, so their mode means nothing
@@ -32,7 +32,7 @@ def check_inverter(inverter: object, what: str) -> None:
                 raise DataError(f"{what}: inverse network in train mode at '{name or 'root'}': call eval()")
 
 
-def check_reconstructions(made: Rows, images: Rows, what: str) -> list[str]:
+def check_reconstructions(made: TensorLike, images: TensorLike, what: str) -> list[str]:
     """Look at all reconstructions of unedited images together; of fewer than four, nothing is concluded.
 
     Args:
@@ -65,12 +65,12 @@ def check_reconstructions(made: Rows, images: Rows, what: str) -> list[str]:
     return []
 
 
-def _same(images: Rows) -> bool:
+def _same(images: TensorLike) -> bool:
     first = images[:1]
     return all(float((part - first).abs().max()) < SAME for part in images.split(BATCH))
 
 
-def _stretched(images: Rows) -> bool:
+def _stretched(images: TensorLike) -> bool:
     """Whether every image has its least value at exactly 0 and its greatest at exactly 1, in hardly any pixel."""
     return all(map(_spans, images.split(BATCH)))
 

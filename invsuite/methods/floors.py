@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from invsuite._system.spill import Rows, RowsInFile, disk_room
+from invsuite._system.spill import TensorLike, allocate
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.methods.base import FitCost, Fitted, Inverter, Method
@@ -49,7 +49,6 @@ class Mean(Method):
 
 
 FIT_BATCH = 32
-KEEP_BYTES = 4 * 2**30  # of all stages' features; stages beyond it are computed again at each inversion
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class NearestInverter(Inverter):
     """Answers with the fit image whose standardised representation is nearest.
 
     Attributes:
-        kept: every fit image's representation (N, ...), of the stages that fit in memory or on the disk.
+        kept: every fit image's representation (N, ...), of the stages for which memory or the disk has room.
         weight: one over each channel's deviation over fit images and places, as the layout broadcasts.
     """
 
     model: Model
     fit: Split
-    kept: dict[str, Rows]
+    kept: dict[str, TensorLike]
     weight: dict[str, torch.Tensor]
 
     def invert(self, representation: Representation) -> torch.Tensor:
@@ -99,8 +98,8 @@ class NearestInverter(Inverter):
 class Nearest(Method):
     """The fit image with the nearest representation, every channel standardised: a retrieval floor.
 
-    One pass over the fit images; features are kept in memory up to 4 GiB in all, then in a temporary file where the
-    disk has room for them, else they are computed again at each inversion.
+    One pass over the fit images; their features are kept in memory or in a file (`invsuite._system.spill.allocate`),
+    and computed again at each inversion where neither has room.
     """
 
     name = "nearest"
@@ -111,35 +110,25 @@ class Nearest(Method):
     def fit(self, problem: Problem) -> Fitted:
         model = problem.model
         watch = Stopwatch(problem.device)
-        room, disk = KEEP_BYTES, disk_room()
-        kept: dict[str, Rows] = {}
-        for stage in problem.stages:
-            shape = model.layout(stage).shape
-            size = 4 * model.layout(stage).values * len(problem.fit)
-            if size <= room:  # made whole at once: joined from parts they would be there twice
-                room, kept[stage] = room - size, torch.empty(len(problem.fit), *shape)
-            elif size <= disk:
-                disk, kept[stage] = disk - size, RowsInFile(shape)
+        kept: dict[str, TensorLike | None] = {}
         sums = {s: Moments(model.layout(s)) for s in problem.stages}
         done = 0
         with watch:
             for images in problem.fit.batches(FIT_BATCH):
-                for stage, found in model.represent(images.to(problem.device), problem.stages).items():
-                    sums[stage].add(found.tensor)
-                    place = kept.get(stage)
-                    if isinstance(place, torch.Tensor):
-                        place[done : done + len(images)] = found.tensor.cpu()
-                    elif place is not None:
-                        try:
-                            place.append(found.tensor)
-                        except OSError:  # another process took the room
-                            del kept[stage]
+                for stage, representation in model.represent(images.to(problem.device), problem.stages).items():
+                    sums[stage].add(representation.tensor)
+                    features = representation.tensor.cpu()
+                    if stage not in kept:
+                        kept[stage] = allocate((len(problem.fit), *features.shape[1:]), features)
+                    if (place := kept[stage]) is not None:
+                        place[done : done + len(images)] = features
                 done += len(images)
                 problem.context.progress(done, len(problem.fit), "images")
         cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
-        cost.parameters = {s: kept[s].numel() if s in kept else 0 for s in problem.stages}
-        where = {s: "in memory" if isinstance(rows, torch.Tensor) else "on disk" for s, rows in kept.items()}
+        places = {stage: rows for stage, rows in kept.items() if rows is not None}
+        cost.parameters = {stage: places[stage].numel() if stage in places else 0 for stage in problem.stages}
+        where = {s: "in memory" if isinstance(rows, torch.Tensor) else "on disk" for s, rows in places.items()}
         notes = {s: {"features": where.get(s, "computed again"), "images": len(problem.fit)} for s in sums}
         weight = {s: 1 / found.std for s, found in sums.items()}
-        return Fitted(NearestInverter(model, problem.fit, kept, weight), cost, dict(notes))
+        return Fitted(NearestInverter(model, problem.fit, places, weight), cost, dict(notes))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from invsuite._system.needs import Need
-from invsuite._system.spill import Rows, joined
+from invsuite._system.spill import TensorLike, concatenate
 from invsuite.data.base import Mask, Sample
 from invsuite.data.edits import editable
 from invsuite.data.split import Split
@@ -49,7 +49,7 @@ class Subject:
     model: Model
     stages: tuple[str, ...]
     samples: Sequence[Sample]
-    images: Rows
+    images: TensorLike
     fit: Split
     edit_limit: int
     classes: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Scoring:
 
     subject: Subject
     stage: str
-    reconstructions: Rows
+    reconstructions: TensorLike
     reconstruct: Callable[[torch.Tensor], torch.Tensor]
     invert: Callable[[torch.Tensor], torch.Tensor]
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
@@ -82,7 +82,7 @@ class Scoring:
         return self.subject.samples
 
     @property
-    def images(self) -> Rows:
+    def images(self) -> TensorLike:
         """Return the scored images (N, 3, H, W) in [0, 1], the truth of every reconstruction."""
         return self.subject.images
 
@@ -99,7 +99,7 @@ class Scoring:
         """Return ``compute()``, computed once for all measures of this cell."""
         return _cached(self.cache, key, compute)
 
-    def for_both(self, key: Hashable, see: Callable[[Rows], T]) -> tuple[T, T]:
+    def for_both(self, key: Hashable, see: Callable[[TensorLike], T]) -> tuple[T, T]:
         """Return ``see`` of the scored images, cached per model, and of their reconstructions, cached per cell."""
         reconstructed = self.cached_per_cell(key, lambda: see(self.reconstructions))
         return self.cached_per_model(key, lambda: see(self.images)), reconstructed
@@ -193,14 +193,14 @@ class Values:
             )
 
 
-def batches(*stacks: Rows, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
+def batches(*stacks: TensorLike, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:
     """Return an iterator over ``stacks`` of the same length, ``size`` rows of each at a time."""
     return zip(*(stack.split(size) for stack in stacks), strict=True)
 
 
-def by_image(measure: Callable[..., torch.Tensor], *stacks: Rows, size: int = MODEL_BATCH) -> torch.Tensor:
+def by_image(measure: Callable[..., torch.Tensor], *stacks: TensorLike, size: int = MODEL_BATCH) -> torch.Tensor:
     """Return ``measure`` (B, ...) of batches of the ``stacks``, joined over all images: (N, ...)."""
-    return joined((measure(*batch) for batch in batches(*stacks, size=size)), len(stacks[0]))
+    return concatenate((measure(*batch) for batch in batches(*stacks, size=size)), len(stacks[0]))
 
 
 def per_image(values: torch.Tensor, rows: Sequence[int], count: int) -> list[float | None]:
@@ -217,7 +217,7 @@ def mean_defined(values: torch.Tensor) -> float | None:
     return float(kept.mean()) if len(kept) else None
 
 
-def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: Rows, reason: str) -> Values:
+def with_levels(measure: Callable[..., Sequence[torch.Tensor]], *stacks: TensorLike, reason: str) -> Values:
     """Return values of all images, with the means of their ceilings and floors.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from invsuite._system.spill import Rows, joined
+from invsuite._system.spill import TensorLike, concatenate, memory_budget
 from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError, NotApplicable
 from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, batches
@@ -16,7 +16,6 @@ from invsuite.models.base import Layout, Model
 from invsuite.registry import register
 
 PAIRED = 64  # fit images whose pairs give the distance of random images
-KEPT = 2**28  # bytes of the scored images' representations that are kept, a stage
 DEAD = 0.1  # of the median spread: what a channel that hardly varies is divided by
 
 
@@ -80,7 +79,7 @@ def measure_scales(model: Model, stages: Sequence[str], fit: Split) -> dict[str,
     return scales
 
 
-def represented(model: Model, stage: str, images: Rows) -> Iterator[torch.Tensor]:
+def represented(model: Model, stage: str, images: TensorLike) -> Iterator[torch.Tensor]:
     """Representations (B, ...) at ``stage`` of images (N, 3, H, W), a batch at a time."""
     for (part,) in batches(images):
         yield model.represent(resized(part, model.image_size), [stage])[stage].tensor
@@ -90,14 +89,14 @@ def errors(scoring: Scoring, model: Model, stage: str, scale: Scale) -> list[flo
     """Distance of ``model``'s representations of reconstructions and images at ``stage``, per image; those of the
     images are kept for the other cells where they are small."""
     true: Iterable[torch.Tensor]
-    if 4 * len(scoring.images) * model.layout(stage).values <= KEPT:
+    if 4 * len(scoring.images) * model.layout(stage).values <= memory_budget(model.device):
         key = ("represented", model.origin.sha256, stage)
         true = scoring.cached_per_model(key, lambda: list(represented(model, stage, scoring.images)))
     else:
         true = represented(model, stage, scoring.images)
     made = represented(model, stage, scoring.reconstructions)
     distances = (scale.distances(a, b) for a, b in zip(made, true, strict=True))
-    found: list[float | None] = joined(distances, len(scoring.images)).tolist()
+    found: list[float | None] = concatenate(distances, len(scoring.images)).tolist()
     return found
 
 

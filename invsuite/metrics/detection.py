@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invsuite._system.spill import Rows
+from invsuite._system.spill import TensorLike
 from invsuite.data.base import Sample
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, batches
@@ -44,7 +44,7 @@ def found_boxes(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
     return [Boxes(*image) for image in zip(*parts, strict=True)]
 
 
-def boxes_in(model: Model, images: Rows) -> list[Boxes]:
+def boxes_in(model: Model, images: TensorLike) -> list[Boxes]:
     """The detector's boxes in images (N, 3, H, W) in [0, 1], a batch at a time."""
     size = model.image_size
     return [boxes for (part,) in batches(images) for boxes in found_boxes(model.predict(part), size)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from invsuite._system.spill import Rows, gather
+from invsuite._system.spill import TensorLike, collect
 from invsuite.data.base import Sample
 from invsuite.data.split import sample_batches
 from invsuite.metrics.base import MAP_BATCH, Metric, Scoring, Values, shuffle, with_levels
@@ -38,11 +38,11 @@ def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
     return torch.from_numpy(maps)
 
 
-def segments_of(scoring: Scoring) -> Rows:
+def segments_of(scoring: Scoring) -> TensorLike:
     """Segment maps of the scored images."""
 
-    def drawn() -> Rows:
-        return gather(map(segment_maps, sample_batches(scoring.samples, MAP_BATCH)), len(scoring.samples))
+    def drawn() -> TensorLike:
+        return collect(map(segment_maps, sample_batches(scoring.samples, MAP_BATCH)), len(scoring.samples))
 
     return scoring.cached_per_model("segments", drawn)
 

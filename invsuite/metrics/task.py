@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from invsuite._system.spill import Rows
+from invsuite._system.spill import TensorLike
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.models.base import Model
@@ -20,7 +20,7 @@ OTHERS = 16  # other images that each image's chance level is taken over
 Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def class_logits(model: Model, images: Rows) -> torch.Tensor:
+def class_logits(model: Model, images: TensorLike) -> torch.Tensor:
     """What a classifier says about images (N, 3, H, W) in [0, 1], a batch at a time: (N, classes)."""
     return by_image(lambda part: model.predict(part).logits, images)
 

@@ -16,7 +16,7 @@ from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from invsuite._system.files import write_atomically
-from invsuite._system.provenance import collect, set_determinism
+from invsuite._system.provenance import provenance_of, set_determinism
 from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
 from invsuite.models.adapters.bundled import bundled_chain
@@ -106,7 +106,7 @@ def write_card(out: Path, scenes: int, models: dict[str, Any]) -> dict[str, Any]
         "normalisation": {"mean": MEAN, "std": STD},
         "image_size": IMAGE_SIZE,
         "recipe": " ".join((recipe.__doc__ or "").split()),
-        "provenance": collect(torch.device("cpu"), SEED),
+        "provenance": provenance_of(torch.device("cpu"), SEED),
         "models": models,
     }
     write_atomically(out / "card.json", (json.dumps(card, indent=1) + "\n").encode())

@@ -519,7 +519,7 @@ def _run(
             evaluated_at = time.perf_counter()
             _save(checkpoint, trainings, step, shared.seconds + stream.borrowed_seconds)
         problem.context.progress(step, max([step, *(round(t.pace.steps) for t in active)]), "training steps")
-    features = cache.decided.kept if cache.decided else "off"
+    features = cache.place or "off"
     if problem.context.features is None:
         cache.close()
     return TrainingReport(
