@@ -15,7 +15,6 @@ from invsuite.data.base import Mask, to_unit_range
 from invsuite.errors import DataError, UsageError, unknown_name
 
 FitMode = Literal["crop", "squash"]
-FIT_MODES: tuple[FitMode, ...] = ("crop", "squash")
 
 
 INTERPOLATIONS = {
