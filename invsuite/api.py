@@ -29,7 +29,7 @@ from invsuite.report.markdown import terminal
 from invsuite.report.paper_claims import findings_markdown
 from invsuite.report.study import study_page
 from invsuite.report.study_design import analyse, key_of, plan_pairs, read_answers, read_key, study_table
-from invsuite.results.baseline import Finding, compare, load_baseline, pin, summary, summary_markdown
+from invsuite.results.baseline import Judgement, judge, load_baseline, pin, summary, summary_markdown
 from invsuite.results.compare import Comparison, compare_rows, comparison_table
 from invsuite.results.merge import merge_runs
 from invsuite.results.record import Record, RelationRecord, to_json
@@ -309,14 +309,16 @@ def _baseline_path(suite: Suite, path: Path | None) -> Path:
     return path or Path("baselines") / f"{suite.name}.json"
 
 
-def check_records(suite_name: str, out: Path, path: Path | None, page: Path | None = None) -> tuple[list[Finding], str]:
+def check_records(
+    suite_name: str, out: Path, path: Path | None, page: Path | None = None
+) -> tuple[list[Judgement], str]:
     """Verdicts on a suite's records, and their summary; ``page`` gets it as markdown."""
     suite = load_suite(suite_name)
     baseline = load_baseline(_baseline_path(suite, path))
-    findings = compare(load_records(suite, out), baseline)
+    judgements = judge(load_records(suite, out), baseline)
     if page is not None:
-        write_atomically(page, summary_markdown(findings, suite.name).encode())
-    return findings, summary(findings)
+        write_atomically(page, summary_markdown(judgements, suite.name).encode())
+    return judgements, summary(judgements)
 
 
 def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:

@@ -303,9 +303,9 @@ def check(
     """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
     from invsuite.api import check_records
 
-    findings, text = check_records(suite, out, baseline, markdown)
-    print(json.dumps([f.__dict__ for f in findings], indent=1) if as_json else text)
-    if any(f.bad for f in findings):
+    judgements, text = check_records(suite, out, baseline, markdown)
+    print(json.dumps([asdict(one) for one in judgements], indent=1) if as_json else text)
+    if any(one.bad for one in judgements):
         raise typer.Exit(1)
 
 

@@ -29,6 +29,7 @@ def measurement(name: str, values: Sequence[float | None] = (), **facts: Any) ->
     registered = name in METRICS
     cls: Any = METRICS[name] if registered else None
     described = {
+        "identity": "0" * 12,
         "label": getattr(cls, "label", name.capitalize()),
         "unit": getattr(cls, "unit", ""),
         "direction": getattr(cls, "direction", "higher"),
@@ -44,7 +45,7 @@ def measurement(name: str, values: Sequence[float | None] = (), **facts: Any) ->
     if values and "mean" not in facts:
         whole = summarise(values)
         described |= {"n": whole.n, "mean": whole.mean, "low": whole.low, "high": whole.high}
-    return Measurement(name, "0" * 12, values=list(values), **(described | facts))
+    return Measurement(name, values=list(values), **(described | facts))
 
 
 def record(

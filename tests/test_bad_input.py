@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     "a baseline of another schema": (
         written("b.json", '{"schema": 9}', "check", "--baseline", "FILE"),
         2,
-        "has schema 9, expected 1; pin it again",
+        "has schema 9, expected 2; pin it again",
     ),
     "no such list": (plain("list", "nothing"), 2, "unknown kind of list 'nothing'"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import invented
 import numpy as np
@@ -13,9 +12,10 @@ from invented import measurement
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
+from invsuite.registry import METRICS
 from invsuite.report.gap import chain_gaps
 from invsuite.report.markdown import markdown, to_csv
-from invsuite.results.baseline import compare, load_baseline, pin, summary
+from invsuite.results.baseline import Baseline, judge, load_baseline, pin, summary
 from invsuite.results.record import Record
 from invsuite.results.store import Store
 
@@ -99,20 +99,21 @@ def test_a_record_with_nan_is_refused(tmp_path: Path) -> None:
         Store(tmp_path).write(bad)
 
 
-def baseline_of(tmp_path: Path, *records: Record) -> dict[str, Any]:
+def baseline_of(tmp_path: Path, *records: Record) -> Baseline:
     path = tmp_path / "baseline.json"
-    pin(records, path)
-    return load_baseline(path)
+    baseline = pin(records, path)
+    assert load_baseline(path) == baseline
+    return baseline
 
 
-def verdicts(baseline: dict[str, Any], *records: Record) -> set[tuple[str, str]]:
-    return {(f.measure, f.verdict) for f in compare(records, baseline)}
+def verdicts(baseline: Baseline, *records: Record) -> set[tuple[str, str]]:
+    return {(one.measure, one.verdict) for one in judge(records, baseline)}
 
 
 def test_the_same_results_pass(tmp_path: Path) -> None:
-    found = compare([record()], baseline_of(tmp_path, record()))
-    assert {f.verdict for f in found} == {"same"}
-    assert not any(f.bad for f in found)
+    judgements = judge([record()], baseline_of(tmp_path, record()))
+    assert {one.verdict for one in judgements} == {"same"}
+    assert not any(one.bad for one in judgements)
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(-0.5, "worse"), (0.5, "better"), (-0.2, "same"), (0.2, "same")])
@@ -130,15 +131,30 @@ def test_noise_that_large_but_not_significant_passes(tmp_path: Path) -> None:
     assert ("psnr", "worse") not in verdicts(baseline_of(tmp_path, record()), noisy)
 
 
-def test_missing_failing_new_and_fixed_cells(tmp_path: Path) -> None:
+def test_missing_failing_and_new_cells(tmp_path: Path) -> None:
     baseline = baseline_of(tmp_path, record(), record("mean", status="failed"))
+    assert list(baseline.cells) == ["vit/embed/ridge/s0"], "what has no numbers is not pinned"
     assert ("", "missing") in verdicts(baseline, record("mean"))
-    assert ("", "newly failing") in verdicts(baseline, record(status="failed"), record("mean"))
-    assert ("", "fixed") in verdicts(baseline, record(), record("mean"))
-    assert ("", "new") in verdicts(baseline, record(), record("mean"), record("modular"))
-    still = verdicts(baseline, record(), record("mean", status="failed"))
-    assert ("", "same") in still
-    assert ("", "newly failing") not in still
+    assert ("", "newly failing") in verdicts(baseline, record(status="failed"))
+    assert ("", "new") in verdicts(baseline, record(), record("mean"))
+    assert ("", "newly failing") in verdicts(baseline, record(), record("mean", status="failed"))
+    assert ("", "same") in verdicts(baseline, record(), record("mean", status="skipped"))
+    with pytest.raises(UsageError, match="no record with numbers: there is nothing to pin"):
+        pin([record(status="failed")], tmp_path / "empty.json")
+
+
+def test_a_measure_that_is_not_registered_is_held_to_the_tolerance_it_declared(tmp_path: Path) -> None:
+    def measured(shift: float) -> Record:
+        values = [0.5 + 0.01 * i + shift for i in range(16)]
+        return invented.record(measurements=[measurement("sharpness", values, tolerance=0.05)])
+
+    baseline = baseline_of(tmp_path, measured(0))
+    assert "sharpness" not in METRICS
+    for shift, verdict in ((-1e-6, "same"), (-0.04, "same"), (-0.06, "worse"), (0.06, "better")):
+        assert verdicts(baseline, measured(shift)) == {("sharpness", verdict)}
+    looser = measured(-0.06)
+    looser.measurements["sharpness"].tolerance = 1.0
+    assert verdicts(baseline, looser) == {("sharpness", "worse")}, "what was pinned counts"
 
 
 def test_another_identity_or_metric_version_is_not_comparable(tmp_path: Path) -> None:
@@ -148,6 +164,8 @@ def test_another_identity_or_metric_version_is_not_comparable(tmp_path: Path) ->
     assert verdicts(baseline, other) == {("", "not comparable")}
     newer = record()
     newer.measurements["ssim"].version = 2
+    assert ("ssim", "not comparable") in verdicts(baseline, newer)
+    newer.measurements["ssim"] = measurement("ssim", record().measurements["ssim"].values, identity="of more edits")
     assert ("ssim", "not comparable") in verdicts(baseline, newer)
 
 
@@ -171,7 +189,7 @@ def test_closer_to_one_is_better_on_either_side(tmp_path: Path) -> None:
 
 def test_the_summary_names_what_is_wrong(tmp_path: Path) -> None:
     baseline = baseline_of(tmp_path, record())
-    text = summary(compare([record(shift=-1)], baseline))
+    text = summary(judge([record(shift=-1)], baseline))
     assert "1 worse" in text
     assert "worse: vit/embed/ridge/s0 psnr" in text
     assert "(n=16, tolerance 0.3, worse by 1.000 [1.000, 1.000])" in text

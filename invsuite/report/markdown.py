@@ -18,9 +18,6 @@ from invsuite.results.rows import Row, by_model, measures_of, places_of, rows_of
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
-#: what a terminal has room for
-HEADLINES = ("psnr", "ssim", "lpips", "correspondence", "hue_gain", "feature_error")
-
 #: What holds for every table; markdown.
 NOTES = (
     (
@@ -92,7 +89,7 @@ def markdown(
 def terminal(records: Sequence[Record]) -> str:
     """The main numbers without intervals, narrow enough for a terminal."""
     rows = ranked_rows(records)
-    measures = [measure for measure in measures_of(rows).values() if measure.name in HEADLINES]
+    measures = [measure for measure in measures_of(rows).values() if measure.headline]
     return _table(rows, measures, all_places(rows), costs=True, compact=True)
 
 

@@ -1,21 +1,23 @@
-"""Results against a pinned baseline: one verdict per cell and measure. Time is never a gate.
+"""Results against a pinned baseline: one verdict per cell and measure. Time is never judged.
 
 A measure is *worse* when the mean of the paired per-image differences is worse by more than its tolerance and the
 whole 95 % interval of those differences is on the worse side; *better* the same way round. Cells that a baseline
 has and the results lack are *missing*, which is as bad as worse; cells whose data, weights or method differ from
 the baseline's are *not comparable*, which asks for a new baseline and fails the check as well.
 
-The tolerance of a cell is the measure's (`TOLERANCES`), or twice what six seeds moved that very cell, where that is
-more (`reseeding_reach`): some cells stand still under reseeding to a hundredth of a decibel, others do not. The same
-goes for the number of images on which a measure is defined.
+The tolerance is the one that the measure declares, pinned beside its values, or twice what six seeds moved that very
+cell, where that is more (`PinnedMeasure.reach`): some cells stand still under reseeding to a hundredth of a decibel,
+others do not. The same goes for the number of images on which a measure is defined.
+
+A baseline holds numbers alone: what had none when it was pinned has nothing to lose.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,56 +25,14 @@ import numpy as np
 from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
+from invsuite._system.validation import build
 from invsuite.errors import UsageError
-from invsuite.results.record import Measurement, Record
+from invsuite.results.record import Direction, Measurement, Record
 from invsuite.results.statistics import differences, distance_from_best
 
-Verdict = Literal["same", "better", "worse", "newly failing", "fixed", "missing", "new", "not comparable"]
+Verdict = Literal["same", "better", "worse", "newly failing", "missing", "new", "not comparable"]
 BAD: frozenset[Verdict] = frozenset({"worse", "newly failing", "missing", "not comparable"})
 
-#: What a mean may lose before it counts, in the measure's own unit. Training on another processor gives other
-#: rounding and so slightly other networks; these are about three times what that was seen to move.
-TOLERANCES = {
-    "psnr": 0.3,
-    "ssim": 0.02,
-    "lpips": 0.02,
-    "correspondence": 0.5,
-    "centroid_shift": 1.5,
-    "change_auc": 0.03,
-    "leak": 0.04,
-    "boundary_f": 0.03,
-    "patch_match": 0.05,
-    "patch_match_1": 0.05,
-    "patch_match_2": 0.05,
-    "affinity_correlation": 0.03,
-    "object_unity": 0.04,
-    "hue_gain": 0.15,
-    "hue_gain_image": 0.15,
-    "hue_gain_lch": 0.15,
-    "chroma_gain": 0.1,
-    "chroma_gain_grey": 0.1,
-    "colour_gain_set": 0.1,
-    "colour_gain_swap": 0.1,
-    "colour_gain_swap_image": 0.1,
-    "delta_e": 1.0,
-    "colour_leak": 0.05,
-    "representation_shift": 0.01,
-    "pull_to_prototype": 0.2,
-    "ms_ssim": 0.02,
-    "lpips_vgg": 0.02,
-    "dists": 0.02,
-    "feature_error": 0.03,
-    "witness_error": 0.03,
-    "top1_agreement": 0.1,
-    "top5_agreement": 0.1,
-    "js_divergence": 0.05,
-    "detector_ap": 0.05,
-    "detector_self_ap": 0.05,
-    "detector_recall_small": 0.05,
-    "detector_recall_medium": 0.05,
-    "detector_recall_large": 0.05,
-    "cross_application": 0.3,
-}
 #: A mean may also lose as much as this many times the range of its means over the seeds that were pinned along. Six
 #: seeds range over about 2.5 standard deviations, so two ranges are 3.6 of those of a difference between two seeds.
 #: Measured on the suite "ci" with seeds 0 to 5, on one core: the PSNR of trained cells ranges over 0.02 dB at the ViT's
@@ -85,12 +45,89 @@ SEED_RANGES = 2.0
 #: Expected range of so many normal values, in standard deviations (Tippett 1925): fewer seeds than six range over less,
 #: and count for as much more.
 EXPECTED_RANGE = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326, 6: 2.534}
-BASELINE_SCHEMA = 1
+BASELINE_SCHEMA = 2
 ORIGIN = ("git", "source_sha256", "versions", "device", "threads")  # facts of the provenance that are pinned
 
 
 @dataclass(frozen=True)
-class Finding:
+class SeedRange:
+    """How far reseeding moved a measure of a row.
+
+    Attributes:
+        seeds: how many were run.
+        mean: largest minus smallest mean, as distances from the best.
+        fewest: images on which it is defined in the seed that has fewest.
+        most: in the seed that has most.
+    """
+
+    seeds: int
+    mean: float
+    fewest: int
+    most: int
+
+    @property
+    def reach(self) -> float:
+        """Return how many times the range over its pinned seeds a measure may move."""
+        return SEED_RANGES * EXPECTED_RANGE[6] / EXPECTED_RANGE[min(6, self.seeds)]
+
+
+@dataclass(frozen=True)
+class PinnedMeasure:
+    """The pinned values of one measure of one cell.
+
+    Attributes:
+        identity, version: of the measurement: others are not comparable.
+        direction: which way is better.
+        tolerance: what the mean may lose, as the measure declared.
+        mean, n: over the images on which it is defined.
+        values: per image.
+        seed_range: how far reseeding moved it, where several seeds were run.
+    """
+
+    identity: str
+    version: int
+    direction: Direction
+    tolerance: float
+    mean: float
+    n: int
+    values: list[float | None]
+    seed_range: SeedRange | None = None
+
+    @property
+    def allowed(self) -> float:
+        """Return how much the mean may lose."""
+        moved = self.seed_range
+        return self.tolerance if moved is None else max(self.tolerance, moved.reach * moved.mean)
+
+    @property
+    def fewest(self) -> int:
+        """Return on how many images it must be defined: as many as were pinned, or as few as reseeding may leave."""
+        if self.seed_range is None:
+            return self.n
+        moved = self.seed_range.reach * (self.seed_range.most - self.seed_range.fewest)
+        return max(0, round(self.n - 1 - moved))  # one may always tip over
+
+
+@dataclass(frozen=True)
+class PinnedCell:
+    """The pinned measures of one cell, and the ``id`` that its data, weights and method give it."""
+
+    id: str
+    measures: dict[str, PinnedMeasure]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Pinned results of a suite, by the cells' MODEL/STAGE/METHOD/sSEED, and where they come from."""
+
+    suite: str
+    origin: dict[str, Any]
+    cells: dict[str, PinnedCell]
+    schema: int = BASELINE_SCHEMA
+
+
+@dataclass(frozen=True)
+class Judgement:
     """A verdict on one measure of one cell (``measure`` is empty where the whole cell is meant)."""
 
     cell: str
@@ -100,11 +137,12 @@ class Finding:
 
     @property
     def bad(self) -> bool:
+        """Tell whether it fails the check."""
         return self.verdict in BAD
 
 
-def pin(records: Sequence[Record], path: Path, seeds: Collection[int] | None = None) -> None:
-    """Write the records' quality values as the baseline ``path``.
+def pin(records: Iterable[Record], path: Path, seeds: Collection[int] | None = None) -> Baseline:
+    """Write the records' values as the baseline ``path``, and return it.
 
     Args:
         records: of a suite.
@@ -112,200 +150,71 @@ def pin(records: Sequence[Record], path: Path, seeds: Collection[int] | None = N
         seeds: only cells of these are pinned; records of others tell how far reseeding moves them. None pins all.
 
     Raises:
-        UsageError: if no record is of these seeds.
+        UsageError: if no record with numbers is of these seeds.
     """
-    pinned = [r for r in records if seeds is None or r.cell.seed in seeds]
-    if seeds is not None and not pinned:
-        raise UsageError(f"no record has a seed of the suite ({', '.join(map(str, seeds))}); run it without --seeds")
+    records = [record for record in records if record.ok]
+    pinned = [record for record in records if seeds is None or record.cell.seed in seeds]
+    if not pinned:
+        named = f" has a seed of the suite ({', '.join(map(str, seeds))}); run it without --seeds" if seeds else ""
+        raise UsageError(f"no record with numbers{named or ': there is nothing to pin'}")
     ranges = _seed_ranges(records)
-    cells = {}
-    for record in pinned:
-        measures = {
-            name: _pinned(measurement) | ranges.get((record.cell.row, name), {})
-            for name, measurement in record.measurements.items()
-        }
-        cells[record.cell.key] = {
-            "id": record.cell.id,
-            "status": record.status,
-            "images": record.images,
-            "measures": measures,
-        }
-    tree = {
-        "schema": BASELINE_SCHEMA,
-        "suite": pinned[0].cell.suite if pinned else "",
-        "origin": {name: getattr(pinned[0].provenance, name) for name in ORIGIN} if pinned else {},
-        "tolerances": TOLERANCES,
-        "cells": cells,
-    }
-    write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
+    cells = {record.cell.key: _pin_cell(record, ranges) for record in pinned}
+    origin = {name: getattr(pinned[0].provenance, name) for name in ORIGIN}
+    baseline = Baseline(pinned[0].cell.suite, origin, cells)
+    write_atomically(path, (json.dumps(_plain(baseline), indent=1) + "\n").encode())
+    return baseline
 
 
-def _pinned(measurement: Measurement) -> dict[str, Any]:
-    """Return what is pinned of a measurement: of one without values, that it has none."""
-    names = ("status", "version", "direction", *(("mean", "n", "values") if measurement.ok else ()))
-    return {name: getattr(measurement, name) for name in names}
-
-
-def _seed_ranges(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, float]]:
-    """How far the means of a row and measure, as distances from the best, lie apart over its seeds, and on how many
-    images it is defined in the seed that has fewest and in that that has most."""
-    means: dict[tuple[str, str], list[float]] = {}
-    counts: dict[tuple[str, str], list[int]] = {}
-    for record in records:
-        for name, measurement in record.measurements.items():
-            if measurement.status == "skipped":
-                continue
-            counts.setdefault((record.cell.row, name), []).append(measurement.n)
-            if measurement.n:
-                values = np.array(measurement.values, dtype=np.float64)
-                loss = float(np.nanmean(distance_from_best(measurement.direction, values)))
-                means.setdefault((record.cell.row, name), []).append(loss)
-    return {
-        key: {
-            "seeds": len(n),
-            "seed_range": max(means[key]) - min(means[key]),
-            "fewest": min(n),
-            "most": max(n),
-        }
-        for key, n in counts.items()
-        if len(n) > 1 and max(n)
-    }
-
-
-def load_baseline(path: Path) -> dict[str, Any]:
-    """Read a baseline.
+def load_baseline(path: Path) -> Baseline:
+    """Return the baseline in a file.
 
     Raises:
         UsageError: if it is not there or not a baseline of this schema.
     """
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"baseline '{path}' cannot be read ({error.strerror}); pin one with: invsuite baseline"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"baseline '{path}' is not JSON: {error}") from error
-    if tree.get("schema") != BASELINE_SCHEMA:
-        raise UsageError(f"baseline '{path}' has schema {tree.get('schema')}, expected {BASELINE_SCHEMA}; pin it again")
-    return tree
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if schema != BASELINE_SCHEMA:
+        raise UsageError(f"baseline '{path}' has schema {schema}, expected {BASELINE_SCHEMA}; pin it again")
+    return build(Baseline, tree, f"baseline '{path}'")
 
 
-def compare(records: Sequence[Record], baseline: dict[str, Any]) -> list[Finding]:
-    """Verdicts for every cell of the baseline and every new cell."""
-    found = {record.cell.key: record for record in records}
-    findings: list[Finding] = []
-    for key, pinned in baseline["cells"].items():
-        findings += _compare_cell(key, pinned, found.get(key), baseline["tolerances"])
-    for key, record in found.items():
-        if key in baseline["cells"]:
-            continue
-        if record.status == "failed":
-            findings.append(Finding(key, "", "newly failing", f"not in the baseline; {_why(record)}"))
-        else:
-            findings.append(Finding(key, "", "new", "not in the baseline"))
-    return findings
+def judge(records: Iterable[Record], baseline: Baseline) -> list[Judgement]:
+    """Return the verdicts on every cell of the baseline and every new cell."""
+    by_key = {record.cell.key: record for record in records}
+    judgements: list[Judgement] = []
+    for key, pinned in baseline.cells.items():
+        judgements += _judge_cell(key, pinned, by_key.get(key))
+    for key, record in by_key.items():
+        if key not in baseline.cells:
+            verdict: Verdict = "new" if record.ok else "newly failing" if record.status == "failed" else "same"
+            detail = "not in the baseline" + ("" if record.ok else f"; {_why(record)}")
+            judgements.append(Judgement(key, "", verdict, detail))
+    return judgements
 
 
-def _why(result: Record | Measurement) -> str:
-    return f"{result.status}: {result.reason}"
-
-
-def _compare_cell(
-    key: str, pinned: dict[str, Any], record: Record | None, tolerances: dict[str, float]
-) -> list[Finding]:
-    if record is None:
-        return [Finding(key, "", "missing", "the baseline has this cell, the results have not")]
-    if not record.ok:
-        known = record.status == pinned["status"] or pinned["status"] == "failed"
-        return [Finding(key, "", "same" if known else "newly failing", _why(record))]
-    if pinned["status"] != "ok":
-        return [Finding(key, "", "fixed", f"was {pinned['status']}")]
-    if record.cell.id != pinned["id"]:
-        return [Finding(key, "", "not comparable", f"identity {record.cell.id[-12:]}, pinned {pinned['id'][-12:]}")]
-    findings = []
-    for name, before in pinned["measures"].items():
-        after = record.measurements.get(name)
-        if before["status"] != "ok":
-            if after is not None and after.ok:
-                findings.append(Finding(key, name, "fixed", f"was {before['status']}"))
-        elif after is not None and after.status == "undefined" and _fewest(before) == 0:
-            findings.append(Finding(key, name, "same", f"{_why(after)}; so it may be after reseeding"))
-        elif after is None or not after.ok:
-            findings.append(Finding(key, name, "newly failing", "absent" if after is None else _why(after)))
-        elif after.version != before["version"]:
-            findings.append(Finding(key, name, "not comparable", f"version {after.version}, was {before['version']}"))
-        else:
-            findings.append(_compare_values(key, name, before, after, tolerances.get(name, 0.0)))
-    findings += [
-        Finding(key, name, "new", "not in the baseline")
-        for name in record.measurements
-        if name not in pinned["measures"]
-    ]
-    return findings
-
-
-def reseeding_reach(before: dict[str, Any]) -> float:
-    """How many times the range over its pinned seeds a measure may move."""
-    return SEED_RANGES * EXPECTED_RANGE[6] / EXPECTED_RANGE[min(6, before["seeds"])]
-
-
-def _fewest(before: dict[str, Any]) -> int:
-    """On how many images a measure must be defined: as many as were pinned, or as few as reseeding may leave."""
-    if "fewest" not in before:
-        return int(before["n"])
-    moved = reseeding_reach(before) * (before["most"] - before["fewest"])
-    return max(0, round(before["n"] - 1 - moved))  # one may always tip over
-
-
-def _compare_values(key: str, name: str, before: dict[str, Any], after: Measurement, declared: float) -> Finding:
-    tolerance = max(declared, reseeding_reach(before) * before["seed_range"] if "seed_range" in before else 0.0)
-    losses = [
-        distance_from_best(before["direction"], np.array([values], dtype=np.float64))
-        for values in (after.values, before["values"])
-    ]
-    [loss] = differences(losses, [(0, 1)])  # positive: the new value is worse
-    interval = "" if loss.low is None else f", worse by {loss.mean:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
-    detail = f"{before['mean']:.3f} -> {after.mean:.3f} (n={loss.n}, tolerance {tolerance:.3g}{interval})"
-    defined = sum(value is not None for value in after.values)
-    if defined < _fewest(before):
-        return Finding(key, name, "newly failing", f"defined for {defined} of {before['n']} images; {detail}")
-    if loss.mean is None or abs(loss.mean) <= tolerance:
-        return Finding(key, name, "same", detail)
-    low, high = (loss.mean if v is None else v for v in (loss.low, loss.high))
-    if low > 0:
-        return Finding(key, name, "worse", detail)
-    if high < 0:
-        return Finding(key, name, "better", detail)
-    return Finding(key, name, "same", detail)
-
-
-def _told(findings: Sequence[Finding]) -> list[Finding]:
-    """Every finding that is not "same", the bad ones first."""
-    return sorted((f for f in findings if f.verdict != "same"), key=lambda f: (not f.bad, f.cell, f.measure))
-
-
-def _counts(findings: Sequence[Finding]) -> str:
-    counts = Counter(f.verdict for f in findings)
-    return ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "nothing to compare"
-
-
-def summary(findings: Sequence[Finding]) -> str:
-    """Counts, then every finding that is not "same", the bad ones first."""
-    lines = [_counts(findings)]
-    for finding in _told(findings):
-        lines.append(f"  {finding.verdict}: {finding.cell} {finding.measure} {finding.detail}".replace("  ", " "))
+def summary(judgements: Sequence[Judgement]) -> str:
+    """Return the number of each verdict, then every one that is not "same", the bad ones first."""
+    lines = [_counts(judgements)]
+    for one in _notable(judgements):
+        lines.append(f"  {one.verdict}: {one.cell} {one.measure} {one.detail}".replace("  ", " "))
     return "\n".join(lines)
 
 
-def summary_markdown(findings: Sequence[Finding], suite: str) -> str:
-    """The summary as a comment on a pull request: verdict, counts, and a row for every finding that is not "same"."""
-    bad = sum(f.bad for f in findings)
-    verdict = f"FAILED: {bad} of {len(findings)} verdicts are bad" if bad else "passed"
-    lines = [f"### invsuite check, suite {suite}: {verdict}", "", f"{_counts(findings)}.", ""]
+def summary_markdown(judgements: Sequence[Judgement], suite: str) -> str:
+    """Return the summary as a comment on a pull request, with a row for every verdict that is not "same"."""
+    bad = sum(one.bad for one in judgements)
+    verdict = f"FAILED: {bad} of {len(judgements)} verdicts are bad" if bad else "passed"
+    lines = [f"### invsuite check, suite {suite}: {verdict}", "", f"{_counts(judgements)}.", ""]
     rows = [
-        [f"**{f.verdict}**" if f.bad else f.verdict, f"`{f.cell}`", f.measure, f.detail.replace("|", "\\|")]
-        for f in _told(findings)
+        [f"**{one.verdict}**" if one.bad else one.verdict, f"`{one.cell}`", one.measure, one.detail.replace("|", "\\|")]
+        for one in _notable(judgements)
     ]
     if rows:
         lines += [tabulate(rows, ["Verdict", "Cell", "Measure", "Detail"], tablefmt="github"), ""]
@@ -314,3 +223,104 @@ def summary_markdown(findings: Sequence[Finding], suite: str) -> str:
         "tolerance and their 95 % interval leaves out 0. Time is never judged."
     )
     return "\n".join(lines) + "\n"
+
+
+def _pin_cell(record: Record, ranges: Mapping[tuple[str, str], SeedRange]) -> PinnedCell:
+    """Return the measures of a record that have values, with how far reseeding moved each."""
+    measures = {}
+    for name, m in record.measurements.items():
+        if m.mean is not None:
+            moved = ranges.get((record.cell.row, name))
+            pinned = PinnedMeasure(m.identity, m.version, m.direction, m.tolerance, m.mean, m.n, m.values, moved)
+            measures[name] = pinned
+    return PinnedCell(record.cell.id, measures)
+
+
+def _seed_ranges(records: Iterable[Record]) -> dict[tuple[str, str], SeedRange]:
+    """Return how far reseeding moved each row and measure that several seeds have."""
+    means: dict[tuple[str, str], list[float]] = {}
+    counts: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        for name, measurement in record.measurements.items():
+            if measurement.status not in ("ok", "undefined"):
+                continue
+            counts.setdefault((record.cell.row, name), []).append(measurement.n)
+            if measurement.ok:
+                values = np.array(measurement.values, dtype=np.float64)
+                loss = float(np.nanmean(distance_from_best(measurement.direction, values)))
+                means.setdefault((record.cell.row, name), []).append(loss)
+    return {
+        key: SeedRange(len(n), max(means[key]) - min(means[key]), min(n), max(n))
+        for key, n in counts.items()
+        if len(n) > 1 and key in means
+    }
+
+
+def _plain(baseline: Baseline) -> dict[str, Any]:
+    """Return a baseline as a tree of JSON types, without the ranges that are not known."""
+    tree = asdict(baseline)
+    for cell in tree["cells"].values():
+        for measure in cell["measures"].values():
+            if measure["seed_range"] is None:
+                del measure["seed_range"]
+    return tree
+
+
+def _why(result: Record | Measurement) -> str:
+    return f"{result.status}: {result.reason}"
+
+
+def _judge_cell(key: str, pinned: PinnedCell, record: Record | None) -> Iterator[Judgement]:
+    """Yield the verdicts on one pinned cell."""
+    if record is None:
+        yield Judgement(key, "", "missing", "the baseline has this cell, the results have not")
+    elif not record.ok:
+        yield Judgement(key, "", "newly failing", _why(record))
+    elif record.cell.id != pinned.id:
+        yield Judgement(key, "", "not comparable", f"identity {record.cell.id[-12:]}, pinned {pinned.id[-12:]}")
+    else:
+        for name, before in pinned.measures.items():
+            yield Judgement(key, name, *_judge_measure(before, record.measurements.get(name)))
+        for name, measurement in record.measurements.items():
+            if measurement.ok and name not in pinned.measures:
+                yield Judgement(key, name, "new", "not in the baseline")
+
+
+def _judge_measure(before: PinnedMeasure, after: Measurement | None) -> tuple[Verdict, str]:
+    """Return the verdict on one pinned measure, and what it rests on."""
+    if after is None:
+        return "newly failing", "absent"
+    if not after.ok:
+        if after.status == "undefined" and before.fewest == 0:
+            return "same", f"{_why(after)}; so it may be after reseeding"
+        return "newly failing", _why(after)
+    if after.version != before.version:
+        return "not comparable", f"version {after.version}, was {before.version}"
+    if after.identity != before.identity:
+        return "not comparable", f"settings {after.identity}, were {before.identity}"
+    losses = [
+        distance_from_best(before.direction, np.array([values], dtype=np.float64))
+        for values in (after.values, before.values)
+    ]
+    [loss] = differences(losses, [(0, 1)])  # positive: the new value is worse
+    tolerance = before.allowed
+    interval = "" if loss.low is None else f", worse by {loss.mean:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
+    detail = f"{before.mean:.3f} -> {after.mean:.3f} (n={loss.n}, tolerance {tolerance:.3g}{interval})"
+    defined = sum(value is not None for value in after.values)
+    if defined < before.fewest:
+        return "newly failing", f"defined for {defined} of {before.n} images; {detail}"
+    if loss.mean is None or abs(loss.mean) <= tolerance:
+        return "same", detail
+    low, high = (loss.mean if end is None else end for end in (loss.low, loss.high))
+    return ("worse" if low > 0 else "better" if high < 0 else "same"), detail
+
+
+def _notable(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Return every verdict that is not "same", the bad ones first."""
+    notable = [one for one in judgements if one.verdict != "same"]
+    return sorted(notable, key=lambda one: (not one.bad, one.cell, one.measure))
+
+
+def _counts(judgements: Sequence[Judgement]) -> str:
+    counts = Counter(one.verdict for one in judgements)
+    return ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "nothing to compare"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from invsuite.results import baseline
 from invsuite.results.store import Store
@@ -35,14 +35,13 @@ def _check_against_baseline() -> str | None:
         record = little_run("mean", Path(folder))
         path = Path(folder) / "baseline.json"
         baseline.pin([record], path)
-        bad = [f for f in baseline.compare([record], baseline.load_baseline(path)) if f.bad]
-    return "; ".join(f"{f.verdict}: {f.detail}" for f in bad) or None
+        bad = [one for one in baseline.judge([record], baseline.load_baseline(path)) if one.bad]
+    return "; ".join(f"{one.verdict}: {one.detail}" for one in bad) or None
 
 
-def _of_other_data(baseline: dict[str, Any]) -> dict[str, Any]:
-    for cell in baseline["cells"].values():
-        cell["id"] = cell["id"][:-12] + "0" * 12
-    return baseline
+def _of_other_data(pinned: baseline.Baseline) -> baseline.Baseline:
+    cells = {key: replace(cell, id=cell.id[:-12] + "0" * 12) for key, cell in pinned.cells.items()}
+    return replace(pinned, cells=cells)
 
 
 FAULTS = (
@@ -57,7 +56,7 @@ FAULTS = (
     Fault(
         "a baseline of other data",
         "a baseline's file",
-        "invsuite.results.baseline.compare",
+        "invsuite.results.baseline.judge",
         plant("invsuite.results.baseline:load_baseline", after(_of_other_data)),
         _check_against_baseline,
         "not comparable: identity",
