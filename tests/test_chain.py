@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor
 
 from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable, UsageError, WeightsError
-from invsuite.models.base import Layout, Model, Representation, WeightsOrigin
+from invsuite.models.base import Layout, Model, Prediction, Representation, WeightsOrigin
+from invsuite.models.checks import check_chain
 from invsuite.models.load import load_model
 from invsuite.models.transformers import detector_chain
 
@@ -39,6 +41,29 @@ def assert_chain_is_forward(model: Model, images: torch.Tensor) -> None:
 @pytest.mark.parametrize("name", ["vit", "detr"])
 def test_bundled_chain_equals_forward(name: str, scenes: Split) -> None:
     assert_chain_is_forward(load_model(name, f"bundled:{name}"), scenes.images(slice(0, 4)))
+
+
+def test_queries_in_another_order_are_the_same_predictions(detr: Model, scenes: Split) -> None:
+    """Where a detector ranks its queries by score, two that are level may change places."""
+    images = scenes.images(slice(0, 2))
+    own = detr.reference
+
+    def reference(queries: slice, offset: float) -> Callable[[torch.Tensor], Prediction]:
+        def run(images: torch.Tensor) -> Prediction:
+            answer = own(images)
+            assert answer.boxes is not None
+            boxes = answer.boxes.clone()
+            boxes[:, queries] += offset
+            return Prediction(answer.logits.flip(1), boxes.flip(1))
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detr, "reference", reference(slice(0), 0.0))
+        check_chain(detr, images)
+        patch.setattr(detr, "reference", reference(slice(1), 0.02))
+        with pytest.raises(WeightsError, match="differ from the network's own"):
+            check_chain(detr, images)
 
 
 @pytest.mark.parametrize(("backbone", "positions"), [("resnet18", "sine"), ("resnet10t", "learned")])

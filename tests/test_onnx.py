@@ -18,12 +18,16 @@ from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, Unavailable, UsageError, WeightsError
 from invsuite.methods import make_method
 from invsuite.methods.problem import Budget, Problem
+from invsuite.models.adapters import onnx as adapter
 from invsuite.models.base import Model
+from invsuite.models.checks import check_chain
 from invsuite.models.load import load_model
-from invsuite.models.onnx.graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+
+from invsuite.models.onnx.graph import OnnxGraph
+from invsuite.models.onnx.ops import OPERATORS
 
 
 def session(path: Path) -> Any:
@@ -140,19 +144,19 @@ def test_an_operator_says_what_onnxruntime_says(
         torch.testing.assert_close(ours, torch.tensor(theirs), atol=2e-5, rtol=1e-4)
 
 
-def export(network: nn.Module, path: Path, size: tuple[int, int]) -> Path:
-    """The network as a user of torch would export it."""
+def export(network: nn.Module, path: Path, size: tuple[int, int], batch: int | None = None) -> Path:
+    """The network as a user of torch would export it, for any batch or a fixed one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (torch.rand(2, 3, *size),),
+            (torch.rand(batch or 2, 3, *size),),
             str(path),
             opset_version=17,
             dynamo=False,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_axes={"images": {0: "N"}},
+            dynamic_axes=None if batch else {"images": {0: "N"}},
         )
     return path
 
@@ -207,6 +211,32 @@ def test_a_small_export_is_a_chain(tmp_path: Path) -> None:
     model.check_frozen()
 
 
+@pytest.mark.parametrize("batch", [None, 1])
+def test_a_wrong_operator_does_not_pass_the_check_of_the_chain(
+    batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is onnxruntime's answer, whose operators are not ours."""
+    torch.manual_seed(0)
+    path = export(Small().eval(), tmp_path / "small.onnx", (16, 24), batch)
+    card = 'input = "images"\n[prediction]\ntask = "classification"\nlogits = "logits"\n'
+    (tmp_path / "small.toml").write_text(card)
+    images = torch.rand(3, 3, 16, 24)
+    model = load_model("small", f"onnx:{path}")
+    check_chain(model, images)
+    (theirs,) = session(path).run(None, {"images": images[:1].numpy()})
+    assert np.array_equal(model.reference(images).logits[:1].numpy(), theirs)
+    monkeypatch.setitem(OPERATORS, "Sigmoid", OPERATORS["HardSwish"])
+    with pytest.raises(WeightsError, match="differ from the network's own"):
+        check_chain(model, images)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages_a_file_is_refused(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "find_spec", lambda name: None if name == package else True)
+    with pytest.raises(Unavailable, match=rf"'onnx:a\.onnx' needs {package}: pip install 'invsuite\[onnx\]'$"):
+        load_model("m", "onnx:a.onnx")
+
+
 def test_an_exported_vit_holds_what_the_vit_holds(vit: Model, tmp_path: Path) -> None:
     """Tokens of a transformer that torch exported, stage by stage, against the same network's own chain."""
     path = export(vit.network, tmp_path / "vit.onnx", vit.image_size)
@@ -239,7 +269,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'logit', which is no tensor of the graph: did you mean logits"):
         load_model("m", f"onnx:{path}")
     (tmp_path / "small.toml").write_text(head.replace("task", "taks"))
-    with pytest.raises(UsageError, match="unknown key 'taks'"):
+    with pytest.raises(UsageError, match=r"unknown key 'prediction\.taks': did you mean prediction\.task"):
         load_model("m", f"onnx:{path}")
     tokens = '[stages]\na = { tensors = "logits", kind = "map" }\n'
     (tmp_path / "small.toml").write_text(head.replace('"logit"', '"logits"') + tokens)
@@ -278,6 +308,7 @@ def test_the_real_detector_answers_as_onnxruntime_does(detector: tuple[Model, Pa
     size = np.full((8, 2), 320, dtype=np.int64)
     labels, boxes, scores = session(path).run(None, {"images": images.numpy(), "orig_target_sizes": size})
     answer = model.predict(images)
+    check_chain(model, images)
     assert answer.logits.shape == (8, 100, 80)
     assert not answer.no_object
     ranked, order = answer.logits.sigmoid().flatten(1).topk(50)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,8 @@ import timm
 import torch
 
 from invsuite.models.adapters.bundled import FOLDER
+from invsuite.models.adapters.onnx import PACKAGES
+from invsuite.models.checks import check_chain
 from invsuite.models.load import load_model
 from invsuite.selftest.base import Fault, after, plant, swapped
 from invsuite.selftest.bench import bench_trial
@@ -74,7 +77,49 @@ def _load_checkpoint() -> None:
         load_model("local", f"timm:test_vit@{path}")
 
 
+CARD = """
+input = "images"
+[prediction]
+task = "classification"
+logits = "logits"
+"""
+
+
+def _check_onnx() -> None:
+    """Check the chain of a small ONNX file: a convolution, an activation and a mean."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], ["features"]),
+        helper.make_node("Elu", ["features"], ["active"]),
+        helper.make_node("GlobalAveragePool", ["active"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["logits"]),
+    ]
+    images = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [None, 3, 8, 8])
+    weight = numpy_helper.from_array(torch.linspace(-1, 1, 12).view(4, 3, 1, 1).numpy(), "weight")
+    graph = helper.make_graph(nodes, "small", [images], [helper.make_empty_tensor_value_info("logits")], [weight])
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "small.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        path.with_suffix(".toml").write_text(CARD, encoding="utf-8")
+        check_chain(load_model("small", f"onnx:{path}"), torch.rand(2, 3, 8, 8))
+
+
+#: what only an installation with the packages for ONNX files can try
+ONNX_FAULTS = (
+    Fault(
+        "wrong ONNX operator",
+        "invsuite.models.onnx.ops",
+        "invsuite.models.checks.check_chain",
+        plant("invsuite.models.onnx.graph:OPERATORS", lambda operators: operators | {"Elu": operators["Relu"]}),
+        _check_onnx,
+        "differ from the network's own",
+    ),
+)
+
 FAULTS = (
+    *(ONNX_FAULTS if all(map(find_spec, PACKAGES)) else ()),
     Fault(
         "model in train mode",
         "Ridge.fit",

@@ -1,30 +1,40 @@
-"""ONNX files with a card that names their stages."""
+"""ONNX files with a card that names their stages; the packages for them are optional, and imported by `load`."""
 
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 
 from invsuite._system.files import expand_path
+from invsuite.errors import Unavailable
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.onnx.card import find_card
-from invsuite.models.onnx.chain import onnx_chain
-from invsuite.models.onnx.graph import OnnxGraph
 from invsuite.registry import register
+
+PACKAGES = ("onnx", "onnxruntime")
 
 
 @register.model("onnx", stages="those that the card names, prediction")
 def load(name: str, source: str) -> Model:
-    """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain: ``FILE.onnx`` with a card that names its
-    stages beside it (``FILE.toml``), or ``FILE.onnx@CARD.toml``. ``$NAME`` in a path is an environment variable.
+    """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain.
+
+    ``FILE.onnx`` has a card that names its stages beside it (``FILE.toml``); ``FILE.onnx@CARD.toml`` names another.
+    ``$NAME`` in a path is an environment variable.
 
     Raises:
-        Unavailable: if the file or the package ``onnx`` is not there.
+        Unavailable: if the file or one of the `PACKAGES` is not there.
         WeightsError: if the file is damaged.
         UsageError: for an operator that is not supported, no card, or a card that does not fit.
     """
-    file, _, card = source.partition("@")
+    absent = [package for package in PACKAGES if find_spec(package) is None]
+    if absent:
+        raise Unavailable(f"'onnx:{source}' needs {' and '.join(absent)}: pip install 'invsuite[onnx]'")
+    from invsuite.models.onnx.card import find_card
+    from invsuite.models.onnx.chain import onnx_chain
+    from invsuite.models.onnx.graph import OnnxGraph
+
+    file, _, named = source.partition("@")
     path = expand_path(file)
     graph = OnnxGraph(path)
-    found = find_card(path, card)
-    origin = WeightsOrigin(f"onnx {path.name}", hashlib.sha256(path.read_bytes()).hexdigest(), found.licence)
-    return onnx_chain(name, graph, found, origin)
+    card = find_card(path, named)
+    origin = WeightsOrigin(f"onnx {path.name}", hashlib.sha256(path.read_bytes()).hexdigest(), card.licence)
+    return onnx_chain(name, graph, card, origin)

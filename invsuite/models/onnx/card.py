@@ -22,50 +22,76 @@ decoder = { tensors = "NAME", kind = "queries" }  # (B, N, C)
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from invsuite._system.files import expand_path
-from invsuite.errors import UsageError, unknown_name
+from invsuite._system.validation import Natural, Positive, build
+from invsuite.errors import UsageError
 
-CARDS = files("invsuite") / "models" / "cards"
-KEYS = {"input", "size", "mean", "std", "licence", "prediction", "stages"}
-STAGE_KEYS = {"tensors", "kind", "grid", "prefix", "blocks"}
+CARDS = files("invsuite") / "models" / "onnx" / "cards"
 Triple = tuple[float, float, float]
+Size = tuple[Positive, Positive]
 
 
 @dataclass(frozen=True)
 class StageCard:
     """One stage: its tensors and, for tokens, their grid and how many have no place."""
 
-    tensors: tuple[str, ...]
-    kind: str = ""
-    grid: tuple[int, int] | None = None
-    prefix: int = 0
-    blocks: int = 0
+    tensors: str | tuple[str, ...]
+    kind: Literal["map", "tokens", "queries"] | None = None
+    grid: Size | None = None
+    prefix: Natural = 0
+    blocks: Natural = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of its tensors."""
+        return (self.tensors,) if isinstance(self.tensors, str) else self.tensors
+
+
+@dataclass(frozen=True)
+class PredictionCard:
+    """What the graph predicts."""
+
+    task: Literal["classification", "detection"]
+    logits: str
+    boxes: str | None = None
+    no_object: bool = True
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.task == "detection") is (self.boxes is None):
+            raise UsageError("'prediction.boxes' is for the task detection, and needed there")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return the names of its tensors."""
+        return (self.logits,) if self.boxes is None else (self.logits, self.boxes)
 
 
 @dataclass(frozen=True)
 class OnnxCard:
     """A whole card."""
 
-    image: str
-    size: tuple[int, int] | None
-    mean: Triple
-    std: Triple
-    licence: str
-    task: str
-    logits: str
-    boxes: str | None
-    no_object: bool
-    classes: tuple[str, ...]
-    stages: dict[str, StageCard]
+    input: str
+    prediction: PredictionCard
+    size: Size | None = None
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+    licence: str = "see the file's source"
+    stages: dict[str, str | tuple[str, ...] | StageCard] = field(default_factory=dict)
+
+    @property
+    def stage_cards(self) -> dict[str, StageCard]:
+        """Return the stages in order, those that the card names by their tensors alone too."""
+        return {name: s if isinstance(s, StageCard) else StageCard(s) for name, s in self.stages.items()}
 
 
 def find_card(model: Path, named: str) -> OnnxCard:
-    """The card of an ONNX file: the ``named`` one, else ``MODEL.toml`` beside it, else the package's of a known export.
+    """Return the card of an ONNX file: the ``named`` one, else ``MODEL.toml`` beside it, else the package's own.
 
     Raises:
         UsageError: if there is none, or it is not a card, naming the key.
@@ -88,50 +114,8 @@ def find_card(model: Path, named: str) -> OnnxCard:
 
 def _card(text: str, source: str) -> OnnxCard:
     try:
-        tree = tomllib.loads(text)
-        _check(tree, KEYS)
-        answer = tree["prediction"]
-        _check(answer, {"task", "logits", "boxes", "no_object", "classes"})
-        if answer["task"] not in ("classification", "detection"):
-            raise unknown_name("task", answer["task"], ("classification", "detection"))
-        return OnnxCard(
-            image=tree["input"],
-            size=tuple(tree["size"]) if "size" in tree else None,
-            mean=tuple(tree.get("mean", (0.0, 0.0, 0.0))),
-            std=tuple(tree.get("std", (1.0, 1.0, 1.0))),
-            licence=tree.get("licence", "see the file's source"),
-            task=answer["task"],
-            logits=answer["logits"],
-            boxes=answer["boxes"] if answer["task"] == "detection" else None,
-            no_object=bool(answer.get("no_object", True)),
-            classes=tuple(answer.get("classes", ())),
-            stages={name: _stage(entry) for name, entry in tree.get("stages", {}).items()},
-        )
+        return build(OnnxCard, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"card '{source}' is not TOML: {error}") from error
-    except KeyError as error:
-        raise UsageError(f"card '{source}': {error} is missing") from error
     except UsageError as error:
         raise UsageError(f"card '{source}': {error}") from error
-
-
-def _stage(entry: Any) -> StageCard:
-    tree = entry if isinstance(entry, dict) else {"tensors": entry}
-    _check(tree, STAGE_KEYS)
-    tensors = tree["tensors"]
-    kind = tree.get("kind", "")
-    if kind not in ("", "map", "tokens", "queries"):
-        raise unknown_name("kind", kind, ("map", "tokens", "queries"))
-    return StageCard(
-        tensors=(tensors,) if isinstance(tensors, str) else tuple(tensors),
-        kind=kind,
-        grid=tuple(tree["grid"]) if "grid" in tree else None,
-        prefix=int(tree.get("prefix", 0)),
-        blocks=int(tree.get("blocks", 0)),
-    )
-
-
-def _check(tree: dict[str, Any], known: set[str]) -> None:
-    for key in tree:
-        if key not in known:
-            raise unknown_name("key", key, known)

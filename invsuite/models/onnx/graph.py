@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from invsuite.errors import Unavailable, UsageError, WeightsError
@@ -36,20 +38,24 @@ class Step:
 
 
 class OnnxGraph(nn.Module):
-    """The graph of a file. Floating-point constants are parameters, so that they are frozen, moved and digested as
-    weights are; whole numbers (shapes, indices) stay on the CPU.
+    """The graph of a file.
+
+    Floating-point constants are parameters, so that they are frozen, moved and digested as weights are; whole numbers
+    (shapes, indices) stay on the CPU.
 
     Attributes:
+        path: of the file.
         sources: names of the graph's inputs with their shapes, None for a free axis.
 
     Raises:
-        Unavailable: if the package ``onnx`` is not installed, or the file does not exist.
+        Unavailable: if the file does not exist.
         WeightsError: if it is no ONNX file.
         UsageError: for an operator or an opset that is not supported, naming it.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         graph, opset = _read(path)
         if opset < OLDEST:
             raise UsageError(f"'{path.name}' has ONNX opset {opset}, at least {OLDEST} is needed: export it again")
@@ -76,40 +82,40 @@ class OnnxGraph(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every tensor that is computed."""
+        """Return the names of the tensors that are computed."""
         return tuple(self._maker)
 
     def is_constant(self, name: str) -> bool:
-        """Whether ``name`` is a constant of the file."""
+        """Tell whether ``name`` is a constant of the file."""
         return name in self._places or name in self._whole
 
     def __contains__(self, name: str) -> bool:
         return name in self._maker or name in self.sources or self.is_constant(name)
 
-    def needs(self, wanted: Collection[str], given: Collection[str]) -> set[str]:
-        """The graph's inputs that ``wanted`` tensors still depend on where ``given`` ones are known."""
-        return {name for name in self._walk(wanted, given) if name in self.sources}
+    def missing_inputs(self, outputs: Collection[str], known: Collection[str] = ()) -> set[str]:
+        """Return the graph's inputs that the tensors ``outputs`` still depend on where ``known`` ones are known."""
+        return {name for name in self.upstream(outputs, known) if name in self.sources}
 
-    def _walk(self, wanted: Collection[str], given: Collection[str]) -> set[str]:
-        """Every tensor that ``wanted`` ones depend on, those behind ``given`` ones left out."""
-        seen: set[str] = set()
-        waiting = [name for name in wanted if name not in given]
+    def upstream(self, outputs: Collection[str], known: Collection[str] = ()) -> set[str]:
+        """Return every tensor that ``outputs`` depend on, themselves too, without what lies behind ``known`` ones."""
+        reached: set[str] = set()
+        waiting = [name for name in outputs if name not in known]
         while waiting:
             name = waiting.pop()
-            if name in seen:
+            if name in reached:
                 continue
-            seen.add(name)
+            reached.add(name)
             if name in self._maker:
-                waiting += [n for n in self._maker[name].inputs if n and n not in given and not self.is_constant(n)]
-        return seen
+                waiting += [n for n in self._maker[name].inputs if n and n not in known and not self.is_constant(n)]
+        return reached
 
-    def _plan(self, given: tuple[str, ...], wanted: tuple[str, ...]) -> list[Step]:
-        key = given, wanted
+    def _plan(self, known: tuple[str, ...], outputs: tuple[str, ...]) -> list[Step]:
+        key = known, outputs
         if key not in self._plans:
-            needed = self._walk(wanted, given)
+            needed = self.upstream(outputs, known)
             nodes = [node for node in self.nodes if needed.intersection(node.outputs)]
             last = {name: i for i, node in enumerate(nodes) for name in (*node.inputs, *node.outputs)}
-            keep = {*wanted, ""}
+            keep = {*outputs, ""}
             self._plans[key] = [
                 Step(
                     node,
@@ -119,17 +125,17 @@ class OnnxGraph(nn.Module):
             ]
         return self._plans[key]
 
-    def forward(self, given: Mapping[str, torch.Tensor], wanted: tuple[str, ...]) -> list[torch.Tensor]:
-        """The ``wanted`` tensors from the ``given`` ones; differentiable."""
-        values: dict[str, torch.Tensor | None] = {"": None, **given}
-        for step in self._plan(tuple(given), wanted):
+    def forward(self, known: Mapping[str, torch.Tensor], outputs: tuple[str, ...]) -> list[torch.Tensor]:
+        """Return the tensors ``outputs`` from the ``known`` ones; differentiable."""
+        values: dict[str, torch.Tensor | None] = {"": None, **known}
+        for step in self._plan(tuple(known), outputs):
             inputs = [self._value(values, name) for name in step.node.inputs]
-            outputs = OPERATORS[step.node.operator](inputs, step.node.attributes)
-            values.update(zip(step.node.outputs, outputs, strict=False))
+            answers = OPERATORS[step.node.operator](inputs, step.node.attributes)
+            values.update(zip(step.node.outputs, answers, strict=False))
             for name in step.done:
                 values.pop(name, None)
-        found = [self._value(values, name) for name in wanted]
-        return [tensor for tensor in found if tensor is not None]
+        tensors = [self._value(values, name) for name in outputs]
+        return [tensor for tensor in tensors if tensor is not None]
 
     def _value(self, values: Mapping[str, torch.Tensor | None], name: str) -> torch.Tensor | None:
         if name in values:
@@ -138,11 +144,7 @@ class OnnxGraph(nn.Module):
 
 
 def _read(path: Path) -> tuple[Any, int]:
-    """The graph of a file and its opset."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise Unavailable("ONNX files need the package onnx; install it with: pip install 'invsuite[onnx]'") from error
+    """Return the graph of a file and its opset."""
     if not path.is_file():
         raise Unavailable(f"ONNX file '{path}' does not exist")
     try:
@@ -154,24 +156,20 @@ def _read(path: Path) -> tuple[Any, int]:
 
 
 def _tensor(proto: Any) -> torch.Tensor:
-    from onnx import numpy_helper
-
     return torch.from_numpy(numpy_helper.to_array(proto).copy())
 
 
 def _node(node: Any) -> Node:
-    from onnx import TensorProto, helper
-
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     attributes = {k: _tensor(v) if isinstance(v, TensorProto) else v for k, v in attributes.items()}
     return Node(node.op_type, tuple(node.input), tuple(node.output), attributes)
 
 
 def _constants(graph: Any) -> dict[str, torch.Tensor]:
-    """Initialisers and Constant nodes by name."""
-    found = {proto.name: _tensor(proto) for proto in graph.initializer}
+    """Return initialisers and Constant nodes by name."""
+    constants = {proto.name: _tensor(proto) for proto in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             (name, value), *_ = _node(node).attributes.items()
-            found[node.output[0]] = value if name == "value" else torch.tensor(value)
-    return found
+            constants[node.output[0]] = value if name == "value" else torch.tensor(value)
+    return constants

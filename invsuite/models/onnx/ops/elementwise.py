@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.errors import UsageError
-from invsuite.models.onnx.ops.types import Attributes, Inputs, Operator, given, optional, together
+from invsuite.models.onnx.ops.types import Attributes, Inputs, Operator, needed, optional, together
 
 # onnx.TensorProto.DataType
 DTYPES = {
@@ -24,16 +24,16 @@ DTYPES = {
 
 
 def _unary(function: Callable[[torch.Tensor], torch.Tensor]) -> Operator:
-    return lambda inputs, attributes: (function(given(inputs, 0)),)
+    return lambda inputs, attributes: (function(needed(inputs, 0)),)
 
 
 def _binary(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Operator:
-    return lambda inputs, attributes: (function(*together(given(inputs, 0), given(inputs, 1))),)
+    return lambda inputs, attributes: (function(*together(needed(inputs, 0), needed(inputs, 1))),)
 
 
 def _many(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Operator:
     def run(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
-        first, *rest = together(*(given(inputs, i) for i in range(len(inputs))))
+        first, *rest = together(*(needed(inputs, i) for i in range(len(inputs))))
         for other in rest:
             first = function(first, other)
         return (first,)
@@ -53,36 +53,36 @@ def _power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _clip(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
     low, high = optional(inputs, 1), optional(inputs, 2)
     bounds = [None if v is None else v.item() for v in (low, high)]
-    found = given(inputs, 0)
-    return (found if bounds == [None, None] else found.clamp(*bounds),)
+    tensor = needed(inputs, 0)
+    return (tensor if bounds == [None, None] else tensor.clamp(*bounds),)
 
 
 def _cast(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
     if attributes["to"] not in DTYPES:
         raise UsageError(f"ONNX Cast to data type {attributes['to']} is not supported")
-    return (given(inputs, 0).to(DTYPES[attributes["to"]]),)
+    return (needed(inputs, 0).to(DTYPES[attributes["to"]]),)
 
 
 def _where(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
-    condition, yes, no = together(given(inputs, 0), given(inputs, 1), given(inputs, 2))
+    condition, yes, no = together(needed(inputs, 0), needed(inputs, 1), needed(inputs, 2))
     return (torch.where(condition, yes, no),)
 
 
 def _gelu(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
-    return (F.gelu(given(inputs, 0), approximate=attributes.get("approximate", b"none").decode()),)
+    return (F.gelu(needed(inputs, 0), approximate=attributes.get("approximate", b"none").decode()),)
 
 
 def _leaky(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
-    return (F.leaky_relu(given(inputs, 0), attributes.get("alpha", 0.01)),)
+    return (F.leaky_relu(needed(inputs, 0), attributes.get("alpha", 0.01)),)
 
 
 def _elu(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
-    return (F.elu(given(inputs, 0), attributes.get("alpha", 1.0)),)
+    return (F.elu(needed(inputs, 0), attributes.get("alpha", 1.0)),)
 
 
 def _hard_sigmoid(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
     alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return ((alpha * given(inputs, 0) + beta).clamp(0, 1),)
+    return ((alpha * needed(inputs, 0) + beta).clamp(0, 1),)
 
 
 def _prelu(x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.errors import UsageError
-from invsuite.models.onnx.ops.types import Attributes, Inputs, Operator, given, numbers, optional
+from invsuite.models.onnx.ops.types import Attributes, Inputs, Operator, needed, numbers, optional
 
 Outputs = tuple[torch.Tensor, ...]
 
 
 def _padded(tensor: torch.Tensor, attributes: Attributes, value: float = 0.0) -> torch.Tensor:
-    """``tensor`` (B, C, ...) padded as a convolution's or pool's ``pads`` (begins, then ends) say."""
+    """Return ``tensor`` (B, C, ...) padded as a convolution's or pool's ``pads`` (begins, then ends) say."""
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UsageError(f"ONNX auto_pad '{attributes['auto_pad'].decode()}' is not supported: export explicit pads")
     axes = tensor.ndim - 2
@@ -26,7 +26,7 @@ def _padded(tensor: torch.Tensor, attributes: Attributes, value: float = 0.0) ->
 
 def _conv(inputs: Inputs, attributes: Attributes) -> Outputs:
     functions = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-    tensor, weight = _padded(given(inputs, 0), attributes), given(inputs, 1)
+    tensor, weight = _padded(needed(inputs, 0), attributes), needed(inputs, 1)
     axes = weight.ndim - 2
     stride, dilation = attributes.get("strides", [1] * axes), attributes.get("dilations", [1] * axes)
     run = functions[weight.ndim]
@@ -34,14 +34,14 @@ def _conv(inputs: Inputs, attributes: Attributes) -> Outputs:
 
 
 def _conv_transpose(inputs: Inputs, attributes: Attributes) -> Outputs:
-    weight = given(inputs, 1)
+    weight = needed(inputs, 1)
     axes = weight.ndim - 2
     pads = attributes.get("pads", [0] * 2 * axes)
     if weight.ndim != 4 or pads[:axes] != pads[axes:] or "output_shape" in attributes:
         raise UsageError("ONNX ConvTranspose is supported in two dimensions, with equal pads and no output_shape")
     return (
         F.conv_transpose2d(
-            given(inputs, 0),
+            needed(inputs, 0),
             weight,
             optional(inputs, 2),
             attributes.get("strides", [1, 1]),
@@ -55,7 +55,7 @@ def _conv_transpose(inputs: Inputs, attributes: Attributes) -> Outputs:
 
 def _max_pool(inputs: Inputs, attributes: Attributes) -> Outputs:
     kernel = attributes["kernel_shape"]
-    tensor = _padded(given(inputs, 0), attributes, float("-inf"))
+    tensor = _padded(needed(inputs, 0), attributes, float("-inf"))
     return (
         F.max_pool2d(
             tensor,
@@ -74,7 +74,7 @@ def _average_pool(inputs: Inputs, attributes: Attributes) -> Outputs:
         raise UsageError("ONNX AveragePool is supported with explicit pads, equal before and after")
     return (
         F.avg_pool2d(
-            given(inputs, 0),
+            needed(inputs, 0),
             kernel,
             attributes.get("strides", [1] * len(kernel)),
             pads[: len(kernel)],
@@ -86,7 +86,7 @@ def _average_pool(inputs: Inputs, attributes: Attributes) -> Outputs:
 
 def _global(function: Callable[..., torch.Tensor]) -> Operator:
     def run(inputs: Inputs, attributes: Attributes) -> Outputs:
-        tensor = given(inputs, 0)
+        tensor = needed(inputs, 0)
         return (function(tensor, tuple(range(2, tensor.ndim)), keepdim=True),)
 
     return run
@@ -94,7 +94,7 @@ def _global(function: Callable[..., torch.Tensor]) -> Operator:
 
 def _reduce(function: Callable[..., torch.Tensor]) -> Operator:
     def run(inputs: Inputs, attributes: Attributes) -> Outputs:
-        tensor, axes = given(inputs, 0), numbers(inputs, 1, attributes, "axes")
+        tensor, axes = needed(inputs, 0), numbers(inputs, 1, attributes, "axes")
         if not axes:
             if attributes.get("noop_with_empty_axes", 0):
                 return (tensor,)
@@ -109,7 +109,7 @@ def _length(tensor: torch.Tensor, axes: tuple[int, ...], keepdim: bool) -> torch
 
 
 def _gemm(inputs: Inputs, attributes: Attributes) -> Outputs:
-    a, b, c = given(inputs, 0), given(inputs, 1), optional(inputs, 2)
+    a, b, c = needed(inputs, 0), needed(inputs, 1), optional(inputs, 2)
     a = a.T if attributes.get("transA", 0) else a
     b = b.T if attributes.get("transB", 0) else b
     product = attributes.get("alpha", 1.0) * (a @ b)
@@ -117,42 +117,42 @@ def _gemm(inputs: Inputs, attributes: Attributes) -> Outputs:
 
 
 def _matmul(inputs: Inputs, attributes: Attributes) -> Outputs:
-    return (given(inputs, 0) @ given(inputs, 1),)
+    return (needed(inputs, 0) @ needed(inputs, 1),)
 
 
 def _softmax(inputs: Inputs, attributes: Attributes) -> Outputs:
-    return (given(inputs, 0).softmax(attributes.get("axis", -1)),)
+    return (needed(inputs, 0).softmax(attributes.get("axis", -1)),)
 
 
 def _log_softmax(inputs: Inputs, attributes: Attributes) -> Outputs:
-    return (given(inputs, 0).log_softmax(attributes.get("axis", -1)),)
+    return (needed(inputs, 0).log_softmax(attributes.get("axis", -1)),)
 
 
 def _layer_norm(inputs: Inputs, attributes: Attributes) -> Outputs:
-    tensor, axis = given(inputs, 0), attributes.get("axis", -1)
+    tensor, axis = needed(inputs, 0), attributes.get("axis", -1)
     shape = tensor.shape[axis:]
-    return (F.layer_norm(tensor, shape, given(inputs, 1), optional(inputs, 2), attributes.get("epsilon", 1e-5)),)
+    return (F.layer_norm(tensor, shape, needed(inputs, 1), optional(inputs, 2), attributes.get("epsilon", 1e-5)),)
 
 
 def _batch_norm(inputs: Inputs, attributes: Attributes) -> Outputs:
-    scale, bias, mean, variance = (given(inputs, i) for i in range(1, 5))
-    return (F.batch_norm(given(inputs, 0), mean, variance, scale, bias, False, 0.0, attributes.get("epsilon", 1e-5)),)
+    scale, bias, mean, variance = (needed(inputs, i) for i in range(1, 5))
+    return (F.batch_norm(needed(inputs, 0), mean, variance, scale, bias, False, 0.0, attributes.get("epsilon", 1e-5)),)
 
 
 def _instance_norm(inputs: Inputs, attributes: Attributes) -> Outputs:
     epsilon = attributes.get("epsilon", 1e-5)
-    return (F.instance_norm(given(inputs, 0), weight=given(inputs, 1), bias=given(inputs, 2), eps=epsilon),)
+    return (F.instance_norm(needed(inputs, 0), weight=needed(inputs, 1), bias=needed(inputs, 2), eps=epsilon),)
 
 
 def _grid_sample(inputs: Inputs, attributes: Attributes) -> Outputs:
     mode = attributes.get("mode", b"bilinear").decode()
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     padding, corners = attributes.get("padding_mode", b"zeros").decode(), bool(attributes.get("align_corners", 0))
-    return (F.grid_sample(given(inputs, 0), given(inputs, 1), mode, padding, corners),)
+    return (F.grid_sample(needed(inputs, 0), needed(inputs, 1), mode, padding, corners),)
 
 
 def _resize(inputs: Inputs, attributes: Attributes) -> Outputs:
-    tensor, scales, sizes = given(inputs, 0), optional(inputs, 2), optional(inputs, 3)
+    tensor, scales, sizes = needed(inputs, 0), optional(inputs, 2), optional(inputs, 3)
     where = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
     mode = attributes.get("mode", b"nearest").decode()
     rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
@@ -178,7 +178,7 @@ def _resize(inputs: Inputs, attributes: Attributes) -> Outputs:
 
 
 def _einsum(inputs: Inputs, attributes: Attributes) -> Outputs:
-    return (torch.einsum(attributes["equation"].decode(), *(given(inputs, i) for i in range(len(inputs)))),)
+    return (torch.einsum(attributes["equation"].decode(), *(needed(inputs, i) for i in range(len(inputs)))),)
 
 
 LAYERS: dict[str, Operator] = {

@@ -1,4 +1,4 @@
-"""What the operators' files share."""
+"""Reading a node's inputs and attributes, which the operators' files share."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ Attributes = dict[str, Any]
 Operator = Callable[[Inputs, Attributes], tuple[torch.Tensor, ...]]
 
 
-def given(inputs: Inputs, index: int) -> torch.Tensor:
-    """Input ``index``, which must be there."""
-    found = optional(inputs, index)
-    if found is None:
+def needed(inputs: Inputs, index: int) -> torch.Tensor:
+    """Return input ``index``.
+
+    Raises:
+        UsageError: if it is left out.
+    """
+    tensor = optional(inputs, index)
+    if tensor is None:
         raise UsageError(f"an ONNX node lacks its input {index}")
-    return found
+    return tensor
 
 
 def optional(inputs: Inputs, index: int) -> torch.Tensor | None:
-    """Input ``index``, or None where it is left out."""
+    """Return input ``index``, or None where it is left out."""
     return inputs[index] if index < len(inputs) else None
 
 
 def numbers(inputs: Inputs, index: int, attributes: Attributes, name: str) -> list[int] | None:
-    """A list of whole numbers that older opsets hold as attribute ``name`` and newer ones as an input."""
-    found = optional(inputs, index)
-    if found is not None:
-        return [int(v) for v in found.reshape(-1).tolist()]
+    """Return whole numbers that older opsets hold as attribute ``name`` and newer ones as an input."""
+    tensor = optional(inputs, index)
+    if tensor is not None:
+        return [int(v) for v in tensor.reshape(-1).tolist()]
     return [int(v) for v in attributes[name]] if name in attributes else None
 
 
 def together(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Tensors on one device: small constants made of shapes, which stay on the CPU, follow the data."""
+    """Return tensors on one device: small constants made of shapes, which stay on the CPU, follow the data."""
     device = next((t.device for t in tensors if t.device.type != "cpu"), None)
     return tensors if device is None else tuple(t.to(device) for t in tensors)
