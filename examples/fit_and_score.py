@@ -9,4 +9,4 @@ score_images = invsuite.open_images(suite.data.score, model.image_size)
 
 fitted = invsuite.fit("ridge", model, ["block03"], fit_images)
 results = invsuite.score(fitted, score_images, metrics=["psnr", "ssim"])
-print(results.to_frame())
+print(results.to_frame()[["stage", "method", "measure", "mean", "low", "high", "n"]])
