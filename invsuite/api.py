@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
-from invsuite.benchmark.cells import Plan, Refused, Selection, choose, make_plan
+from invsuite.benchmark.cells import Cell, Opened, Plan, Refused, Selection, choose, make_plan
 from invsuite.benchmark.estimate import plan_cost
 from invsuite.benchmark.executors import make_executor
 from invsuite.benchmark.executors.base import Job, Placement
 from invsuite.benchmark.fetch import fetch, needs
 from invsuite.benchmark.progress import ConsoleReporter
-from invsuite.benchmark.runner import STRIP_IMAGES, Redo, RunOptions, estimate
+from invsuite.benchmark.runner import STRIP_IMAGES, Redo, Run, RunOptions, estimate
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
+from invsuite.benchmark.suite_file import read_suite
 from invsuite.errors import Unavailable, UsageError, unknown_name
 from invsuite.report import full_title, write_report
 from invsuite.report.efficiency import efficiency_markdown
@@ -31,6 +31,7 @@ from invsuite.report.study import study_page
 from invsuite.report.study_design import analyse, key_of, plan_pairs, read_answers, read_key, study_table
 from invsuite.results.baseline import Judgement, judge, load_baseline, pin, summary, summary_markdown
 from invsuite.results.compare import Comparison, compare_rows, comparison_table
+from invsuite.results.kept import LIMIT
 from invsuite.results.merge import merge_runs
 from invsuite.results.record import Record, RelationRecord, to_json
 from invsuite.results.store import Store
@@ -53,6 +54,7 @@ class BenchOptions:
     dry_run: bool = False
     redo: Redo = "unfinished"
     cell_seconds: float | None = None
+    keep_gib: float = LIMIT / 2**30
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     """Run what is missing, render, and say what was done."""
     suite = load_suite(options.suite)
     executor = make_executor(options.placement, options.plugins)
-    how = RunOptions(options.redo, options.cell_seconds)
+    how = RunOptions(options.redo, options.cell_seconds, round(options.keep_gib * 2**30))
     store = store_of(suite, options.out)
     selection = Selection(
         options.models, options.stages, options.methods, options.metrics, options.seeds, options.random_weights
@@ -82,7 +84,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     with ConsoleReporter() as reporter:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
-            return _describe(plan, store, executor.device, how)
+            return _describe(Run(plan, store, executor.device, reporter, how, {}))
         outcome = executor.run(plan, Job(suite, selection, store.folder.resolve(), how), reporter)
         relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
@@ -96,7 +98,9 @@ def run_bench(options: BenchOptions) -> BenchResult:
             "",
             "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
             + str(files[0]),
-            f"{outcome.computed} cells computed, {outcome.reused} reused; "
+            f"{outcome.computed} cells computed, {outcome.reused} reused"
+            + (f" (measures added to {outcome.added})" if outcome.added else "")
+            + "; "
             + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
             *_problems(every),
         ]
@@ -105,7 +109,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
     tree["cells"] = [to_json(record) for record in records]
     if relations:
         tree["interlayer"] = [to_json(record) for record in relations]
-    return BenchResult(text, tree, _exit_code(plan, every))
+    return BenchResult(text, tree, _exit_code(plan, every) or int(outcome.failed > 0))
 
 
 def _problems(records: Sequence[Record | RelationRecord]) -> list[str]:
@@ -114,6 +118,10 @@ def _problems(records: Sequence[Record | RelationRecord]) -> list[str]:
     for record in records:
         if not record.ok:
             reasons.setdefault((record.state, record.reason), []).append(record.cell.id)
+        elif isinstance(record, Record):
+            for measurement in record.measurements.values():
+                if measurement.status == "failed":
+                    reasons.setdefault(("failed", measurement.reason), []).append(record.cell.id)
     return [
         f"{state}: {cells[0]}{f' and {len(cells) - 1} more' if len(cells) > 1 else ''}: {reason}"
         for (state, reason), cells in reasons.items()
@@ -124,18 +132,17 @@ def _exit_code(plan: Plan, records: Sequence[Record | RelationRecord]) -> int:
     refused = [m.error for m in plan.models if isinstance(m, Refused) and not isinstance(m.error, Unavailable)]
     if refused:
         return refused[0].exit_code
-    return int(any(r.status == "failed" for r in records))
+    broken = (m.status == "failed" for r in records if isinstance(r, Record) for m in r.measurements.values())
+    return int(any(r.status == "failed" for r in records) or any(broken))
 
 
-def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -> BenchResult:
-    """The matrix and its cost, for ``--dry-run``."""
+def _describe(run: Run) -> BenchResult:
+    """Return the matrix and its cost, for ``--dry-run``."""
+    plan, device = run.plan, run.device
     rows = [
-        {
-            "cell": cell.id,
-            "state": "to run" if how.wants(store, cell) else "finished" if store.finished(cell.id) else "left as it is",
-            "image passes": round(estimate(plan, cell)),
-        }
-        for cell in plan.cells
+        {"cell": cell.id, "state": _state(run, entry, cell), "image passes": round(estimate(plan, cell))}
+        for entry in plan.models
+        for cell in entry.cells
     ]
     to_run = [row for row in rows if row["state"] == "to run"]
     passes = sum(int(str(row["image passes"])) for row in to_run)
@@ -149,6 +156,22 @@ def _describe(plan: Plan, store: Store, device: torch.device, how: RunOptions) -
         lines.append(f"not in the estimate, for their weights or data are not here: {', '.join(cost.unknown)}")
     tree = {"cells": rows, "image_passes": passes, "estimate": asdict(cost) | {"device": device.type}}
     return BenchResult("\n".join([tabulate(rows, headers="keys"), "", *lines]), tree)
+
+
+def _state(run: Run, entry: Opened | Refused, cell: Cell) -> str:
+    """Return what a run would do with a cell."""
+    todo = run.todo(entry, cell)
+    if todo is None:
+        return "finished" if run.store.finished(cell.id) else "left as it is"
+    return "to run" if todo.inversion else f"to measure: {', '.join(metric.name for metric in todo.lacking)}"
+
+
+def prune(suite_name: str, out: Path) -> int:
+    """Delete the reconstructions and inverters that are kept beside a suite's records; return the bytes freed.
+
+    No number is lost: a measure that is added later inverts those cells again.
+    """
+    return Store(out / "records" / read_suite(suite_name).name).kept().prune()
 
 
 def run_fetch(suite_name: str, yes: bool, log: Callable[[str], None]) -> BenchResult:

@@ -158,6 +158,14 @@ def bench(
         bool, typer.Option("--only-missing", help="Only cells that have no record at all.")
     ] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="All cells again, finished ones too.")] = False,
+    keep: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="GiB that reconstructions and inverters kept beside the records may take, so that a measure added "
+            "later needs no inversion (0 keeps none).",
+        ),
+    ] = 20.0,
     cell_seconds: Annotated[
         float | None, typer.Option(min=0, help="Longest a cell may take; one that takes longer is recorded as failed.")
     ] = None,
@@ -184,6 +192,7 @@ def bench(
         dry_run=dry_run,
         redo=_redo(retry_failed, only_missing, refresh),
         cell_seconds=cell_seconds,
+        keep_gib=keep,
     )
     result = run_bench(options)
     print(json.dumps(result.tree, indent=1) if as_json else result.text)
@@ -237,6 +246,14 @@ def study(
 
     page, key = write_study(suite, out, _names(methods), questions, seed)
     print(f"{page}\n{key} (names the methods: keep it from those who answer)")
+
+
+@command()
+def prune(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
+    """Delete the reconstructions and inverters kept beside the records; no number is lost."""
+    from invsuite.api import prune as prune_suite
+
+    print(f"{prune_suite(suite, out) / 2**20:,.1f} MiB freed")
 
 
 @command("study-results")

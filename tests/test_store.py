@@ -71,12 +71,11 @@ def test_a_failure_waits_for_a_success_that_is_being_written(tmp_path: Path, mon
     """Between a failure's look at the store and its write there is no room for a success."""
     store, other, states = Store(tmp_path), Store(tmp_path), []
 
-    def finished(self: Store, cell_id: str) -> bool:
+    def read(self: Store, cell_id: str) -> None:
         with other._lock("writing", wait=False) as free:
             states.append(free)
-        return False
 
-    monkeypatch.setattr(Store, "finished", finished)
+    monkeypatch.setattr(Store, "read", read)
     store.write(failure())
     assert states == [False], "the lock is held while the store is looked at"
 

@@ -63,7 +63,7 @@ class Cell:
     @cached_property
     def fit_id(self) -> str:
         """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
-        shared = [part for part in self.identity if part not in ("stage", "cut", "metrics", "edits")]
+        shared = [part for part in self.identity if part not in ("stage", "cut")]
         return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
 
     def _digest(self, parts: Iterable[str]) -> str:
@@ -86,6 +86,21 @@ class Opened:
     splits: Splits
     cells: tuple[Cell, ...]
     witness: Model | InvsuiteError
+
+    def identity_of(self, metric: Metric, edits: int) -> str:
+        """Return 12 digits over all that changes a measure's values for given reconstructions of this model.
+
+        Args:
+            metric: the measure, with its parameters.
+            edits: how many images the suite has edited.
+        """
+        parts: dict[str, Any] = {"name": metric.name, "version": metric.version, "parameters": metric.params()}
+        if metric.uses_edits:
+            parts["edits"] = edits
+        if metric.uses_witness:  # one that could not be had is another: its measures are computed once it is there
+            unavailable = f"unavailable: {self.spec.witness}"
+            parts["witness"] = self.witness.origin.sha256 if isinstance(self.witness, Model) else unavailable
+        return hashlib.sha256(as_json(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -226,20 +241,16 @@ def _lay_out(
     stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
     seeds = selection.seeds or suite.seeds
     methods = [(m, m.method.params()) for m in _choose_methods(suite, selection)]
-    shared = {
-        "metrics": {m.name: {"version": m.version} | m.params() for m in metrics},
-        "edits": suite.edits,
-    }
 
     def cells(facts: dict[str, Any]) -> tuple[Cell, ...]:
-        texts = {part: as_json(value) for part, value in (shared | facts).items()}
+        texts = {part: as_json(value) for part, value in facts.items()}
         return tuple(
             Cell(
                 spec,
                 stage,
                 method,
                 seed,
-                _identity(suite, method, params, stage, spec.stages, seed, shared | facts),
+                _identity(suite, method, params, stage, spec.stages, seed, facts),
                 texts,
             )
             for seed in seeds
@@ -259,10 +270,6 @@ def _lay_out(
         return Refused(spec, error, cells({"refused": spec.source}))
     digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
     facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
-    if isinstance(witness, Model):
-        facts["witness"] = witness.origin.sha256
-    elif isinstance(witness, Unavailable):
-        facts["witness"] = f"unavailable: {spec.witness}"  # another cell than with it: not reused once it is there
     return Opened(spec, found, splits, cells(facts), witness)
 
 

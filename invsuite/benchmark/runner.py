@@ -1,17 +1,16 @@
-"""From a plan to records: look in the store first, load once, fit once for all stages, invert, score, write.
+"""From a plan to records: look in the store first, load once, fit once for all stages, invert, measure, write.
 
-A cell that cannot run becomes a record with its reason; the others go on.
+A cell that cannot run becomes a record with its reason; the others go on. A cell whose record only lacks a measure is
+neither fitted nor inverted again: the measure is computed on the reconstructions that are kept.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -19,54 +18,52 @@ import torch
 from PIL import Image
 
 from invsuite._system.files import write_atomically
-from invsuite._system.flops import count_flops
-from invsuite._system.memory import free_memory, halving, is_out_of_memory
+from invsuite._system.memory import free_memory, is_out_of_memory
 from invsuite._system.provenance import provenance_of, set_determinism
 from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
 from invsuite.benchmark.cells import Cell, Opened, Plan, Refused
-from invsuite.data.base import check_images, from_unit_range
+from invsuite.benchmark.fitting import SharedFit
+from invsuite.benchmark.scoring import INVERT_BATCH, CellInverter, Curve, flops_per_image, measure_all
+from invsuite.data.base import from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
-from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
-from invsuite.methods.base import Fitted, Inverter, Snapshot
+from invsuite.errors import DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
 from invsuite.methods.checks import check_inverter, check_reconstructions
-from invsuite.methods.problem import Context, Problem
 from invsuite.methods.training.features import FeatureCache
 from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.metrics.checks import check_measures
-from invsuite.models.base import Layout, Model, Representation
+from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
+from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.pictures import extreme_rows, sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
-from invsuite.results.statistics import summarise
 from invsuite.results.store import Store
 
 STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
-INVERT_BATCH = 64
-CANARY_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
+CHECKED_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
 USUAL_PASSES, USUAL_IMAGES = 10_000, 1_000  # where the suite does not say how many
-MEASURE = 0.3  # image passes that a measure of an image takes: from 0.1 of a ViT-B's to 1 of a tiny model's
+MEASURE = 0.3  # image passes that a measure takes per image: from 0.1 of a ViT-B's to 1 of a tiny model's
 
 
 class Reporter(Protocol):
     """What the runner tells while it works; ``worker`` names who does it where several work at the same time."""
 
     def note(self, text: str) -> None:
-        """A line worth reading."""
+        """Show a line worth reading."""
 
     def begin(self, cells: int, weight: float) -> None:
-        """The run has ``cells`` cells to compute and this much work in all."""
+        """Announce ``cells`` cells to compute and this much work in all."""
 
     def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
-        """A piece of work starts; the hook reports its progress."""
+        """Start a piece of work; the hook reports its progress."""
 
     def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
-        """A cell has its record."""
+        """Show that a cell has its record."""
 
     def rest(self, worker: str, finished: bool) -> None:
-        """The worker works no more; what it did last is ``finished``, or lost."""
+        """Show that the worker works no more; what it did last is ``finished``, or lost."""
 
 
 Redo = Literal["unfinished", "missing", "failed", "all"]
@@ -77,37 +74,57 @@ class RunOptions:
     """How to run a plan.
 
     Attributes:
-        redo: the cells to compute: those that are not ``unfinished`` have a success, or a stage their method does not
-            apply to; ``missing`` have no record at all; ``failed`` have one without numbers; or ``all``.
+        redo: the cells to compute: those that are ``unfinished`` have no success, nor a stage their method does not
+            apply to, or lack measures; ``missing`` have no record at all; ``failed`` have a record that lacks numbers;
+            or ``all``.
         cell_seconds: wall time that inverting and scoring a cell may take, and fitting as often as there are cells to
             fit together; None is no limit.
+        keep_bytes: what reconstructions and inverters that are kept for measures added later may take on disk.
     """
 
     redo: Redo = "unfinished"
     cell_seconds: float | None = None
+    keep_bytes: int = LIMIT
 
-    def wants(self, store: Store, cell: Cell) -> bool:
-        """Whether the cell is to be computed."""
-        if self.redo == "all":
-            return True
-        if self.redo == "missing":
-            return store.read(cell.id) is None
-        return not store.finished(cell.id) and (self.redo == "unfinished" or store.read(cell.id) is not None)
+
+@dataclass(frozen=True)
+class Todo:
+    """What of a cell is to be computed: its inversion and every measure, or only these measures.
+
+    Attributes:
+        inversion: whether it is fitted and inverted.
+        lacking: the measures that its record lacks; empty where it is inverted anyway.
+    """
+
+    inversion: bool
+    lacking: tuple[Metric, ...] = ()
 
 
 @dataclass
 class Outcome:
-    """Counts of one run."""
+    """Counts of one run: cells inverted, those whose record was there, those of them that measures were added to, and
+    those without numbers."""
 
     computed: int = 0
     reused: int = 0
+    added: int = 0
     failed: int = 0
     skipped: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of one run needs; ``stamps`` tell whether another process wrote a cell's record meanwhile."""
+    """What every step of one run needs.
+
+    Attributes:
+        plan: the matrix.
+        store: where records are.
+        device: where models and inverse networks run.
+        report: told what happens.
+        options: which cells, and how.
+        stamps: of the records of the cells to compute, when the run began: they tell whether another process wrote one.
+        outcome: counts so far.
+    """
 
     plan: Plan
     store: Store
@@ -116,38 +133,100 @@ class Run:
     options: RunOptions
     stamps: dict[str, int | None]
     outcome: Outcome = field(default_factory=Outcome)
+    _unavailable: dict[str, bool] = field(default_factory=dict)
+
+    def todo(self, entry: Opened | Refused, cell: Cell) -> Todo | None:
+        """Return what of a cell is to be computed; None if nothing is."""
+        record, redo = self.store.read(cell.id), self.options.redo
+        if redo == "all" or (record is None and redo != "failed"):
+            return Todo(inversion=True)
+        if record is None or redo == "missing":
+            return None
+        if not record.finished:
+            return Todo(inversion=True)
+        if not record.ok or isinstance(entry, Refused):
+            return None
+        lacking = tuple(m for m in self.plan.metrics if self._lacks(record, m, self._identity(entry, m)))
+        return Todo(inversion=False, lacking=lacking) if lacking else None
+
+    def _lacks(self, record: Record, metric: Metric, identity: str) -> bool:
+        known = record.measurements.get(metric.name)
+        if known is None or known.identity != identity:
+            known = record.find(metric.name, identity)
+        if known is None or known.status == "failed":
+            return True
+        return known.status == "skipped" and not self._is_unavailable(metric)
+
+    def _is_unavailable(self, metric: Metric) -> bool:
+        """Tell whether what a measure needs cannot be had, so that asking again would change nothing."""
+        if metric.name not in self._unavailable:
+            try:
+                metric.prepare(self.device)
+                self._unavailable[metric.name] = False
+            except Unavailable:
+                self._unavailable[metric.name] = True
+        return self._unavailable[metric.name]
+
+    def _identity(self, entry: Opened, metric: Metric) -> str:
+        return entry.identity_of(metric, self.plan.suite.edits)
+
+    def identities(self, entry: Opened, metrics: Sequence[Metric]) -> list[str]:
+        """Return the identity of each of ``metrics`` on this model."""
+        return [self._identity(entry, metric) for metric in metrics]
+
+    def bring_forward(self, entry: Opened, cell: Cell) -> None:
+        """Let the record of a finished cell show the measurements under the present settings, which it has."""
+        record = self.store.read(cell.id)
+        if record is None or not record.ok:
+            return
+        pairs = zip(self.plan.metrics, self.identities(entry, self.plan.metrics), strict=True)
+        hidden = [
+            earlier
+            for metric, identity in pairs
+            if (earlier := record.find(metric.name, identity)) is not None
+            and record.measurements[metric.name].identity != identity
+        ]
+        if hidden:
+            self.store.add(cell.id, hidden, record.provenance, self.plan.suite.metrics)
 
     def finish(self, cell: Cell, body: dict[str, Any]) -> None:
         """Write the cell's record, whose results, or the reason why it has none, are in ``body``."""
         record = Record(self.name(cell), cell.identity, provenance=origin(self.device, cell.seed), **body)
-        self.store.write(record)
+        self.store.write(record, self.plan.suite.metrics)
         self.outcome.computed += 1
         self.outcome.failed += record.status == "failed"
         self.outcome.skipped += record.status == "skipped"
         self.report.cell_done(cell, record.status)
+
+    def add(self, cell: Cell, measurements: Sequence[Measurement]) -> None:
+        """Write measurements into the record of a cell that has reconstructions already."""
+        self.store.add(cell.id, measurements, origin(self.device, cell.seed), self.plan.suite.metrics)
+        self.outcome.added += 1
+        self.outcome.reused += 1
+        self.report.cell_done(cell, "ok")
 
     def name(self, cell: Cell) -> CellName:
         """Return what a record says of its cell."""
         suite, method = self.plan.suite, cell.method.method
         models, methods = ([spec.name for spec in specs] for specs in (suite.models, suite.methods))
         return CellName(
-            cell.id,
-            suite.name,
-            cell.model.name,
-            cell.stage,
-            cell.model.stages.index(cell.stage),
-            cell.method.name,
-            method.name,
-            method.family,
-            cell.seed,
-            method.uses_image,
-            suite.title,
-            models.index(cell.model.name) if cell.model.name in models else len(models),
-            methods.index(cell.method.name),
+            id=cell.id,
+            suite=suite.name,
+            model=cell.model.name,
+            stage=cell.stage,
+            position=cell.model.stages.index(cell.stage),
+            method=cell.method.name,
+            kind=method.name,
+            family=method.family,
+            seed=cell.seed,
+            uses_image=method.uses_image,
+            title=suite.title,
+            model_position=models.index(cell.model.name) if cell.model.name in models else len(models),
+            method_position=methods.index(cell.method.name),
         )
 
     def still_to_do(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells that no other process has written since this run began."""
+        """Return the cells that no other process has written since this run began."""
         left = [cell for cell in cells if self.store.stamp(cell.id) == self.stamps[cell.id]]
         for cell in cells:
             if cell not in left:
@@ -156,7 +235,7 @@ class Run:
         return left
 
     def fits(self) -> Iterator[tuple[Opened, dict[str, list[Cell]]]]:
-        """Every model with cells to compute, and those by the fit they share."""
+        """Yield every model with cells to compute, and those by the fit they share."""
         for entry in self.plan.models:
             fits: dict[str, list[Cell]] = {}
             for cell in entry.cells:
@@ -167,27 +246,35 @@ class Run:
 
 
 def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions) -> Run:
-    """A run of a plan with nothing computed yet but the records of models that cannot be had.
+    """Begin a run of a plan: nothing is computed yet but the records of models that cannot be had.
 
     Raises:
         DataError: if a measure gives wrong values for pictures whose values are known.
         DiskError: if a record cannot be written.
     """
-    pending = [cell for cell in plan.cells if options.wants(store, cell)]
-    stamps = {cell.id: store.stamp(cell.id) for cell in pending}
-    this = Run(plan, store, device, report, options, stamps, Outcome(reused=len(plan.cells) - len(pending)))
-    if pending:
+    run = Run(plan, store, device, report, options, {})
+    weight = 0.0
+    for entry in plan.models:
+        for cell in entry.cells:
+            todo = run.todo(entry, cell)
+            if todo is not None:
+                run.stamps[cell.id] = store.stamp(cell.id)
+                weight += work(plan, cell, todo)
+            elif isinstance(entry, Opened):
+                run.bring_forward(entry, cell)
+    run.outcome.reused = len(plan.cells) - len(run.stamps)
+    if run.stamps:
         check_measures(plan.metrics)
-    report.begin(len(pending), sum(work(plan, cell) for cell in pending))
+    report.begin(len(run.stamps), weight)
     for entry in plan.models:
         if isinstance(entry, Refused):
-            for cell in this.still_to_do([cell for cell in entry.cells if cell.id in stamps]):
-                this.finish(cell, problem_record(entry.error))
-    return this
+            for cell in run.still_to_do([cell for cell in entry.cells if cell.id in run.stamps]):
+                run.finish(cell, problem_record(entry.error))
+    return run
 
 
 def run(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None) -> Outcome:
-    """Compute every cell that has no successful record yet, or those that ``options`` name, one after the other.
+    """Compute what every cell lacks, or the cells that ``options`` name, one after the other.
 
     Other processes may run the same plan on the same store: each fit is computed by one of them.
 
@@ -215,12 +302,12 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter, option
 
 
 def trained_fits(fits: dict[str, list[Cell]]) -> int:
-    """How many of the fits are trained, and so share kept representations."""
+    """Return how many of the fits are trained, and so share kept representations."""
     return sum(cells[0].method.method.uses_budget for cells in fits.values())
 
 
 def estimate(plan: Plan, cell: Cell) -> float:
-    """Image passes of a cell, roughly: its share of a fit, and the images it reconstructs.
+    """Return the image passes of a cell, roughly: its share of a fit, and the images it reconstructs.
 
     A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
     """
@@ -235,23 +322,34 @@ def estimate(plan: Plan, cell: Cell) -> float:
     return passes + float(steps) * images
 
 
-def work(plan: Plan, cell: Cell) -> float:
-    """What the time left is judged by: the cell's image passes, and what its measures are worth in such."""
-    return estimate(plan, cell) + MEASURE * len(plan.metrics) * _reconstructed(plan, cell)
+def work(plan: Plan, cell: Cell, todo: Todo) -> float:
+    """Return what the time left is judged by: a cell's image passes, and what its measures are worth in such."""
+    measures = MEASURE * _reconstructed(plan, cell)
+    if not todo.inversion:
+        return measures * len(todo.lacking)
+    return estimate(plan, cell) + measures * len(plan.metrics)
 
 
 def _reconstructed(plan: Plan, cell: Cell) -> int:
-    """Images that inverting and scoring the cell reconstruct, roughly."""
+    """Return how many images inverting and scoring the cell reconstruct, roughly."""
     return (getattr(plan.suite.data_of(cell.model).score, "count", 0) or 100) + 2 * plan.suite.edits
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What all fits of a model share: its fingerprint, what measures are given of it, and kept representations."""
+    """What all fits of a model share.
+
+    Attributes:
+        fingerprint: of the model's weights before anything was fitted.
+        subject: what measures are given of the model and its scored images.
+        features: representations of fit images, kept between fits.
+        kept: reconstructions and inverters, kept for measures that are added later.
+    """
 
     fingerprint: str
     subject: Subject
     features: FeatureCache
+    kept: KeptTensors
 
 
 class Session:
@@ -275,24 +373,25 @@ class Session:
             model.to(device)
             if isinstance(entry.witness, Model):
                 entry.witness.to(device)
-            before = model.fingerprint()
+            fingerprint = model.fingerprint()
             samples = entry.splits.score.samples()
             parts = sample_batches(samples, INVERT_BATCH)
             images = collect((torch.stack([s.image for s in part]).to(device) for part in parts), len(samples))
             check_masks(samples)
             check_normalisation(model)
-            check_chain(model, images[:CANARY_IMAGES])
+            check_chain(model, images[:CHECKED_IMAGES])
             subject = Subject(
                 model,
-                model.order(entry.spec.stages),
-                samples,
-                images,
-                entry.splits.fit,
-                run.plan.suite.edits,
-                entry.splits.score.dataset.classes,
-                entry.witness,
+                stages=model.order(entry.spec.stages),
+                samples=samples,
+                images=images,
+                fit=entry.splits.fit,
+                edit_limit=run.plan.suite.edits,
+                classes=entry.splits.score.dataset.classes,
+                witness=entry.witness,
             )
-            self._scored = Scored(before, subject, self._features)
+            kept = run.store.kept(run.options.keep_bytes, run.report.note)
+            self._scored = Scored(fingerprint, subject, self._features, kept)
         except DiskError:
             raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
@@ -301,7 +400,7 @@ class Session:
         write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images[:STRIP_IMAGES]))
 
     def fit(self, fit_id: str, cells: Sequence[Cell], wait: bool) -> bool:
-        """Compute the cells of one fit that are still to do; False if another process has it and ``wait`` is not asked.
+        """Compute the cells of one fit that are still to do; False if another process has it and ``wait`` is not set.
 
         Raises:
             DiskError: if a record cannot be written.
@@ -313,8 +412,8 @@ class Session:
             if self.problem is not None:
                 for cell in left:
                     self.run.finish(cell, self.problem)
-            elif left:
-                _run_fit(self.run, self.entry, fit_id, left, self._scored)
+            else:
+                self._compute(fit_id, left)
         return True
 
     def close(self) -> None:
@@ -324,255 +423,152 @@ class Session:
         if isinstance(self.entry.witness, Model):
             self.entry.witness.to("cpu")
 
+    def _compute(self, fit_id: str, cells: Sequence[Cell]) -> None:
+        """Invert and score what has no reconstructions yet, and add what the other cells lack."""
+        todo = [(cell, what) for cell in cells if (what := self.run.todo(self.entry, cell)) is not None]
+        inverted = [cell for cell, what in todo if what.inversion]
+        if inverted:
+            self._invert(self._shared_fit(fit_id, inverted), inverted)
+        measured = [(cell, what.lacking) for cell, what in todo if not what.inversion]
+        if measured:
+            fit = self._shared_fit(fit_id, [cell for cell, _ in measured])
+            for cell, lacking in measured:
+                self._add(fit, cell, lacking)
 
-def _run_fit(run: Run, entry: Opened, fit_id: str, group: list[Cell], scored: Scored) -> None:
-    """Fit once, then invert, score and write each cell of the group."""
-    model, suite, limit = entry.model, run.plan.suite, run.options.cell_seconds
-    method, seed = group[0].method.method, group[0].seed
-    weights = {"weights": weights_of(model)}
-    set_determinism(seed)
-    checkpoints = run.store.fit_path(fit_id)
-    # a fit that was killed while its cells were scored is whole on disk, for all its stages
-    together = [cell for cell in entry.cells if cell.fit_id == fit_id] if checkpoints.is_dir() else group
-    problem = Problem(
-        model=model,
-        stages=tuple(cell.stage for cell in together),
-        cut=model.order(entry.spec.stages),
-        fit=entry.splits.fit,
-        select=entry.splits.select,
-        budget=suite.budget,
-        seed=seed,
-        context=Context(
-            progress=run.report.work(
-                f"{entry.spec.name} {group[0].method.name}", sum(work(run.plan, cell) for cell in group)
-            ),
-            engine=suite.engine,
+    def _shared_fit(self, fit_id: str, cells: Sequence[Cell]) -> SharedFit:
+        run, entry, scored = self.run, self.entry, self._scored
+        label = f"{entry.spec.name} {cells[0].method.name}"
+        weight = sum(work(run.plan, cell, Todo(inversion=True)) for cell in cells)
+        return SharedFit(
+            run.plan.suite,
+            entry,
+            fit_id,
+            cells,
+            fingerprint=scored.fingerprint,
             features=scored.features,
-            checkpoints=checkpoints,
-        ),
-    )
-    try:
-        with Meter(run.device) as fit_meter, time_limit(limit and limit * len(group), f"fitting '{method.name}'"):
-            fitted = method.fit(problem)
-        if model.fingerprint() != scored.fingerprint:
-            raise DataError(f"fitting '{method.name}' changed the weights of model '{model.name}'")
-    except DiskError:
-        raise
-    except Exception as error:
-        for cell in group:
-            run.finish(cell, problem_record(error, "fitting") | weights)
-        return
-    for cell in group:
+            kept=scored.kept,
+            checkpoints=run.store.fit_path(fit_id),
+            progress=lambda: run.report.work(label, weight),
+        )
+
+    def _invert(self, fit: SharedFit, cells: Sequence[Cell]) -> None:
+        """Fit once, then invert, score and write each of ``cells``."""
+        run, weights, limit = self.run, weights_of(self.entry.model), self.run.options.cell_seconds
         try:
-            with time_limit(limit, f"inverting and scoring '{cell.key}'"):
-                body = _score(run.plan, entry, cell, fitted, scored, run.store)
-            body["cost"].fit_total_seconds = fit_meter.seconds
-            body["cost"].fit_peak_bytes = fit_meter.peak_bytes
-            body["data"] = DataCounts(
-                len(entry.splits.fit),
-                len(entry.splits.select),
-                len(entry.splits.score),
-                entry.splits.unreadable,
-                entry.splits.converted,
-                asdict(entry.model.resampling),
-            )
+            with time_limit(limit and limit * len(cells), f"fitting '{fit.method.name}'"):
+                fit.fit()
         except DiskError:
             raise
         except Exception as error:
-            body = problem_record(error, "inverting and scoring")
-        run.finish(cell, body | weights)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+            for cell in cells:
+                run.finish(cell, problem_record(error, "fitting") | {"weights": weights})
+            return
+        for cell in cells:
+            try:
+                with time_limit(limit, f"inverting and scoring '{cell.key}'"):
+                    body = self._score(fit, cell)
+            except DiskError:
+                raise
+            except Exception as error:
+                body = problem_record(error, "inverting and scoring")
+            run.finish(cell, body | {"weights": weights})
+        shutil.rmtree(fit.checkpoints, ignore_errors=True)
 
+    def _score(self, fit: SharedFit, cell: Cell) -> dict[str, Any]:
+        """Invert and measure one cell; returns the record's body.
 
-def _score(plan: Plan, entry: Opened, cell: Cell, fitted: Fitted, scored: Scored, store: Store) -> dict[str, Any]:
-    """Invert and measure one cell; returns the record's body.
+        Raises:
+            NotApplicable: if the method refused the stage.
+            OutOfMemoryError: if not even one image at a time can be inverted.
+        """
+        run, model, store, splits = self.run, self.entry.model, self.run.store, self.entry.splits
+        scored, fitted, curve = self._scored, fit.get(), Curve()
+        subject = scored.subject
+        what = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
+        inverter = CellInverter(model, cell, fit.get, scored.kept)
+        check_inverter(fitted.inverter, f"'{cell.method.name}' at '{cell.stage}'")
+        with Meter(model.device) as meter:
+            reconstructions = inverter.scored(subject.images, curve)
+        inverter.keep(reconstructions)
+        flags = check_reconstructions(reconstructions, subject.images, what)
+        # read before the measures reconstruct edited images: the notes speak of the scored images alone
+        notes = fitted.notes.get(cell.stage, {}) | fitted.inverter.findings(cell.stage)
+        if curve.points:
+            notes = notes | {"inversion_curve": curve.notes()}
+        flops = flops_per_image(model, cell.stage, fitted.inverter, subject.images[:1])
+        measurements = self._measure(inverter, reconstructions, run.plan.metrics)
+        write_atomically(store.strip_path(cell.id), _strip(reconstructions[:STRIP_IMAGES]))
+        extremes = extreme_rows({measurement.name: measurement for measurement in measurements})
+        if extremes:
+            pictures = sheet(subject.images[extremes], reconstructions[extremes])
+            write_atomically(store.extremes_path(cell.id), pictures)
+        cost, count = fitted.cost, len(subject.images)
+        return {
+            "status": "ok",
+            "measurements": {measurement.name: measurement for measurement in measurements},
+            "images": [sample.key for sample in subject.samples],
+            "extremes": extremes,
+            "cost": CellCost(
+                clock_name(model.device),
+                fit_seconds=cost.stage_seconds.get(cell.stage, 0.0),
+                fit_shared_seconds=cost.shared_seconds,
+                fit_image_passes=cost.image_passes.get(cell.stage, 0),
+                fit_flops=cost.fit_flops.get(cell.stage),
+                fit_frozen_flops=cost.frozen_flops.get(cell.stage),
+                fit_total_seconds=fit.meter.seconds,
+                fit_peak_bytes=fit.meter.peak_bytes,
+                parameters=cost.parameters.get(cell.stage, 0),
+                invert_seconds_per_image=meter.seconds / count,
+                invert_flops_per_image=flops,
+                invert_cpu_seconds_per_image=meter.cpu_seconds / count,
+                invert_peak_bytes=meter.peak_bytes,
+            ),
+            "notes": notes,
+            "flags": flags,
+            "data": DataCounts(
+                len(splits.fit),
+                len(splits.select),
+                len(splits.score),
+                splits.unreadable,
+                splits.converted,
+                asdict(model.resampling),
+            ),
+        }
 
-    Raises:
-        NotApplicable: if the method refused the stage.
-        OutOfMemoryError: if not even one image at a time can be inverted.
-    """
-    if cell.stage in fitted.refused:
-        raise fitted.refused[cell.stage]
+    def _add(self, fit: SharedFit, cell: Cell, metrics: Sequence[Metric]) -> None:
+        """Compute the ``metrics`` that the record of ``cell`` lacks, on its kept reconstructions.
 
-    model, inverter, curve = entry.model, fitted.inverter, Curve()
-    images = scored.subject.images
-    made_by = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
+        Where they are not kept, the cell is inverted again for them.
+        """
+        run, scored = self.run, self._scored
+        inverter = CellInverter(self.entry.model, cell, fit.get, scored.kept)
+        set_determinism(cell.seed)
+        try:
+            with time_limit(run.options.cell_seconds, f"measuring '{cell.key}'"):
+                reconstructions = inverter.kept()
+                if reconstructions is None:
+                    run.report.note(f"'{cell.key}' is inverted again: its reconstructions are not kept")
+                    reconstructions = inverter.scored(scored.subject.images)
+                    inverter.keep(reconstructions)
+                measurements = self._measure(inverter, reconstructions, metrics)
+        except DiskError:
+            raise
+        except Exception as error:  # the record stays as it is
+            problem = problem_record(error, "measuring")
+            named = ", ".join(metric.name for metric in metrics)
+            run.report.note(f"'{cell.key}' still lacks {named}: {problem['reason']}")
+            run.outcome.reused += 1
+            run.outcome.failed += 1
+            run.report.cell_done(cell, "failed")
+            return
+        run.add(cell, measurements)
 
-    def reconstruct(shown: TensorLike, curve: Curve | None = None) -> TensorLike:
-        work = f"inverting '{cell.key}'"
-        return halving(lambda batch: collect(in_batches(shown, batch, curve), len(shown)), INVERT_BATCH, work)
-
-    def in_batches(shown: TensorLike, batch: int, curve: Curve | None) -> Iterator[torch.Tensor]:
-        if curve is not None:
-            curve.points.clear()  # of an attempt that memory did not suffice for
-        for true in shown.split(batch):
-            found = model.represent(true, [cell.stage])[cell.stage]
-            if curve is not None and not inverter.uses_image:
-                made = inverter.invert_watched(found, curve.beside(true))
-            else:
-                made = fitted.invert(found, true)
-            if made.shape != true.shape:
-                raise DataError(f"{made_by} are {tuple(made.shape)}, made from {tuple(true.shape)}")
-            yield check_images(made.detach(), made_by)
-
-    def again(shown: torch.Tensor) -> torch.Tensor:
-        return reconstruct(shown)[:]
-
-    check_inverter(inverter, f"'{cell.method.name}' at '{cell.stage}'")
-    with Meter(model.device) as meter:
-        made = reconstruct(images, curve)
-    flags = check_reconstructions(made, images, made_by)
-    # read before the measures reconstruct edited images: the notes speak of the scored images alone
-    notes = fitted.notes.get(cell.stage, {}) | inverter.findings(cell.stage)
-    if curve.points:
-        notes = notes | {"inversion_curve": curve.notes()}
-    flops = _flops_an_image(model, cell.stage, fitted, images[:1])
-    layout = model.layout(cell.stage)
-    scoring = Scoring(scored.subject, cell.stage, made, again, lambda tensor: _invert(fitted, cell, layout, tensor))
-    measurements = {metric.name: _measure(metric, scoring, model.device) for metric in plan.metrics}
-    write_atomically(store.strip_path(cell.id), _strip(made[:STRIP_IMAGES]))
-    extremes = extreme_rows(measurements)
-    if extremes:
-        write_atomically(store.extremes_path(cell.id), sheet(images[extremes], made[extremes]))
-    cost = fitted.cost
-    return {
-        "status": "ok",
-        "measurements": measurements,
-        "images": [sample.key for sample in scored.subject.samples],
-        "extremes": extremes,
-        "cost": CellCost(
-            clock_name(model.device),
-            fit_seconds=cost.stage_seconds.get(cell.stage, 0.0),
-            fit_shared_seconds=cost.shared_seconds,
-            fit_image_passes=cost.image_passes.get(cell.stage, 0),
-            fit_flops=cost.fit_flops.get(cell.stage),
-            fit_frozen_flops=cost.frozen_flops.get(cell.stage),
-            parameters=cost.parameters.get(cell.stage, 0),
-            invert_seconds_per_image=meter.seconds / len(images),
-            invert_flops_per_image=flops,
-            invert_cpu_seconds_per_image=meter.cpu_seconds / len(images),
-            invert_peak_bytes=meter.peak_bytes,
-        ),
-        "notes": notes,
-        "flags": flags,
-    }
-
-
-def _invert(fitted: Fitted, cell: Cell, layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
-    """The cell's inverse applied to any tensor of its stage's layout.
-
-    Raises:
-        NotApplicable: for a floor that is shown the image itself, and so has no inverse.
-    """
-
-    def in_batches(batch: int) -> torch.Tensor:
-        parts = (Representation(part, layout, cell.stage) for part in tensor.split(batch))
-        return torch.cat([fitted.inverter.invert(part) for part in parts])
-
-    made = halving(in_batches, INVERT_BATCH, f"inverting '{cell.key}'")
-    return check_images(made, f"reconstructions of '{cell.method.name}' at '{cell.stage}'")
-
-
-def _flops_an_image(model: Model, stage: str, fitted: Fitted, image: torch.Tensor) -> int:
-    """Operations of inverting an image's (1, 3, H, W) representation, its own forward pass left out. Counting is slow:
-    of an inverter that repeats one step, a first and a second one are counted."""
-    found = model.represent(image, [stage])[stage]
-
-    def count(inverter: Inverter) -> int:
-        return count_flops(lambda: replace(fitted, inverter=inverter).invert(found, image))
-
-    inverter = fitted.inverter
-    if inverter.iterations:
-        one, two = (count(inverter.shortened(iterations)) for iterations in (1, 2))
-        return one + (inverter.iterations - 1) * (two - one)
-    flops = count(inverter)
-    inverter.findings(stage)  # those of this image are not for the record
-    return flops
-
-
-class Curve:
-    """Quality against iterations of the scored images: what iterative inverters are watched with.
-
-    The method is told nothing; the true images meet its snapshots here.
-    """
-
-    def __init__(self) -> None:
-        self.points: dict[int, list[tuple[int, float, float, float]]] = {}
-
-    def beside(self, images: torch.Tensor) -> Callable[[Snapshot], None]:
-        """A watch for the inversion of ``images`` (B, 3, H, W), whose batches come in order."""
-        seen: dict[int, int] = {}
-
-        def watch(snapshot: Snapshot) -> None:
-            start = seen.get(snapshot.iteration, 0)
-            count = len(snapshot.images)
-            seen[snapshot.iteration] = start + count
-            error = (snapshot.images - images[start : start + count]).square().mean((1, 2, 3))
-            psnr = -10 * error.clamp(min=1e-12).log10()
-            point = (count, snapshot.seconds, float(snapshot.loss.sum()), float(psnr.sum()))
-            self.points.setdefault(snapshot.iteration, []).append(point)
-
-        return watch
-
-    def notes(self) -> list[dict[str, float]]:
-        """Per iteration, means over images: seconds an image, feature loss, and PSNR in dB."""
-        rows = []
-        for iteration, parts in sorted(self.points.items()):
-            count, seconds, loss, psnr = (sum(values) for values in zip(*parts, strict=True))
-            rows.append(
-                {
-                    "iteration": iteration,
-                    "seconds_per_image": round(seconds / count, 4),
-                    "feature_loss": loss / count,
-                    "psnr": psnr / count,
-                }
-            )
-        return rows
-
-
-def _measure(metric: Metric, scoring: Scoring, device: torch.device) -> Measurement:
-    """Return what a measure gives for one cell: values and summary, or why there are none."""
-    identity = json.dumps([metric.name, metric.version, metric.params()], sort_keys=True)
-    result = Measurement(
-        metric.name,
-        hashlib.sha256(identity.encode()).hexdigest()[:12],
-        metric.label,
-        metric.unit,
-        metric.direction,
-        metric.group,
-        metric.digits,
-        metric.tolerance,
-        metric.headline,
-        metric.description(),
-        metric.version,
-        metric.pooled,
-        "ok",
-    )
-    try:
-        facts: dict[str, Any] = metric.prepare(device)
-        found = metric.compute(scoring)
-    except Unavailable as error:
-        return replace(result, status="skipped", reason=str(error))
-    except NotApplicable as error:
-        return replace(result, status="undefined", reason=str(error))
-    summary = summarise(found.per_image)
-    if metric.pooled:
-        summary = replace(summary, low=None, high=None)
-    if found.interval is not None:
-        summary = replace(summary, low=found.interval[0], high=found.interval[1])
-    result = replace(result, reason=found.undefined, facts=facts | found.facts)
-    if summary.n == 0:
-        return replace(result, status="undefined")
-    return replace(
-        result,
-        n=summary.n,
-        mean=summary.mean,
-        low=summary.low,
-        high=summary.high,
-        ceiling=found.ceiling,
-        floor=found.floor,
-        values=found.per_image,
-    )
+    def _measure(
+        self, inverter: CellInverter, reconstructions: TensorLike, metrics: Sequence[Metric]
+    ) -> list[Measurement]:
+        stage = inverter.cell.stage
+        scoring = Scoring(self._scored.subject, stage, reconstructions, inverter.reconstruct, inverter.invert)
+        return measure_all(metrics, self.run.identities(self.entry, metrics), scoring, self.run.device)
 
 
 def weights_of(model: Model) -> Weights:
@@ -586,8 +582,10 @@ def origin(device: torch.device, seed: int) -> Provenance:
 
 
 def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
-    """The body of a cell without numbers: ``skipped`` where nothing broke (weights that cannot be had, a stage a
-    method does not apply to), else ``failed`` with the traceback; ``fault`` names the kind.
+    """Return the body of a record without numbers.
+
+    It is ``skipped`` where nothing broke (weights that cannot be had, a stage a method does not apply to), else
+    ``failed`` with the traceback; ``fault`` names the kind.
 
     Args:
         error: what kept the cell from its numbers.
@@ -610,7 +608,7 @@ def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
 
 
 def _strip(images: torch.Tensor) -> bytes:
-    """Images side by side as PNG bytes."""
+    """Return images side by side as PNG bytes."""
     row = from_unit_range(torch.cat(list(images.cpu()), dim=2)).permute(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(row.numpy()).save(buffer, "PNG", compress_level=1)  # a fifth of the time for a fifth more bytes

@@ -36,7 +36,7 @@ class ModelSpec:
     name: str = field(metadata=NOT_IDENTITY)
     source: str
     stages: tuple[str, ...]
-    witness: str = ""
+    witness: str = field(default="", metadata=NOT_IDENTITY)  # of the measures that ask it
     random_weights: bool = False
     data: str = ""
 
@@ -70,8 +70,8 @@ class Suite:
     name: str = field(metadata=NOT_IDENTITY)
     title: str = field(metadata=NOT_IDENTITY)
     seeds: tuple[int, ...]
-    metrics: tuple[str, ...]
-    edits: int
+    metrics: tuple[str, ...] = field(metadata=NOT_IDENTITY)  # each has an identity of its own,
+    edits: int = field(metadata=NOT_IDENTITY)  # to which this belongs where images are edited
     budget: Budget
     data: DataSpec
     models: tuple[ModelSpec, ...]

@@ -6,7 +6,7 @@ it can be rendered and compared where neither is installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -220,13 +220,14 @@ class Record:
         cell: which cell.
         identity: all that changes its fit and its reconstructions; the cell's id is a digest of it.
         status: ``ok``, ``skipped`` where nothing broke but there can be no numbers, or ``failed``.
-        provenance: of the newest numbers.
+        provenance: of the fit, the inversion and the measures that were computed with them.
         reason: why there are no numbers.
         fault: the kind of what went wrong (`invsuite.errors`), "" where nothing did.
         settled: whether the cell's identity decides that there are no numbers: nothing to fetch or to try again.
         traceback: of a failure.
         measurements: by name of the measure.
         earlier: measurements under other settings that later runs replaced, kept so that no number is lost.
+        additions: which measures were computed after the inversion, by a later run, and where those numbers come from.
         images: keys of the scored images, in the order of every measurement's values.
         extremes: positions of the best and the worst reconstructions, whose pictures are kept.
         cost: of the fit and the inversion.
@@ -247,6 +248,7 @@ class Record:
     traceback: str = ""
     measurements: dict[str, Measurement] = field(default_factory=dict)
     earlier: list[Measurement] = field(default_factory=list)
+    additions: list[Addition] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     extremes: list[int] = field(default_factory=list)
     cost: CellCost | None = None
@@ -288,11 +290,15 @@ class Record:
                 return measurement
         return None
 
-    def with_measurements(self, added: Sequence[Measurement]) -> Record:
+    def with_measurements(self, added: Iterable[Measurement], order: Sequence[str] = ()) -> Record:
         """Return this record united with ``added``: none that is there is lost.
 
         A measurement of the same name and identity is replaced unless it is the better known one (``ok`` or
         ``undefined`` beside ``skipped`` or ``failed``); one of the same name and other settings moves to ``earlier``.
+
+        Args:
+            added: newer measurements of the same reconstructions.
+            order: names of measures in the order of tables; others come after them.
         """
         current, earlier = dict(self.measurements), list(self.earlier)
         for measurement in added:
@@ -304,7 +310,17 @@ class Record:
             if before is not None and before.identity != measurement.identity:
                 earlier.append(before)
             current[measurement.name] = measurement
-        return replace(self, measurements=current, earlier=earlier)
+        ranks = {name: rank for rank, name in enumerate(order)}
+        names = sorted(current, key=lambda name: ranks.get(name, len(ranks)))
+        return replace(self, measurements={name: current[name] for name in names}, earlier=earlier)
+
+
+@dataclass(slots=True)
+class Addition:
+    """Measures that were computed on kept reconstructions, and where their numbers come from."""
+
+    measures: list[str]
+    provenance: Provenance
 
 
 @dataclass(slots=True)
@@ -401,4 +417,7 @@ def from_json(kind: type[AnyRecord], tree: Mapping[str, Any]) -> AnyRecord:
     if kind is Record:
         values["measurements"] = {name: Measurement(**m) for name, m in values.get("measurements", {}).items()}
         values["earlier"] = [Measurement(**m) for m in values.get("earlier", [])]
+        values["additions"] = [
+            Addition(a["measures"], Provenance(**a["provenance"])) for a in values.get("additions", [])
+        ]
     return kind(**values)

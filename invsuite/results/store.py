@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic
 
@@ -18,7 +19,18 @@ from filelock import FileLock, Timeout
 
 from invsuite._system.files import refused, write_atomically
 from invsuite.errors import DataError, UsageError
-from invsuite.results.record import SCHEMA, AnyRecord, Record, RelationRecord, from_json, to_json
+from invsuite.results.kept import LIMIT, KeptTensors
+from invsuite.results.record import (
+    SCHEMA,
+    Addition,
+    AnyRecord,
+    Measurement,
+    Provenance,
+    Record,
+    RelationRecord,
+    from_json,
+    to_json,
+)
 
 SEAL = "record_sha256"  # first key of a record: what tells that a number was not edited later
 
@@ -69,11 +81,14 @@ class RecordFolder(Generic[AnyRecord]):
         Raises:
             DiskError: if the disk refuses.
         """
-        text = json.dumps({SEAL: ""} | to_json(record), indent=1, allow_nan=False)
-        data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
         with self._lock("writing", wait=True):
             if record.ok or not self.finished(record.cell.id):
-                write_atomically(self.path(record.cell.id), data)
+                self._write(record)
+
+    def _write(self, record: AnyRecord) -> None:
+        text = json.dumps({SEAL: ""} | to_json(record), indent=1, allow_nan=False)
+        data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
+        write_atomically(self.path(record.cell.id), data)
 
     def stamp(self, record_id: str) -> int | None:
         """Return a number that changes whenever the record is written; None while there is no record."""
@@ -137,6 +152,55 @@ class Store(RecordFolder[Record]):
     """Records of one suite's cells, and what is kept beside them."""
 
     kind = Record
+
+    def write(self, record: Record, order: Sequence[str] = ()) -> None:
+        """Write a cell's record, unless it is not a success and a success is already there.
+
+        Measurements that the record on disk has beside its own stay: both are of the same fit and reconstructions.
+
+        Args:
+            record: the record.
+            order: names of measures in the order of tables.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        with self._lock("writing", wait=True):
+            known = self.read(record.cell.id)
+            if known is not None and known.ok and record.ok:
+                united = known.with_measurements(record.measurements.values(), order)
+                record = replace(record, measurements=united.measurements, earlier=united.earlier)
+            if record.ok or known is None or not known.finished:
+                self._write(record)
+
+    def add(
+        self, cell_id: str, measurements: Sequence[Measurement], provenance: Provenance, order: Sequence[str]
+    ) -> Record | None:
+        """Unite the record of a cell with measurements of its kept reconstructions, and return it; None if it is gone.
+
+        Args:
+            cell_id: of a cell with numbers.
+            measurements: what was computed later.
+            provenance: of these.
+            order: names of measures in the order of tables.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        with self._lock("writing", wait=True):
+            known = self.read(cell_id)
+            if known is None or not known.ok:
+                return None
+            record = known.with_measurements(measurements, order)
+            fresh = [m.name for m in measurements if known.find(m.name, m.identity) is None]
+            if fresh:
+                record = replace(record, additions=[*record.additions, Addition(fresh, provenance)])
+            self._write(record)
+            return record
+
+    def kept(self, limit: int = LIMIT, note: Callable[[str], None] = lambda text: None) -> KeptTensors:
+        """Return what is kept beside the records for measures that are added later (`invsuite.results.kept`)."""
+        return KeptTensors(self.folder / "kept", limit, note)
 
     def strip_path(self, cell_id: str) -> Path:
         """Return the file of a cell's first few reconstructions."""

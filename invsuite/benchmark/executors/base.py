@@ -130,10 +130,19 @@ class CellDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """A task is done, or ``busy`` in another run; ``reused`` of its cells were computed by another run meanwhile."""
+    """A task is done, or ``busy`` in another run.
+
+    Attributes:
+        busy: whether another run computes the fit.
+        reused: its cells that were not inverted: another run did so meanwhile, or they only lacked measures.
+        added: those of them that measures were added to.
+        failed: its cells that broke, or that measures could not be added to.
+    """
 
     busy: bool
     reused: int
+    added: int
+    failed: int
 
 
 @dataclass(frozen=True)

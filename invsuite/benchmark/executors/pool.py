@@ -148,10 +148,12 @@ class Pool(Generic[H]):
                 self.recorded.add(cell_id)
                 self.run.outcome.computed += 1
                 report.cell_done(self.cells[cell_id], status, name)
-            case Finished(busy, reused):
+            case Finished(busy, reused, added, failed):
                 task = self.working.pop(worker)
                 self.run.outcome.computed -= reused
                 self.run.outcome.reused += reused
+                self.run.outcome.added += added
+                self.run.outcome.failed += failed
                 if busy:
                     report.note(f"{task.fit_id} is computed by another process; it comes last")
                     self.backlog.put_back(replace(task, wait=True))

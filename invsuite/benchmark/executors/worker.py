@@ -6,6 +6,7 @@ import pickle
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -112,7 +113,7 @@ class Worker:
             return Broken(error)
 
     def _compute(self, task: Task) -> Finished:
-        run, before = self._run, self._run.outcome.reused
+        run, before = self._run, replace(self._run.outcome)
         run.stamps.update(task.stamps)
         session = self._session(task)
         done = True
@@ -121,7 +122,10 @@ class Worker:
         else:
             for cell in run.still_to_do(task.cells):
                 run.finish(cell, problem_record(session))
-        return Finished(not done, run.outcome.reused - before)
+        after = run.outcome
+        return Finished(
+            not done, after.reused - before.reused, after.added - before.added, after.failed - before.failed
+        )
 
     def _session(self, task: Task) -> Session | Exception:
         """The task's model on the device, or what keeps it from there; the one before makes room."""
