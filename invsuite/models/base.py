@@ -1,8 +1,8 @@
-"""The chain every method works on: a frozen model as components with named stages between them.
+"""The chain that every method works on: a frozen model as components with named stages between them.
 
     image --embed--> tokens --block01--> tokens ... --head--> predictions
 
-A *stage* is the cut behind a component; its *representation* is what the model holds there. Components take and
+A *stage* is the place behind a component; its *representation* is what the model holds there. Components take and
 give plain tensors; `Layout` says what a tensor's axes mean. Images enter in [0, 1]: normalisation is inside the
 first component and comes from the checkpoint's own configuration.
 """
@@ -34,7 +34,7 @@ IMAGE = "image"  # what a component reads that starts from the images again
 
 @dataclass(frozen=True)
 class Layout:
-    """What the axes of a representation mean.
+    """The meaning of a representation's axes.
 
     ============  =====================  ==================================================
     kind          tensor shape           meaning
@@ -44,11 +44,16 @@ class Layout:
                                          then h * w tokens in row-major order
     queries       (B, count, channels)   object queries, no spatial order; a pooled embedding is one
     predictions   (B, count, channels)   class logits and then, where ``boxes`` is 4, a box
-                                         (cx, cy, w, h) a query; an image classifier has one row
+                                         (cx, cy, w, h) per query; an image classifier has one
     ============  =====================  ==================================================
 
     ``repeats`` of a map's values only repeat others: the coarse levels of a pyramid stand on the grid of the finest
     (`invsuite.models.pyramid`).
+
+    Examples:
+        >>> tokens = Layout("tokens", channels=96, grid=(12, 12), count=145, prefix=1)
+        >>> tokens.shape, tokens.values, tokens.spatial
+        ((145, 96), 13920, True)
     """
 
     kind: LayoutKind
@@ -61,7 +66,7 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Tensor shape without the batch axis."""
+        """Return the shape of its tensor without the batch axis."""
         if self.kind == "map":
             assert self.grid is not None
             return (self.channels, *self.grid)
@@ -69,12 +74,12 @@ class Layout:
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
-        """Shape of one value a channel, as it broadcasts against a tensor of this layout."""
+        """Return the shape of one value per channel that broadcasts against a tensor of this layout."""
         return (self.channels, 1, 1) if self.kind == "map" else (1, self.channels)
 
     @property
     def values(self) -> int:
-        """How many numbers the representation of one image has."""
+        """Return how many numbers the representation of one image has."""
         total = 1
         for length in self.shape:
             total *= length
@@ -82,16 +87,16 @@ class Layout:
 
     @property
     def distinct(self) -> int:
-        """How many of them do not repeat another."""
+        """Return how many of the values do not repeat another."""
         return self.values - self.repeats
 
     @property
     def spatial(self) -> bool:
-        """True where every value has a place in the image (maps, tokens)."""
+        """Tell whether values have a place in the image (maps, tokens)."""
         return self.grid is not None
 
     def to_map(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The spatial part as a map (B, channels, h, w); prefix tokens are left out.
+        """Return the spatial part of ``tensor`` as a map (B, channels, h, w); prefix tokens are left out.
 
         Raises:
             DataError: for layouts without a grid.
@@ -104,13 +109,13 @@ class Layout:
 
 
 def image_layout(size: tuple[int, int]) -> Layout:
-    """The layout of RGB images of ``size`` (H, W)."""
+    """Return the layout of RGB images of ``size`` (H, W)."""
     return Layout("map", 3, size)
 
 
 @dataclass(frozen=True)
 class Representation:
-    """What a model holds of a batch of images at one stage: a tensor with a batch axis.
+    """A model's values for a batch of images at one stage: a tensor with a batch axis.
 
     Attributes:
         tensor: (B, ...).
@@ -119,6 +124,11 @@ class Representation:
 
     Raises:
         DataError: if the tensor's shape is not the layout's.
+
+    Examples:
+        >>> queries = Representation(torch.zeros(8, 12, 128), Layout("queries", 128, count=12), "decoder")
+        >>> len(queries), queries[:2].tensor.shape
+        (8, torch.Size([2, 12, 128]))
     """
 
     tensor: torch.Tensor
@@ -138,13 +148,20 @@ class Representation:
 
 @dataclass(frozen=True)
 class Component:
-    """One link of the chain: ``module`` maps the previous stage's tensor to this ``stage``'s, of ``layout``.
+    """One part of the chain, which maps the tensor of the stage before to that of its own stage.
 
-    ``blocks`` is how many transformer blocks it has beyond the stage before, so that an inverse can mirror them: 0 for
-    an embedding, a CNN or a head.
+    Attributes:
+        stage: the name of the place behind it.
+        module: a module of one tensor.
+        layout: of the representation at ``stage``.
+        blocks: how many transformer blocks it has, so that an inverse can mirror them: 0 for an embedding, a CNN or a
+            head.
+        reads: an earlier stage (``"image"``: the images) where the stage before alone does not determine this one: a
+            decoder layer also looks at the encoder's memory, so that its stage is run from ``encoder``.
 
-    ``reads`` names an earlier stage (``"image"``: the images) where the stage before alone does not determine this one:
-    a decoder layer also looks at the encoder's memory, so that a cut behind it is run from ``encoder``.
+    Examples:
+        >>> Component("embed", nn.Conv2d(3, 48, 8, stride=8), Layout("map", channels=48, grid=(12, 12))).layout.values
+        6912
     """
 
     stage: str
@@ -156,11 +173,17 @@ class Component:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about images: class ``logits`` (B, classes), or per query (B, Q, classes) with ``boxes``
-    (B, Q, 4) as normalised (cx, cy, w, h).
+    """A model's answer for images.
 
-    A detector's last class is "no object" where ``no_object``; else its classes are independent, each with the sigmoid
-    of its logit (Deformable DETR, RT-DETR, D-FINE).
+    Attributes:
+        logits: of classes (B, classes), a detector's per query (B, queries, classes).
+        boxes: of a detector, (B, queries, 4) as (cx, cy, w, h) in [0, 1].
+        no_object: whether a detector's last class is "no object"; else its classes are independent, each with the
+            sigmoid of its logit (Deformable DETR, RT-DETR, D-FINE).
+
+    Examples:
+        >>> Prediction(torch.tensor([[0.1, 2.0, -1.0]])).logits.argmax(1)
+        tensor([1])
     """
 
     logits: torch.Tensor
@@ -170,11 +193,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WeightsOrigin:
-    """Where weights come from: ``source`` as a person would name it, ``sha256`` of the file, ``licence``.
+    """The origin of weights, for every record of the model.
 
-    ``normalisation`` is (mean, std) per channel as the checkpoint's own configuration says, for images in [0, 1]; None
-    where it says nothing. The chain is held against it before a run (`invsuite.models.checks`). ``random`` is true of
-    weights that nobody trained.
+    Attributes:
+        source: where they come from, as a person would name it.
+        sha256: of their file.
+        licence: of their file.
+        normalisation: (mean, std) per channel as the checkpoint's own configuration says, for images in [0, 1]; None
+            where it says nothing. The chain is held against it before a run (`invsuite.models.checks`).
+        random: whether nobody trained them.
+
+    Examples:
+        >>> WeightsOrigin("timm vit_tiny_patch16_224", "5d0c...", "apache-2.0").random
+        False
     """
 
     source: str
@@ -185,15 +216,18 @@ class WeightsOrigin:
 
 
 def random_origin(seed: int, of: WeightsOrigin, digest: str) -> WeightsOrigin:
-    """The origin of random weights in the place of those ``of`` a model; ``digest`` is the model's fingerprint."""
+    """Return the origin of random weights in the place of those ``of`` a model, whose fingerprint is ``digest``."""
     return WeightsOrigin(
         f"random weights, seed {seed} (architecture of {of.source})", digest, of.licence, of.normalisation, random=True
     )
 
 
 def means_stage(word: str, stage: str) -> bool:
-    """Whether ``word``, as a person types it, means ``stage``: its name or a shell pattern of it, its name with other
-    zeros (``block3`` for ``block03``), its number (``3``; ``0`` is the embedding), or ``every``."""
+    """Tell whether ``word``, as a person types it, means ``stage``.
+
+    A word is the stage's name or a shell pattern of it, its name with other zeros (``block3`` for ``block03``), its
+    number (``3``; ``0`` is the embedding), or ``every``.
+    """
     if word == EVERY or fnmatchcase(stage, word):
         return True
     if word.isdigit():
@@ -204,24 +238,34 @@ def means_stage(word: str, stage: str) -> bool:
 
 
 class Model:
-    """A frozen vision model as a chain.
+    """A frozen vision model as a chain of components.
 
     Args:
-        name: how the suite calls it.
+        name: what tables call it.
         network: the library's own module, put in eval mode and frozen here.
         components: the chain, in order; running all of them equals the network's own forward.
         image_size: (H, W) the checkpoint expects.
         task: what the last component predicts.
         origin: provenance of the weights.
-        split: turns the last component's tensor into a `Prediction`.
+        split: a function that turns the last component's tensor into a `Prediction`.
         reference: the network's own forward on images in [0, 1], for the test that the chain equals it.
-        rebuild: makes the same chain over another instance of the network; without it the model cannot be randomised.
+        rebuild: a function that returns the same chain over another instance of the network; without it the model
+            cannot be randomised.
         classes: name of each class it predicts, by index ("no object" left out); empty where nobody names them.
         uncut: why the network could not be cut into components that run alone, each of which then reads the images;
             "" where it was.
 
     Attributes:
         resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
+
+    Examples:
+        >>> from invsuite import load_model
+        >>> model = load_model("vit", "bundled:vit")
+        >>> model.usual_stages(2)
+        ('embed', 'block03', 'block06')
+        >>> tokens = model.represent(torch.zeros(1, 3, 96, 96), ["block03"])["block03"]
+        >>> model.run(tokens.tensor, "block03", "head").shape
+        torch.Size([1, 1, 8])
     """
 
     def __init__(
@@ -252,26 +296,20 @@ class Model:
         self.uncut = uncut
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
-        self._sources = self._read_by_each()
-
-    def _read_by_each(self) -> tuple[int, ...]:
-        """For every component the position of the stage it reads; -1 is the images."""
-        found: list[int] = []
-        for index, component in enumerate(self.components):
-            if component.reads is None:
-                found.append(index - 1)
-            else:
-                found.append(-1 if component.reads == IMAGE else self.position(component.reads))
-        return tuple(found)
+        # for every component the position of the stage that it reads; -1 is the images
+        self._sources = tuple(
+            index - 1 if c.reads is None else -1 if c.reads == IMAGE else self.position(c.reads)
+            for index, c in enumerate(self.components)
+        )
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The invertible stages: every cut of the chain; the last is the predictions."""
+        """Return the stages that can be inverted, in order; the last is the predictions."""
         return tuple(c.stage for c in self.components)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> Model:
@@ -282,7 +320,7 @@ class Model:
         return self
 
     def position(self, stage: str) -> int:
-        """Index of ``stage`` in the chain.
+        """Return the index of ``stage`` in the chain.
 
         Raises:
             UsageError: listing the stages, if there is none of that name.
@@ -293,20 +331,20 @@ class Model:
         raise unknown_name(f"stage of model '{self.name}'", stage, self.stages)
 
     def layout(self, stage: str) -> Layout:
-        """Layout of the representation at ``stage``."""
+        """Return the layout of the representation at ``stage``."""
         return self.components[self.position(stage)].layout
 
     def blocks(self, start: str | None, stop: str) -> int:
-        """Transformer blocks of the components after stage ``start`` (``None``: the image) up to ``stop``."""
+        """Return the number of transformer blocks after stage ``start`` (``None``: the image) up to ``stop``."""
         first = 0 if start is None else self.position(start) + 1
         return sum(component.blocks for component in self.components[first : self.position(stop) + 1])
 
     def order(self, stages: Sequence[str]) -> tuple[str, ...]:
-        """``stages`` without repeats, in chain order; every name is checked."""
+        """Return ``stages`` without repeats, in chain order, with every name checked."""
         return tuple(sorted(dict.fromkeys(stages), key=self.position))
 
     def find_stages(self, words: Sequence[str]) -> tuple[str, ...]:
-        """The stages that any of ``words`` means (`means_stage`), in chain order.
+        """Return the stages that any of ``words`` means (`means_stage`), in chain order.
 
         Raises:
             UsageError: listing the stages, for a word that means none.
@@ -317,14 +355,16 @@ class Model:
         return tuple(stage for stage in self.stages if any(means_stage(word, stage) for word in words))
 
     def usual_stages(self, count: int = 4) -> tuple[str, ...]:
-        """The first stage and ``count`` of those between it and the predictions, spread evenly, with the last."""
+        """Return the first stage and ``count`` of the rest, spread evenly; the predictions are left out."""
         first, *inner = self.stages[:-1]
         count = min(count, len(inner))
         return (first, *(inner[round((i + 1) * len(inner) / count) - 1] for i in range(count)))
 
     def _path(self, sources: Collection[int], stop: int) -> list[int]:
-        """Positions of the components that lead to ``stop`` from the nearest of ``sources``, which comes first (or the
-        images, -1, where none leads there)."""
+        """Return the positions of the components that lead to ``stop`` from the nearest of ``sources``.
+
+        That comes first, or the images, -1, where none leads there.
+        """
         path = [stop]
         while path[-1] not in sources and path[-1] != -1:
             path.append(self._sources[path[-1]])
@@ -357,30 +397,32 @@ class Model:
 
     @torch.no_grad()
     def represent(self, images: torch.Tensor, stages: Sequence[str]) -> dict[str, Representation]:
-        """All representations at ``stages`` of images (B, 3, H, W) in [0, 1]: from one forward pass, where the
-        components run alone."""
+        """Return the representations of images (B, 3, H, W) in [0, 1] at ``stages``, by stage.
+
+        They come from one forward pass, where the components run alone.
+        """
         check_images(images)
         self.check_frozen()
-        wanted = self.order(stages)
+        ordered = self.order(stages)
         shared = {i for i in self._sources if self._sources.count(i) > 1}  # read by several: computed once
         known = {-1: images}
-        for stage in wanted:
+        for stage in ordered:
             path = self._path(known, self.position(stage))
             tensor = known[path[0]]
             for index in path[1:]:
                 tensor = self.components[index].module(tensor)
                 if index in shared or index == path[-1]:
                     known[index] = tensor
-        return {stage: Representation(known[self.position(stage)], self.layout(stage), stage) for stage in wanted}
+        return {stage: Representation(known[self.position(stage)], self.layout(stage), stage) for stage in ordered}
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> Prediction:
-        """The model's own answer for images (B, 3, H, W) in [0, 1]."""
+        """Return the model's own answer for images (B, 3, H, W) in [0, 1]."""
         check_images(images)
         return self._split(self.run(images, None, self.components[-1].stage))
 
     def randomised(self, seed: int) -> Model:
-        """The same chain with fresh random weights (`invsuite.models.randomise`); this model is untouched.
+        """Return the same chain with fresh random weights (`invsuite.models.randomise`); this model is untouched.
 
         Raises:
             NotApplicable: if the adapter gave no ``rebuild``.
@@ -405,7 +447,7 @@ class Model:
                     raise DataError(f"model '{self.name}': weight '{name}' is trainable, expected frozen")
 
     def fingerprint(self) -> str:
-        """SHA-256 over every weight and buffer, to prove that nothing changed them."""
+        """Return the SHA-256 over every weight and buffer, to prove that nothing changed them."""
         digest = hashlib.sha256()
         for key, value in self.network.state_dict().items():
             digest.update(key.encode())
@@ -414,7 +456,10 @@ class Model:
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel, x in [0, 1]; constants are buffers so they move with the module."""
+    """The normalisation (x - mean) / std per channel of images x in [0, 1].
+
+    The constants are buffers, so that they move with the module.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -425,11 +470,12 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``images`` (B, 3, H, W) normalised."""
         return (images - self.mean) / self.std
 
 
 class Lambda(nn.Module):
-    """A function as a chain link; the modules it uses are named so that freezing and moving reach them."""
+    """A function as a module; the modules that it uses are named, so that freezing and moving reach them."""
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **modules: nn.Module) -> None:
         super().__init__()
@@ -437,4 +483,5 @@ class Lambda(nn.Module):
         self.function = function
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the function's value."""
         return self.function(tensor)

@@ -1,4 +1,4 @@
-"""Where a network can be cut, found by comparing values instead of knowing its family.
+"""The places where a network can be cut, by comparing values instead of knowing its family.
 
 A library that hands out a network's feature maps names by that the places between its parts. Here each map is looked
 for, bit by bit, among the answers of all module calls of one forward: the module that gave it is the border, and how
@@ -64,7 +64,7 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
     """Find the cuts of ``network`` at its feature maps, and check that every piece runs alone.
 
     Both are done on a copy with all weights changed a little, because parts that do next to nothing, as residual
-    branches at initialisation, can be told from none at all by no value.
+    branches at initialisation, cannot be distinguished from none at all by any value.
 
     Args:
         network: in eval mode.
@@ -108,8 +108,7 @@ def _with_other_weights(network: nn.Module) -> nn.Module:
 def _candidates(
     network: nn.Module, images: torch.Tensor, maps: Sequence[torch.Tensor]
 ) -> tuple[list[Call], list[dict[str, Cut]]]:
-    """Return all calls of one forward and, for each of the ``maps``, the cuts behind the modules whose answer holds
-    it, by the module's path."""
+    """Return all calls of one forward and, for each of the ``maps``, the cut behind each module that holds it."""
     cuts: list[dict[str, Cut]] = [{} for _ in maps]
 
     def look(path: str, answer: Any) -> None:
@@ -159,8 +158,10 @@ def _may_hold(tensor: torch.Tensor, feature_map: torch.Tensor) -> bool:
 
 
 def _order(rows: torch.Tensor, places: torch.Tensor) -> tuple[int, ...] | None:
-    """Return the positions of ``places`` (B, n, channels) among ``rows`` (B, N, channels), after those of the rows that
-    are no place; None where a place is no row."""
+    """Return the positions of ``places`` (B, n, channels) among ``rows`` (B, N, channels).
+
+    Rows that are no place come first. None where a place is no row.
+    """
     if places.shape[1] > SEARCHED_PLACES or not bool((rows[0] == places[0, 0]).all(-1).any()):
         return None
     nearest = torch.cdist(places[0], rows[0]).argmin(1).tolist()

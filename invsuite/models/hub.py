@@ -17,7 +17,7 @@ FILES = ("model.safetensors", "model-*.safetensors", "*.json")
 
 
 def weights_need(repository: str) -> Need:
-    """Return what a model of the hub ``repository`` needs; unless offline, its size is asked of the hub."""
+    """Return the need for the weights of a hub ``repository``; the hub is asked for their size, unless offline."""
     what = f"weights {repository}"
     cached = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(cached, str):
@@ -40,7 +40,7 @@ def file_digest(path: Path) -> str:
 
 
 def _size(repository: str) -> int | None:
-    """Return the bytes of the `FILES` of a hub repository; None where the hub cannot be asked."""
+    """Return the bytes of the `FILES` of a hub repository; None where the hub does not answer."""
     try:
         files = HfApi().model_info(repository, files_metadata=True).siblings or []
     except Exception:  # no network, no such repository: the size is not known, fetching will say why

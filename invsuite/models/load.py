@@ -27,7 +27,7 @@ ALIASES = {
 
 
 def split_source(source: str) -> tuple[Adapter, str]:
-    """Return the adapter of ``source``, which is ``ADAPTER:NAME`` or an alias, and what the adapter is given.
+    """Return the adapter and the NAME of ``source``, which is ``ADAPTER:NAME`` or an alias.
 
     Raises:
         UsageError: for an unknown adapter or another form.
@@ -40,18 +40,22 @@ def split_source(source: str) -> tuple[Adapter, str]:
 
 
 def load_model(name: str, source: str, random_weights: bool = False) -> Model:
-    """Load ``source`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
-    ``detr:/a/local/folder``, ``onnx:/a/file.onnx`` or an alias) under the suite's ``name``.
+    """Load a frozen model.
 
     Args:
         name: what tables call the model.
-        source: the adapter and the adapter's name of the model, or an alias.
+        source: ``ADAPTER:NAME`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
+            ``detr:/a/local/folder``, ``onnx:/a/file.onnx``) or an alias.
         random_weights: whether to give the architecture random weights, always the same ones.
 
     Raises:
         UsageError: for an unknown adapter or model.
         Unavailable: if the weights cannot be had.
         WeightsError: if they are damaged or do not fit.
+
+    Examples:
+        >>> load_model("detector", "bundled:detr").stages
+        ('backbone', 'encoder1', 'encoder2', 'encoder', 'decoder1', 'decoder2', 'decoder', 'prediction')
     """
     adapter, rest = split_source(source)
     if not random_weights:

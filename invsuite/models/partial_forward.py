@@ -29,15 +29,14 @@ from invsuite.models.arrangement import Arrangement
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module in a forward: its ``path`` in the network, and the ticks at which it ``began`` and
-    ``ended``."""
+    """One call of the module at ``path`` in a forward, with the ticks at which it ``began`` and ``ended``."""
 
     path: str
     began: int
     ended: int
 
     def inside(self, other: Call) -> bool:
-        """Tell whether this call was made by ``other``."""
+        """Tell whether this call happened within ``other``."""
         return other.began < self.began and self.ended < other.ended
 
 
@@ -55,8 +54,13 @@ class Border:
 
 @dataclass(frozen=True)
 class Cut:
-    """A stage in the network: the border, how the tensors there are arranged, and how many transformer blocks lie
-    between it and the cut before."""
+    """A stage in the network.
+
+    Attributes:
+        border: where it is.
+        arrangement: how the tensors there hold the representation.
+        blocks: how many transformer blocks lie between it and the cut before.
+    """
 
     border: Border
     arrangement: Arrangement
@@ -185,8 +189,10 @@ class PartialForward:
         self._device: torch.device | None = None  # where the answers are known to be
 
     def piece(self, start: Cut | None, stop: Cut | None) -> Callable[[torch.Tensor], Any]:
-        """Return the function from the representation at ``start`` (None: the network's input) to that at ``stop``
-        (None: the network's output)."""
+        """Return the function from the representation at ``start`` to that at ``stop``.
+
+        None stands for the network's input and for its output.
+        """
 
         def run(tensor: torch.Tensor) -> Any:
             tensors = [tensor] if start is None else start.arrangement.write(tensor)
@@ -289,8 +295,10 @@ class _OneImage:
 
 
 def _one_image(batch: int, leaf: Any) -> Any:
-    """Return the first image's part of a recorded tensor whose first axis is as long as the batch; others are
-    constants."""
+    """Return the first image's part of a recorded tensor whose first axis is as long as the batch.
+
+    Others are constants, returned as they are.
+    """
     if isinstance(leaf, torch.Tensor) and leaf.dim() and len(leaf) == batch:
         return _OneImage(leaf[:1].clone())
     return leaf

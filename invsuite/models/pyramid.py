@@ -2,7 +2,7 @@
 
 This is the hypercolumn of Hariharan et al. 2015 (arXiv 1411.5752) without interpolation: a place of the finest grid
 holds its own values and those of the coarse places that cover it. Nothing is lost and nothing is added:
-`Pyramid.unpack` gives back exactly the levels that `Pyramid.pack` was given.
+`Pyramid.unpack` returns exactly the levels that went into `Pyramid.pack`.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from invsuite.models.base import Layout
 
 
 def _covering(coarse: int, fine: int) -> torch.Tensor:
-    """For each of ``fine`` places along an axis the one of ``coarse`` places that covers it."""
+    """Return, for each of ``fine`` places along an axis, the one of ``coarse`` places that covers it."""
     return torch.arange(fine) * coarse // fine
 
 
 def _first(coarse: int, fine: int) -> torch.Tensor:
-    """For each of ``coarse`` places the first of the ``fine`` places it covers."""
+    """Return, for each of ``coarse`` places, the first of the ``fine`` places that it covers."""
     return -(-torch.arange(coarse) * fine // coarse)
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Levels of a pyramid, finest first: channels and grid (h, w) of each."""
+    """The levels of a pyramid, finest first: channels and grid (h, w) of each."""
 
     channels: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, maps: Sequence[torch.Tensor]) -> Pyramid:
-        """The pyramid that maps (B, channels, h, w) form."""
+        """Return the pyramid that maps (B, channels, h, w) form."""
         return cls(tuple(m.shape[1] for m in maps), tuple((m.shape[2], m.shape[3]) for m in maps))
 
     @property
     def layout(self) -> Layout:
-        """The layout of the packed map."""
+        """Return the layout of the packed map."""
         height, width = self.grids[0]
         distinct = sum(c * h * w for c, (h, w) in zip(self.channels, self.grids, strict=True))
         total = sum(self.channels)
         return Layout("map", total, self.grids[0], repeats=total * height * width - distinct)
 
     def pack(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Levels (B, channels, h, w) as one map (B, sum of channels, h, w of the finest)."""
+        """Return levels (B, channels, h, w) as one map (B, sum of channels, h, w of the finest)."""
         height, width = self.grids[0]
         spread = [maps[0]]
         for level, (h, w) in zip(maps[1:], self.grids[1:], strict=True):
@@ -55,15 +55,15 @@ class Pyramid:
         return torch.cat(spread, 1) if len(spread) > 1 else maps[0]
 
     def unpack(self, packed: torch.Tensor) -> list[torch.Tensor]:
-        """The levels of a packed map; of the values that stand for one coarse place, the first is read."""
+        """Return the levels of a packed map; of the values that stand for one coarse place, the first is read."""
         height, width = self.grids[0]
-        found: list[torch.Tensor] = []
+        maps: list[torch.Tensor] = []
         for part, (h, w) in zip(packed.split(self.channels, 1), self.grids, strict=True):
             rows, columns = _first(h, height).to(packed.device), _first(w, width).to(packed.device)
-            found.append(part if (h, w) == (height, width) else part[:, :, rows[:, None], columns])
-        return found
+            maps.append(part if (h, w) == (height, width) else part[:, :, rows[:, None], columns])
+        return maps
 
     def maps_of(self, tokens: torch.Tensor) -> list[torch.Tensor]:
-        """The levels of tokens (B, places of all levels, channels), level after level in row-major order."""
+        """Return the levels of tokens (B, places of all levels, channels), level after level in row-major order."""
         parts = tokens.split([h * w for h, w in self.grids], 1)
         return [part.transpose(1, 2).unflatten(2, grid) for part, grid in zip(parts, self.grids, strict=True)]

@@ -36,7 +36,7 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def _reset_statistics(module: nn.Module) -> None:
-    """Running mean 0, variance 1, and an affine part kept as buffers to gain 1, offset 0."""
+    """Set the running mean to 0, the variance to 1, and an affine part kept as buffers to gain 1 and offset 0."""
     buffers = dict(module.named_buffers(recurse=False))
     if "running_mean" not in buffers:
         return

@@ -45,9 +45,12 @@ def timm_chain(
     each is then computed from the image, and `Model.uncut` says why.
 
     Args:
+        name: what tables call the model.
         network: the loaded network.
         image_size: (H, W) of every image.
-        mean, std: normalisation of the checkpoint, for images in [0, 1].
+        mean: of the checkpoint's normalisation, for images in [0, 1].
+        std: likewise.
+        origin: provenance of the weights.
 
     Raises:
         UsageError: for a network without ``forward_intermediates``.

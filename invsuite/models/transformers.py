@@ -1,11 +1,11 @@
-"""The chains of the detectors of transformers: stages ``backbone``, ``encoder1`` ..., ``encoder``, ``decoder1`` ...,
-``decoder``, ``prediction``; of YOLOS ``embed``, ``encoder01`` ..., ``encoder``, ``prediction``.
+"""The chains of the detectors of transformers.
 
-A component is the library's own forward between two borders (`invsuite.models.partial_forward`): no forward is written
-twice, and a family needs the names of its parts alone. ``encoderN`` and ``decoderN`` are the outputs of layer N;
-``encoder`` and ``decoder`` are those of the whole, the last layer included. Decoder layers look at the encoder's memory
-beside the queries, so that each is run from ``encoder``. Families with several scales hold all of them as one map
-(`invsuite.models.pyramid`).
+Stages are ``backbone``, ``encoder1`` ..., ``encoder``, ``decoder1`` ..., ``decoder`` and ``prediction``; those of YOLOS
+are ``embed``, ``encoder01`` ..., ``encoder`` and ``prediction``. A component is the library's own forward between two
+borders (`invsuite.models.partial_forward`): no forward is written twice, and a family needs the names of its parts
+alone. ``encoderN`` and ``decoderN`` are the outputs of layer N; ``encoder`` and ``decoder`` are those of the whole, the
+last layer included. Decoder layers look at the encoder's memory beside the queries, so that each is run from
+``encoder``. Families with several scales hold all of them as one map (`invsuite.models.pyramid`).
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def detector_chain(
         network: a ``...ForObjectDetection`` of a family in `FAMILIES`, on the CPU.
         image_size: (H, W) of every image.
         mean: of the checkpoint's image processor, for images in [0, 1].
-        std: likewise the standard deviation.
+        std: likewise.
         origin: provenance of the weights.
         canvas: (H, W) that images are padded to below and to the right, with a padding mask, as DETR's processor does;
             None: images fill the canvas.

@@ -197,7 +197,7 @@ def _windows(parts: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch
 
 
 def _window_tokens(model: VisionTransformer, crops: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The ViT's final tokens (B, 1 + WINDOW ** 2, width) for windows that keep their place in the image."""
+    """Return the ViT's final tokens (B, 1 + WINDOW ** 2, width) for windows that keep their place in the image."""
     patches = model.patch_embed.proj(crops).flatten(2).transpose(1, 2) + model.pos_embed[0, 1:][places]
     first = (model.cls_token + model.pos_embed[:, :1]).expand(len(crops), -1, -1)
     tokens: torch.Tensor = model.norm(model.blocks(torch.cat([first, patches], dim=1)))

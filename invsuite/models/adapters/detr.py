@@ -1,4 +1,4 @@
-"""Detectors of transformers by hub id or local folder: which chain cuts them, and how they want to see an image."""
+"""Detectors of transformers by hub id or local folder, with the preprocessing of their own image processor."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def hub_weights(source: str) -> HubWeights | None:
 
 @register.model("detr", stages="backbone, encoder, decoder, prediction", hub=hub_weights)
 def load(name: str, source: str) -> Model:
-    """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id: DETR,
-    Conditional DETR, Deformable DETR, RT-DETR (v1, v2), D-FINE, DEIMv2, YOLOS.
+    """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id.
 
-    Normalisation and input size come from the checkpoint's own ``preprocessor_config.json``; ``NAME@480x640`` sets the
-    size (H x W), ``NAME@480x640/512x640`` also pads it to a canvas with a padding mask.
+    DETR, Conditional DETR, Deformable DETR, RT-DETR (v1, v2), D-FINE, DEIMv2 and YOLOS are known. Normalisation and
+    input size come from the checkpoint's own ``preprocessor_config.json``; ``NAME@480x640`` sets the size (H x W),
+    ``NAME@480x640/512x640`` also pads it to a canvas with a padding mask.
 
     Raises:
         UsageError: for a checkpoint of another family.
-        Unavailable: if the checkpoint cannot be found or fetched.
+        Unavailable: if the checkpoint is not there and cannot be fetched.
         WeightsError: if it is damaged or does not fit its configuration.
     """
     path, size, canvas = _split(source)

@@ -82,8 +82,9 @@ def load_random(name: str, source: str, seed: int) -> Model:
 
 @register.model("timm", stages="embed, block01 ... or (pyramids) stage1 ..., head", hub=hub_weights, random=load_random)
 def load(name: str, source: str) -> Model:
-    """Load any timm model: ``NAME`` with its pretrained weights through the hub cache, or ``NAME@FILE`` with a local
-    ``.safetensors`` (or ``.pth``, read without unpickling code) of that architecture.
+    """Load any timm model, with its pretrained weights through the hub cache or with those of a local file.
+
+    ``NAME@FILE`` reads a ``.safetensors`` (or a ``.pth``, without unpickling code) of that architecture.
 
     Raises:
         UsageError: for an unknown name.

@@ -1,0 +1,1 @@
+"""ONNX files as frozen, differentiable models; needs the packages of the extra ``onnx``."""

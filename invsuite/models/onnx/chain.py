@@ -1,6 +1,6 @@
 """The chain of an ONNX file: stages are named tensors of the graph (`invsuite.models.onnx.card`), then ``prediction``.
 
-Which stage a component reads is found in the graph: the nearest earlier one that determines it alone, else the images.
+A component reads the nearest earlier stage that determines it alone, as the graph says, else the images.
 """
 
 from __future__ import annotations
