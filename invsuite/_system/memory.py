@@ -17,8 +17,11 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that are free on ``device``: of a processor's memory, within the limits that a container or a
-    cluster sets for this job (control groups, version 2)."""
+    """Return the bytes of memory that are free on ``device``.
+
+    For a processor they are free within the limits that a container or a cluster sets for this job (control groups,
+    version 2).
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
@@ -30,7 +33,7 @@ def available_memory(device: torch.device) -> int:
             pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # no such group, or one without a limit: "max"
             continue
-        free = min(free, limit - used + int(pages["inactive_file"]))  # copies of files are given back when needed
+        free = min(free, limit - used + int(pages["inactive_file"]))  # copies of files make room when it is needed
     return max(0, free)
 
 

@@ -15,7 +15,7 @@ from invsuite.models.load import needs as model_needs
 def needs(suite: Suite) -> list[Need]:
     """Return what the models, witnesses, measures and data of a suite need, each thing once.
 
-    Sizes of hub files are asked of the hub, unless offline.
+    The hub says how large its files are, unless offline.
     """
     weights = [source for model in suite.models for source in (model.source, model.witness) if source]
     sources = [source for spec in (suite.data, *suite.data.others.values()) for source in spec.sources]

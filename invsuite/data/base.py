@@ -23,7 +23,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Instance:
-    """An object in an image: boolean ``mask`` (H, W), class index ``label``, ``box`` (x0, y0, x1, y1) in pixels."""
+    """An object in an image: boolean ``mask`` (H, W), class index ``label``, ``box`` (x0, y0, x1, y1) in pixels.
+
+    >>> mask = np.zeros((4, 6), dtype=bool)
+    >>> mask[1:3, 2:5] = True
+    >>> Instance(mask, label=0, box=bounding_box(mask)).box
+    (2.0, 1.0, 5.0, 3.0)
+    """
 
     mask: Mask
     label: int
@@ -41,6 +47,9 @@ class Sample:
 
     Raises:
         DataError: if the image is not float in [0, 1] or a mask has another size than the image.
+
+    >>> Sample("grey", torch.full((3, 8, 8), 0.5)).instances
+    ()
     """
 
     key: str
@@ -66,6 +75,11 @@ class Dataset(ABC):
         classes: names of the instances' labels, by label; empty where nothing is labelled.
         unreadable: ``{path: reason}`` of the files that were left out.
         missing: names of the files that its annotations name and that are not there.
+
+    >>> from invsuite.data.scenes import Scenes
+    >>> scenes = Scenes(seed=1, count=3)
+    >>> len(scenes), scenes[2].key, scenes.classes[:2]
+    (3, 'scene-1-000002', ('disc', 'ring'))
     """
 
     name: str
@@ -81,12 +95,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def identity(self, index: int) -> str:
-        """Return what tells the content of image ``index`` from every other's, without decoding it where possible: by
-        it a photo is recognised in two folders."""
+        """Return a text that only images of the same content as image ``index`` have, without decoding it if possible.
+
+        It recognises a photo that lies in two folders.
+        """
 
     @abstractmethod
     def digest(self) -> str:
-        """Return a SHA-256 over everything that changes a pixel or a mask."""
+        """Return a SHA-256 over everything that changes the pixels or masks."""
 
     def conversions(self, index: int) -> tuple[str, ...]:
         """Return what had to be changed of photo ``index`` to make it RGB (`invsuite.data.geometry.kinds_of`)."""
@@ -101,6 +117,11 @@ class Source(ABC):
 
     Attributes:
         count: how many images, the first ones of the dataset; 0 takes all.
+
+    >>> from invsuite import Resampling
+    >>> from invsuite.data.scenes import ScenesSource
+    >>> len(ScenesSource(seed=1, count=8).open((96, 96), Resampling()))
+    8
     """
 
     count: int

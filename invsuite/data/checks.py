@@ -1,7 +1,7 @@
-"""Canaries of the data: known pictures sent through the same code as real ones, and masks held against their photos.
+"""Checks of the data: known pictures go through the same code as real ones, and masks are held against their photos.
 
 They cost milliseconds and run whenever data is opened for a run: a photo that comes out grey or with red and blue
-swapped, a resize that aliases, a mask a row off its photo, or the masks of another photo stop the run here.
+swapped, a resize that aliases, a mask that lies one row off its photo, or the masks of another photo stop the run here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from invsuite.data.base import Mask, Sample, check_images
 from invsuite.data.geometry import Geometry, open_photo
 from invsuite.errors import DataError
 
-FINE = 3.3  # photo pixels a canvas pixel, not whole, so that a resize without a filter cannot hit the mean by luck
-LARGER = 1.3  # the same of the photo of a disc
+FINE = 3.3  # photo pixels per canvas pixel, not whole: a resize without a filter cannot hit the mean by luck
+LARGER = 1.3  # the same for the photo of a disc
 ALIASED = 0.05  # standard deviation of a resized chessboard above which it was not filtered
 OFF_CENTRE = 0.3  # pixels between the centres of an object and its mask
 RED, BLUE = np.array([255, 0, 0], dtype=np.uint8), np.array([0, 0, 255], dtype=np.uint8)
@@ -60,11 +60,12 @@ def check_geometry(geometry: Geometry) -> None:
 
 
 def check_masks(samples: Sequence[Sample]) -> None:
-    """Hold masks against photos: colours change more at the borders of a photo's own masks than at those of the masks
-    of other photos. With fewer than `MASKED_SAMPLES` samples that have masks, nothing can be said.
+    """Hold masks against photos: colours change more at the borders of a photo's own masks than at those of others.
+
+    With fewer than `MASKED_SAMPLES` samples that have masks, nothing can be said.
 
     Raises:
-        DataError: if they do not.
+        DataError: if colours do not change more there: the masks belong to other photos.
     """
     masked = list(islice((sample for sample in samples if sample.instances), MOST_MASKED))
     if len(masked) < MASKED_SAMPLES:
@@ -81,12 +82,13 @@ def check_masks(samples: Sequence[Sample]) -> None:
 
 
 def _grid(geometry: Geometry, scale: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """Rows and columns of a photo ``scale`` times as large as the canvas."""
+    """Return the row and the column of every pixel of a photo ``scale`` times as large as the canvas."""
     rows, columns = np.mgrid[: round(scale * geometry.size[0]), : round(scale * geometry.size[1])]
     return rows, columns
 
 
 def check_red(image: torch.Tensor, mask: Mask, what: str) -> None:
+    """Raise `DataError`, naming ``what`` it is about, unless an image (3, H, W) is red inside a mask."""
     red, green, blue = (float(v) for v in image[:, torch.from_numpy(mask)].mean(1))
     if red < 2 * max(green, blue):
         raise DataError(
@@ -95,9 +97,9 @@ def check_red(image: torch.Tensor, mask: Mask, what: str) -> None:
         )
 
 
-def check_centre(shown: torch.Tensor, mask: Mask, what: str) -> None:
-    found, wanted = (np.argwhere(where).mean(0) for where in (mask, shown.numpy()))
-    off = found - wanted
+def check_centre(visible: torch.Tensor, mask: Mask, what: str) -> None:
+    """Raise `DataError`, naming ``what`` it is about, if the centres of a mask and of what is visible lie apart."""
+    off = np.argwhere(mask).mean(0) - np.argwhere(visible.numpy()).mean(0)
     if not np.abs(off).max() <= OFF_CENTRE:
         raise DataError(
             f"{what} lies {off[0]:+.1f} rows and {off[1]:+.1f} columns off the object: masks and pixels must go "
@@ -106,23 +108,23 @@ def check_centre(shown: torch.Tensor, mask: Mask, what: str) -> None:
 
 
 def _colour_steps(image: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Change of colour (mean over channels) between neighbouring rows (H - 1, W) and columns (H, W - 1)."""
+    """Return the change of colour (mean over channels) between neighbouring rows (H - 1, W) and columns (H, W - 1)."""
     pixels = image.numpy()
     return np.abs(np.diff(pixels, axis=1)).mean(0), np.abs(np.diff(pixels, axis=2)).mean(0)
 
 
 def _borders(mask: Mask) -> tuple[Mask, Mask]:
-    """Where a mask starts or ends between neighbouring rows and columns."""
+    """Return where a mask starts or ends between neighbouring rows and columns."""
     return mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
 
 
 def _contrast(
     steps: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], borders: Sequence[Sequence[tuple[Mask, Mask]]]
 ) -> float:
-    """Mean over samples of the mean change of colour across all borders of their masks."""
-    found = []
+    """Return the mean over samples of the mean change of colour across all borders of their masks."""
+    means = []
     for (down, across), masks in zip(steps, borders, strict=True):
         values = np.concatenate([np.concatenate([down[rows], across[columns]]) for rows, columns in masks])
         if len(values):
-            found.append(float(values.mean()))
-    return float(np.mean(found)) if found else 0.0
+            means.append(float(values.mean()))
+    return float(np.mean(means)) if means else 0.0

@@ -34,7 +34,7 @@ class CocoInstances(PhotoFolder):
     """One split of a COCO root, photos in the order of their image id; crowd regions are left out.
 
     Masks belong to the pixels as they are stored, so that a photo's EXIF rotation is applied only where the annotations
-    were made after it, as their size tells.
+    are later than it, as their size tells.
 
     Raises:
         Unavailable: if the root, the split or the annotations are not there, or no photo can be read.

@@ -26,8 +26,13 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """A readable photo: path, SHA-256 of its bytes (the same for two copies of one photo), and what had to be converted
-    (`invsuite.data.geometry.kinds_of`)."""
+    """A readable photo.
+
+    Attributes:
+        path: where it lies.
+        sha256: of its bytes, the same for two copies of one photo.
+        kinds: what had to be converted (`invsuite.data.geometry.kinds_of`).
+    """
 
     path: Path
     sha256: str

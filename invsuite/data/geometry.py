@@ -27,11 +27,17 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Resampling:
-    """How a checkpoint's own preprocessing makes its input of a photo: ``interpolation`` (antialiased), and for crops
-    ``crop_pct``, the share of the covering picture's sides that the centre crop keeps (timm's ``crop_pct``).
+    """How a checkpoint's own preprocessing resizes a photo.
+
+    Attributes:
+        interpolation: one of `INTERPOLATIONS`, antialiased.
+        crop_pct: for crops, the share of the covering picture's sides that the centre crop keeps (timm's word).
 
     Raises:
         UsageError: for an unknown interpolation, or a share outside (0, 1].
+
+    >>> Resampling("bilinear", crop_pct=0.9)
+    Resampling(interpolation='bilinear', crop_pct=0.9)
     """
 
     interpolation: str = "bicubic"
@@ -49,8 +55,10 @@ BICUBIC = Resampling()
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a photo becomes a canvas of ``size`` (H, W): ``crop`` scales it to cover the canvas and crops the centre,
-    ``squash`` scales each side on its own. Pixels are antialiased, masks take the nearest pixel."""
+    """How a photo becomes a canvas of ``size`` (H, W): pixels are antialiased, masks take the nearest pixel.
+
+    The mode ``crop`` scales a photo to cover the canvas and crops the centre, ``squash`` scales each side on its own.
+    """
 
     size: tuple[int, int]
     mode: FitMode = "crop"
@@ -88,8 +96,10 @@ ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
 def kinds_of(photo: Image.Image) -> tuple[str, ...]:
-    """Return what `to_rgb` has to change of a photo, for the count in the record: ``rotated``, ``grey``, ``CMYK``,
-    ``alpha``, ``palette``, ``deep`` (more than 8 bits)."""
+    """Return what `to_rgb` has to change of a photo, for the count in the record.
+
+    The kinds are ``rotated``, ``grey``, ``CMYK``, ``alpha``, ``palette`` and ``deep`` (more than 8 bits).
+    """
     mode = photo.mode
     kinds = {
         "rotated": photo.getexif().get(ORIENTATION, 1) != 1,
@@ -125,7 +135,7 @@ def to_rgb(photo: Image.Image, upright: bool = True) -> Image.Image:
 
 
 def open_photo(path: Path, upright: bool = True) -> Image.Image:
-    """Decode the photo in a file to RGB, upright unless the pixels are wanted as they are stored.
+    """Return the photo of a file as RGB, upright, or as its pixels are stored.
 
     Raises:
         DataError: naming the file and the reason.

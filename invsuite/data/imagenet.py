@@ -57,8 +57,10 @@ class ImageNetFolder(PhotoFolder):
 @register.dataset("imagenet")
 @dataclass(frozen=True)
 class ImageNetSource(PathSource):
-    """A split of an ImageNet root (ILSVRC's own layout, or class folders); ``count`` photos spread over all of them
-    (0: all, which decodes each once)."""
+    """A split of an ImageNet root (ILSVRC's own layout, or class folders).
+
+    ``count`` photos are spread over all classes; 0 takes all, which decodes each once.
+    """
 
     path: str = field(metadata=NOT_IDENTITY)
     split: str = "val"

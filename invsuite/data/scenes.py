@@ -1,7 +1,7 @@
 """Procedural scenes with exact truth: textured backgrounds, 1-4 objects of 8 shape classes, masks, boxes, labels.
 
 Every class has a prototypical hue that most, not all, of its objects wear, so that a reconstruction that
-paints an object in its class's usual colour can be told from one that keeps the colour that was shown.
+paints an object in its class's usual colour differs from one that keeps the colour of the image.
 A scene is a pure function of (seed, index, size); images are quantised to 8 bits like photos.
 """
 
@@ -26,7 +26,7 @@ from invsuite.registry import register
 
 Array = NDArray[np.float64]
 
-GENERATOR_VERSION = 1  # bump when any pixel of any scene changes: it is part of every digest
+GENERATOR_VERSION = 1  # raise when any pixel of any scene changes: it is part of every digest
 PROTOTYPICAL_SHARE = 0.8  # share of objects that wear their class's hue
 HUE_JITTER = 0.02  # standard deviation of the prototypical hue, in turns
 MIN_VISIBLE = 0.5  # objects showing less than this share of their area are dropped
@@ -86,7 +86,7 @@ CLASSES = tuple(SHAPES)
 
 
 def prototypical_hue(label: int) -> float:
-    """The hue, in turns [0, 1), that most objects of class ``label`` wear."""
+    """Return the hue, in turns [0, 1), that most objects of class ``label`` wear."""
     return label / len(CLASSES)
 
 
@@ -104,7 +104,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """Everything a rendered scene depends on."""
+    """All that a rendered scene depends on."""
 
     key: str
     size: int
@@ -114,7 +114,7 @@ class SceneSpec:
 
 @lru_cache(maxsize=64)
 def _upsampler(size: int, cells: int) -> Array:
-    """Matrix (size, cells) that interpolates ``cells`` values to ``size`` with a smooth kernel."""
+    """Return the matrix (size, cells) that interpolates ``cells`` values to ``size`` with a smooth kernel."""
     position = (np.arange(size) + 0.5) / size * (cells - 1)
     left = np.minimum(position.astype(int), cells - 2)
     t = position - left
@@ -131,7 +131,7 @@ def _noise(rng: np.random.Generator, size: int, cells: int) -> Array:
 
 
 def _background(seed: int, size: int) -> Array:
-    """A texture (size, size, 3) of low chroma: two muted colours blended by noise, with stripes or grain."""
+    """Return a texture (size, size, 3) of low chroma: two muted colours blended by noise, with stripes or grain."""
     rng = np.random.default_rng(seed)
     colours = []
     for _ in range(2):
@@ -149,7 +149,7 @@ def _background(seed: int, size: int) -> Array:
 
 
 def _coverage(item: SceneObject, size: int) -> Array:
-    """Antialiased share of each pixel (size, size) that the object covers, in [0, 1]."""
+    """Return the antialiased share of each pixel (size, size) that the object covers, in [0, 1]."""
     axis = np.arange(size) + 0.5
     dx = (axis[None, :] - item.center[0]) / item.radius
     dy = (axis[:, None] - item.center[1]) / item.radius
@@ -203,15 +203,15 @@ class Scenes(Dataset):
         return self.count
 
     def spec(self, index: int) -> SceneSpec:
-        """The scene's description, before rendering."""
+        """Return the description of scene ``index``, before rendering."""
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         rng = np.random.default_rng([self.seed, index, self.max_objects])
         scale = self.size / 96
-        wanted = int(rng.integers(1, self.max_objects + 1))
+        count = int(rng.integers(1, self.max_objects + 1))
         objects: list[SceneObject] = []
         for _ in range(40):
-            if len(objects) == wanted:
+            if len(objects) == count:
                 break
             label = int(rng.integers(len(CLASSES)))
             radius = float(rng.uniform(10, 20)) * scale
@@ -234,17 +234,17 @@ class Scenes(Dataset):
         return render(self.spec(index))
 
     def identity(self, index: int) -> str:
-        """What determines scene ``index``, without rendering it."""
+        """Return all that determines scene ``index``, without rendering it."""
         return f"scenes-v{GENERATOR_VERSION}-{self.seed}-{self.max_objects}-{self.size}-{index}"
 
     def digest(self) -> str:
-        """SHA-256 over the generator's version and arguments, which determine every pixel."""
+        """Return a SHA-256 over the generator's version and arguments, which determine every pixel."""
         text = f"scenes-v{GENERATOR_VERSION}-{self.seed}-{self.count}-{self.size}-{self.max_objects}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def largest_label(sample: Sample) -> int:
-    """The class of the object with the most visible pixels: what the bundled classifier is trained to name."""
+    """Return the class of the object with the most visible pixels, which the bundled classifier is trained to name."""
     return max(sample.instances, key=lambda instance: int(instance.mask.sum())).label
 
 
@@ -252,7 +252,7 @@ def check_scenes(size: int) -> None:
     """Draw scenes with one disc in red and in cyan: its mask is where they differ, and red is red.
 
     Raises:
-        DataError: if it is not so.
+        DataError: if a mask lies elsewhere or red is another colour.
     """
     data, disc = Scenes(seed=0, count=3, size=size, max_objects=1), CLASSES.index("disc")
     for index in range(len(data)):

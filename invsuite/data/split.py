@@ -1,4 +1,4 @@
-"""The three disjoint sets of a run - fit, selection, scored - and the images they hold in memory."""
+"""The three disjoint sets of images of a run: fit, selection and scored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Split:
 
     @cached_property
     def _pixels(self) -> TensorLike | None:
-        """All images as 8-bit pixels; None where they have no room, and are decoded at every use."""
+        """Return all images as 8-bit pixels; None where they have no room, and are decoded at every use."""
         pixels = allocate((len(self), *self.sample(0).image.shape), torch.empty(0, dtype=torch.uint8))
         if pixels is not None:
             for index in range(len(self)):
@@ -69,8 +69,11 @@ class Split:
 
 
 class Samples(Sequence[Sample]):
-    """The samples of a split, in order. The first ones are decoded once and kept, as far as `memory_budget` goes; the
-    others are decoded at every use, so that memory does not grow with their number."""
+    """The samples of a split, in order.
+
+    The first ones are decoded once and kept, as far as `memory_budget` goes; the others are decoded at every use, so
+    that memory does not grow with their number.
+    """
 
     def __init__(self, split: Split) -> None:
         self._split, self._kept, self._room = split, dict[int, Sample](), memory_budget()
@@ -106,7 +109,7 @@ class Splits:
     """Fit, selection and scored images of one model.
 
     Raises:
-        UsageError: if an image is in two of them, naming how many and which.
+        UsageError: if two of them share images, naming how many and which.
     """
 
     fit: Split

@@ -1,9 +1,9 @@
 """The frozen model's representations of fit images, computed once and kept where that is faster.
 
 Every trained method asks for batches of fit images, some of them mirrored, in an order of its own. The first batches
-are computed as asked and timed; then a policy decides from the measured rate whether representations are kept in
-memory, in files, or computed at every use (`FeatureCache.decide`). What is kept serves all methods fitted on the same
-model, and each is charged what its images cost to compute, whoever computed them.
+are computed as they are drawn and timed; then a policy decides from the measured rate whether representations are kept
+in memory, in files, or computed at every use (`FeatureCache.decide`). What is kept serves all methods fitted on the
+same model, and each is charged what its images cost to compute, whoever computed them.
 
 The frozen forward always runs on whole batches of one size, looking ahead in the order where some images of a batch
 are there already, so that on a CPU the policy never changes a value: an image's representation depends there on the
@@ -32,7 +32,7 @@ LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forwar
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
 BYTES_PER_SECOND = {"memory": 2**31, "disk": 2**28}
 
-#: fit images of one batch: rows, and which of them are mirrored
+#: the fit images of one batch: rows, and which of them are mirrored
 Draw = tuple[list[int], list[bool]]
 Log = Callable[[str], None]
 
