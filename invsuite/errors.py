@@ -10,8 +10,12 @@ from collections.abc import Iterable
 
 
 class InvsuiteError(Exception):
-    """Base of every error the suite raises on purpose; ``exit_code`` is what the command line returns, ``fault`` how a
-    record calls what happened."""
+    """Base of every error that the suite raises on purpose.
+
+    Attributes:
+        exit_code: what the command line returns.
+        fault: how a record calls what happened.
+    """
 
     exit_code = 1
     fault = "error"
@@ -36,18 +40,20 @@ class WeightsError(SetupError):
 
 
 class DiskError(SetupError):
-    """A file that cannot be written. No record of it: it could not be written either, and the run ends."""
+    """A file that cannot be written. A record of it could not be written either, so the run ends."""
 
 
 class Unavailable(SetupError):
-    """Weights or data that cannot be had here; a cell that needs them is recorded as ``skipped``."""
+    """Weights or data that cannot be had on this machine; a cell that needs them is recorded as ``skipped``."""
 
     fault = "unavailable"
 
 
 class NotApplicable(InvsuiteError):
-    """A method that by its nature cannot answer at a stage (an exact inverse of a map that has none). The cell is
-    recorded as ``skipped`` with the reason: nothing broke, and no other method is put in its place."""
+    """A method that by its nature cannot answer at a stage, such as an exact inverse of a map that has none.
+
+    The cell is recorded as ``skipped`` with the reason: nothing broke, and no other method replaces it.
+    """
 
     fault = "not applicable"
 
@@ -77,7 +83,7 @@ class TimeLimitError(InvsuiteError):
 
 
 class LostWorkerError(InvsuiteError):
-    """A worker that ended under a cell, more often than it is tried again."""
+    """A worker process that ended during a cell, more often than a cell is tried again."""
 
     fault = "lost worker"
 

@@ -8,7 +8,7 @@ from invsuite.errors import SetupError, UsageError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one.
+    """Return the device of this name; ``auto`` is CUDA where there is one.
 
     Raises:
         UsageError: for a name torch does not know.
@@ -28,15 +28,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_devices(names: str) -> list[torch.device]:
-    """Several devices, comma-separated; ``cuda``, and ``auto`` where there is CUDA, are all that the machine has.
+    """Return several devices, comma-separated; ``cuda``, and ``auto`` where there is CUDA, are all of the machine.
 
     Raises:
         UsageError: for a name torch does not know, or devices of two kinds, whose numbers differ.
         SetupError: for a device this machine has not.
     """
-    found = [pick_device(name.strip()) for name in names.split(",")]
-    if len(found) == 1 and found[0].type == "cuda" and found[0].index is None:
+    devices = [pick_device(name.strip()) for name in names.split(",")]
+    if len(devices) == 1 and devices[0].type == "cuda" and devices[0].index is None:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    if len({device.type for device in found}) > 1:
+    if len({device.type for device in devices}) > 1:
         raise UsageError(f"devices '{names}' are of two kinds: name CUDA devices, or cpu")
-    return found
+    return devices

@@ -11,6 +11,11 @@ SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the variables of a worker process whose libraries may start ``threads`` threads each."""
+    return {"OMP_NUM_THREADS": str(threads)} | {name: os.environ.get(name, value) for name, value in WAITING.items()}
+
+
 def prepare_threads() -> None:
     """Let waiting threads sleep, unless the user's environment says otherwise; call it before torch is imported."""
     for name, value in WAITING.items():

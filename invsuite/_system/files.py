@@ -51,7 +51,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def refused(path: Path, error: OSError) -> DiskError:
-    """The error for a disk that does not take ``path``."""
+    """Return the error for a disk on which ``path`` cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "; finished cells are kept: free some space and run the same command to go on" if full else ""
     return DiskError(f"cannot write '{path}': {error.strerror}{advice}")

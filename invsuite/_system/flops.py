@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Operations of one call of ``work``, its backward passes included; the call really runs."""
+    """Run ``work`` once and return its operations, those of backward passes included."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())

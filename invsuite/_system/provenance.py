@@ -31,7 +31,7 @@ PACKAGES = (
 
 @lru_cache(maxsize=1)
 def source_digest() -> str:
-    """SHA-256 over the package's own Python files: tells two versions of the code where there is no git."""
+    """Return the SHA-256 of the package's own Python files: it tells two versions apart where there is no git."""
     root = Path(str(files("invsuite")))
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -41,7 +41,7 @@ def source_digest() -> str:
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout the package runs from; both None for an installed package."""
+    """Return commit and dirty flag of the checkout that the package runs from; both None for an installed package."""
     root = Path(str(files("invsuite"))).parent
 
     def git(*words: str) -> str:
@@ -58,18 +58,18 @@ def git_state() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str | None]:
-    """Versions of the packages that make the numbers; None where one is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the versions of the packages that make the numbers; None where one is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person would name it."""
+    """Return the device as a person would name it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({platform.machine()}, {psutil.cpu_count(logical=True)} cores)"

@@ -1,4 +1,4 @@
-"""Signals: one that asks to stop lets a write finish, and one that comes in time ends a cell that takes too long."""
+"""Signals: one that asks the process to stop lets a write finish, and an alarm ends a cell that takes too long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _signalled = False  # whether a signal came meanwhile
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a write finish: a signal that comes inside takes effect at the end."""
+    """Let a write finish: a signal that comes inside the block takes effect at its end."""
     global _held, _signalled
     _held += 1
     try:
@@ -30,7 +30,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM both raise KeyboardInterrupt while this is entered, but never inside `uninterrupted`."""
+    """Raise KeyboardInterrupt on SIGINT and SIGTERM inside the block, but never inside `uninterrupted`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -52,7 +52,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def time_limit(seconds: float | None, what: str) -> Iterator[None]:
-    """Stop what happens inside after ``seconds`` of wall time; None never stops it.
+    """Stop the block after ``seconds`` of wall time; None never stops it.
 
     It rests on SIGALRM, so it works in the main thread of a POSIX system, between two Python instructions: one long
     operation of a library is not cut.

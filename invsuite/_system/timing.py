@@ -14,12 +14,12 @@ import torch
 
 
 def clock_name(device: torch.device) -> str:
-    """``cuda-event`` on a CUDA device, ``wall`` elsewhere."""
+    """Return the clock of a device: ``cuda-event`` on CUDA, ``wall`` elsewhere."""
     return "cuda-event" if device.type == "cuda" else "wall"
 
 
 class Stopwatch:
-    """Adds up the time of many short sections without stopping a GPU.
+    """A clock that adds up many short sections without stopping a GPU.
 
     On CUDA each section is a pair of events, read once at the end; elsewhere `time.perf_counter`.
     """
@@ -48,12 +48,12 @@ class Stopwatch:
             self._seconds += time.perf_counter() - self._start
 
     def add(self, seconds: float) -> None:
-        """Count ``seconds`` of an earlier process too."""
+        """Add ``seconds`` that an earlier process measured."""
         self._seconds += seconds
 
     @property
     def seconds(self) -> float:
-        """Seconds in all sections so far; waits for the GPU."""
+        """Return the seconds of all sections so far, after waiting for the GPU."""
         if self._pairs:
             torch.cuda.synchronize()
             self._seconds += sum(a.elapsed_time(b) for a, b in self._pairs) / 1000  # type: ignore[no-untyped-call]
@@ -62,8 +62,13 @@ class Stopwatch:
 
 
 class Meter:
-    """Context manager around a piece of work: ``seconds`` by the device's clock, ``cpu_seconds`` of this process,
-    ``peak_bytes`` of memory (allocated on the GPU; resident set of the process otherwise, sampled at 50 Hz)."""
+    """A context manager that measures time and memory of a piece of work.
+
+    Attributes:
+        seconds: by the device's clock.
+        cpu_seconds: processor time of this process.
+        peak_bytes: most memory: allocated on the GPU; elsewhere the resident set of the process, sampled at 50 Hz.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -17,7 +17,7 @@ PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 @dataclass
 class _Work:
-    """What a worker does: ``done`` of ``weight`` image passes, in words."""
+    """What a worker does, in words, of which ``done`` of ``weight`` image passes are behind it."""
 
     weight: float
     done: float = 0.0
@@ -25,7 +25,7 @@ class _Work:
 
 
 class ConsoleReporter:
-    """Shows cells done, what each worker does, and the time left as judged by the work that all have done so far."""
+    """A reporter on standard error: cells done, what each worker does, and the time left at the speed so far."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
@@ -48,7 +48,7 @@ class ConsoleReporter:
         self.console.print(text, style="dim", highlight=False, markup=False)
 
     def begin(self, cells: int, weight: float) -> None:
-        """Start counting."""
+        """Start counting ``cells`` of ``weight`` image passes."""
         self._cells, self._weight = cells, max(weight, 1e-9)
         self._start = self._last_line = time.perf_counter()
         if self.console.is_terminal and cells:
@@ -64,7 +64,7 @@ class ConsoleReporter:
             self._task = self._live.add_task("", total=1.0, cells=f"0/{cells} cells", left="")
 
     def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
-        """A worker, who is done with what it did before, starts a group of cells; returns its progress hook."""
+        """Note that a worker has finished its last group of cells and begins another; return its progress hook."""
         if not (self._works or self._before):  # loading and checking before the first is no measure of the rest
             self._start = time.perf_counter()
         elif worker in self._works:
@@ -78,7 +78,7 @@ class ConsoleReporter:
         return hook
 
     def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
-        """A cell has its record; anything but ok is said at once."""
+        """Note that a cell has its record; print any status but ``ok`` at once."""
         self._done += 1
         if status != "ok":
             self.note(f"{status}: {cell.key}")
@@ -87,7 +87,7 @@ class ConsoleReporter:
         self._show(force=self._done == self._cells)
 
     def rest(self, worker: str, finished: bool) -> None:
-        """The worker works no more; what it did last is ``finished``, or lost."""
+        """Note that a worker has no more work; what it did last is ``finished``, or lost."""
         work = self._works.pop(worker, None)
         if work is not None and finished:
             self._before += work.weight

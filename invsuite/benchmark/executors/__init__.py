@@ -1,4 +1,4 @@
-"""Who computes the cells of a plan: this process, one process a device, or the workers of a Ray cluster.
+"""Who computes the cells of a plan: this process, one process per device, or the workers of a Ray cluster.
 
 Records do not depend on it: every executor computes fits by `invsuite.benchmark.runner.Session`, into the same store.
 Importing this package imports neither torch nor Ray: a worker's environment is set before they are.
@@ -22,7 +22,7 @@ EXECUTORS = {
     "process": "invsuite.benchmark.executors.process",
     "ray": "invsuite.benchmark.executors.ray",
 }
-#: options that not every executor understands
+#: executors that understand an option which others do not
 TAKERS = {
     "workers": ("process", "ray"),
     "retries": ("process", "ray"),
@@ -32,7 +32,7 @@ TAKERS = {
 
 
 def make_executor(placement: Placement, plugins: Sequence[Path] = ()) -> Executor:
-    """The executor that ``placement`` names; its workers load ``plugins``.
+    """Return the executor that ``placement`` names; its workers load ``plugins``.
 
     Raises:
         UsageError: for an unknown name, an option that is not for it, or one whose package is not installed.
@@ -43,5 +43,5 @@ def make_executor(placement: Placement, plugins: Sequence[Path] = ()) -> Executo
     for option, takers in TAKERS.items():
         if getattr(placement, option) is not None and placement.executor not in takers:
             raise UsageError(f"--{option} is not for --executor {placement.executor}, but for {' and '.join(takers)}")
-    made: Executor = import_module(EXECUTORS[placement.executor]).Executor(placement, plugins)
-    return made
+    executor: Executor = import_module(EXECUTORS[placement.executor]).Executor(placement, plugins)
+    return executor

@@ -1,5 +1,7 @@
-"""Where a worker process begins. It imports nothing heavy before its environment is set: CUDA and OpenMP read theirs
-when they are loaded."""
+"""Where a worker process begins.
+
+It imports nothing heavy before its environment is set: CUDA and OpenMP read theirs when they are loaded.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ def main(
     device: str,
     threads: int,
 ) -> None:
-    """Answer tasks until the parent asks to end, by SIGTERM, or is gone."""
+    """Answer tasks until the parent sends SIGTERM or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; what happens then is the parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
@@ -43,7 +45,7 @@ def main(
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot ask its workers to end."""
+    """Wait for the end of the parent, which cannot ask its workers to end if it was killed, and end this process."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""One process a device on this machine, or several on its CPU."""
+"""One process per device on this machine, or several on its CPU."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from invsuite._system.devices import pick_devices
+from invsuite._system.environment import thread_variables
 from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Job, Lost, Message, Placement, Task
 from invsuite.benchmark.executors.child import main
@@ -27,7 +28,7 @@ from invsuite.results.store import Store
 
 
 class Executor:
-    """Workers are started by ``spawn``; each sees its own device only."""
+    """An executor whose workers are processes of this machine; each sees its own device only."""
 
     def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
         self.devices = pick_devices(placement.device)
@@ -43,7 +44,7 @@ class Executor:
         self.crowded = self.workers * self.threads > cores
 
     def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
-        """Fits go to whichever worker is free; those of one model to one worker, as far as possible."""
+        """Give fits to whichever worker is free, those of one model to one worker as far as possible."""
         run = begin(plan, Store(job.folder), self.device, report, job.options)
         tasks = tasks_of(run)
         if tasks:
@@ -67,7 +68,7 @@ class ProcessHandle:
 
 
 class ProcessCrew:
-    """Worker processes, on ``devices`` in turn."""
+    """The worker processes of a run, on ``devices`` in turn."""
 
     def __init__(
         self, size: int, devices: Sequence[torch.device], threads: int, plugins: tuple[Path, ...], job: bytes
@@ -88,12 +89,12 @@ class ProcessCrew:
         return handle
 
     def submit(self, worker: ProcessHandle, task: Task) -> None:
-        """Through the pipe; that it is broken is heard by listening."""
+        """Send a task through the worker's pipe; `listen` tells if the pipe is broken."""
         with contextlib.suppress(OSError):
             worker.connection.send(pickle.dumps(task))
 
     def listen(self) -> Iterator[tuple[ProcessHandle, Message]]:
-        """One message of every worker that has some; the end of a pipe is the end of its worker."""
+        """Yield a message of every worker that has some; the end of a pipe is the end of its worker."""
         for connection in wait(list(self._handles), timeout=1.0):
             handle = self._handles.get(connection)  # type: ignore[call-overload]
             if handle is None:  # discarded just now
@@ -105,13 +106,13 @@ class ProcessCrew:
             yield handle, message
 
     def discard(self, worker: ProcessHandle) -> None:
-        """SIGTERM, which waits for a write."""
+        """Send SIGTERM to a worker, which finishes the file that it writes."""
         self._handles.pop(worker.connection, None)
         worker.connection.close()
         worker.process.terminate()
 
     def close(self) -> None:
-        """SIGTERM to all; who takes too long is killed."""
+        """Send SIGTERM to all workers, and kill those that take too long."""
         left = list(self._handles.values())
         for handle in left:
             self.discard(handle)
@@ -122,17 +123,17 @@ class ProcessCrew:
 
 
 def _ending(process: SpawnProcess) -> str:
-    """Why a process is gone."""
+    """Return why a process is gone."""
     process.join(STOP_SECONDS)
     code = process.exitcode
     return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def environment(device: torch.device, threads: int) -> dict[str, str]:
-    """Variables of a worker: it sees ``device`` only, and every library starts as many threads as it may use."""
-    found = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    """Return the variables of a worker: it sees ``device`` only, and a library starts ``threads`` threads at most."""
+    variables = thread_variables(threads) | {"CUDA_VISIBLE_DEVICES": ""}
     if device.type == "cuda":
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         index = device.index or 0
-        found["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+    return variables

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from invsuite._system.devices import pick_device
+from invsuite._system.environment import thread_variables
 from invsuite._system.signals import interruptible
 from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Broken, Job, Lost, Message, Placement, Task
@@ -41,7 +42,7 @@ INHERITED = ("INVSUITE_", "HF_", "TRANSFORMERS_", "TORCH_HOME")
 
 
 class Executor:
-    """Workers are actors; those that do not fit the cluster yet start when they do."""
+    """An executor whose workers are actors; those that do not fit the cluster yet start when they do."""
 
     def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
         if placement.device not in ("auto", "cpu", "cuda"):
@@ -50,7 +51,7 @@ class Executor:
         self.placement, self.plugins = placement, tuple(path.expanduser().resolve() for path in plugins)
 
     def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
-        """Fits go to whichever worker is free; those of one model to one worker, as far as possible."""
+        """Give fits to whichever worker is free, those of one model to one worker as far as possible."""
         run = begin(plan, Store(job.folder), self.device, report, job.options)
         tasks = tasks_of(run)
         if tasks:
@@ -63,7 +64,7 @@ class Executor:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Be a driver of the cluster at ``address``.
+    """Connect to the cluster at ``address`` for the time of the block.
 
     Raises:
         SetupError: if there is none.
@@ -87,7 +88,7 @@ def _connected(address: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Share:
-    """How many workers, and what each asks for."""
+    """How many workers there are, and the CPUs and GPUs that each asks for."""
 
     workers: int
     cpus: int
@@ -95,7 +96,7 @@ class Share:
 
 
 def share_of(placement: Placement) -> Share:
-    """What workers ask of the cluster this process is connected to, where the options leave it open.
+    """Return what workers ask of the cluster to which this process is connected, where the options leave it open.
 
     Raises:
         SetupError: if no node is large enough for one, and the number of workers is left open too.
@@ -117,38 +118,45 @@ def share_of(placement: Placement) -> Share:
 
 
 class Mailbox:
-    """The parent's actor: what workers say while they compute, and the word to stop."""
+    """The parent's actor: what workers say while they compute, and the word to stop.
+
+    Two of `ray.util.queue.Queue` would do the same with one more process, and could not be given a message without
+    waiting for it: a queue that is lost would break the fit that reports its progress.
+    """
 
     def __init__(self) -> None:
         self._messages: list[tuple[int, Message]] = []
         self._stop = asyncio.Event()
 
     async def put(self, sender: int, message: Message) -> None:
-        """A message of worker ``sender``."""
+        """Keep a message of worker ``sender``."""
         self._messages.append((sender, message))
 
     async def take(self) -> list[tuple[int, Message]]:
-        """All messages since the last time."""
+        """Return all messages since the last time."""
         messages, self._messages = self._messages, []
         return messages
 
     async def stop(self) -> None:
-        """Every worker is to stop."""
+        """Ask every worker to stop."""
         self._stop.set()
 
     async def stopped(self) -> None:
-        """Returns when workers are to stop."""
+        """Wait until workers are asked to stop."""
         await self._stop.wait()
 
 
 class RayWorker:
-    """The actor. Its methods run in the main thread of their process, as time limits need.
+    """An actor that is a worker. Its methods run in the main thread of their process, as time limits need.
 
     Args:
-        mailbox: a `Mailbox`.
-        sender: who this is to the parent.
-        folder: the parent's working directory: what relative paths of a suite are relative to.
-        plugins, job, device, threads: of its `Worker`.
+        mailbox: the parent's `Mailbox`.
+        sender: the number by which the parent knows this worker.
+        folder: the parent's working directory, to which relative paths of a suite refer.
+        plugins: see `Worker`.
+        job: see `Worker`.
+        device: see `Worker`.
+        threads: see `Worker`.
     """
 
     def __init__(
@@ -176,7 +184,7 @@ class RayWorker:
         threading.Thread(target=self._end_when_asked, daemon=True).start()
 
     def ready(self) -> Message:
-        """Where this worker is, or why it cannot work."""
+        """Return where this worker is, or why it cannot work."""
         return self._worker.ready() if self._error is None else Broken(self._error)
 
     def compute(self, task: bytes) -> Message:
@@ -208,7 +216,7 @@ class RayHandle:
 
 
 class RayCrew:
-    """Actors with a share of the cluster each."""
+    """The actors of a run, each with its share of the cluster."""
 
     def __init__(self, share: Share, plugins: tuple[Path, ...], job: bytes) -> None:
         self.size, self.share, self.plugins, self.job = share.workers, share, plugins, job
@@ -228,7 +236,7 @@ class RayCrew:
             num_cpus=share.cpus,
             num_gpus=share.gpus,
             max_restarts=0,  # `Pool` replaces what is lost
-            runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(share.cpus)}},
+            runtime_env={"env_vars": variables | thread_variables(share.cpus)},
         )
         device = "cuda" if share.gpus else "cpu"
         started = actor.remote(self._mailbox, self._started, Path.cwd(), self.plugins, self.job, device, share.cpus)
@@ -236,26 +244,26 @@ class RayCrew:
         return handle
 
     def submit(self, worker: RayHandle, task: Task) -> None:
-        """A call of the actor."""
+        """Call the actor with a task."""
         worker.computing = True
         worker.call = worker.actor.compute.remote(pickle.dumps(task))
 
     def listen(self) -> Iterator[tuple[RayHandle, Message]]:
-        """What was said meanwhile, then the answers of calls that ended.
+        """Yield what workers have said, then the answers of calls that ended.
 
         Raises:
-            SetupError: if the mailbox is lost: what was said is, too.
+            SetupError: if the mailbox is lost, and the messages in it.
         """
         calls = {handle.call: handle for handle in self._handles.values() if handle.call is not None}
         ended, _ = ray.wait(list(calls), timeout=1.0)
         try:
-            heard = ray.get(self._mailbox.take.remote())
+            messages = ray.get(self._mailbox.take.remote())
         except ray.exceptions.RayError as error:
             raise SetupError(
                 f"the actor that workers report to was lost ({_ending(error)}); finished cells are kept: give its node "
                 "more memory or fewer workers, and run the same command again"
             ) from error
-        for sender, message in heard:
+        for sender, message in messages:
             if sender in self._handles:
                 yield self._handles[sender], message
         for call in ended:
@@ -267,12 +275,12 @@ class RayCrew:
                 yield handle, Lost(_ending(error))
 
     def discard(self, worker: RayHandle) -> None:
-        """Give its resources back."""
+        """Give the resources of an actor back."""
         self._handles.pop(worker.sender, None)
         ray.kill(worker.actor)
 
     def close(self) -> None:
-        """Ask all to stop, wait for those that compute, and end them."""
+        """Ask all workers to stop, wait for those that compute, and end them."""
         self._mailbox.stop.remote()
         calls = [handle.call for handle in self._handles.values() if handle.computing]
         if calls:
@@ -283,7 +291,7 @@ class RayCrew:
 
 
 def _ending(error: Exception) -> str:
-    """Why an actor is gone, on one short line."""
+    """Return why an actor is gone, on one short line."""
     text = str(error).strip()
     why = text.partition("The actor is dead because ")[2] or text.splitlines()[-1]
     return " ".join(why.split())[:200]

@@ -1,4 +1,4 @@
-"""All cells one after the other in this process."""
+"""All cells, one after the other, in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invsuite.results.store import Store
 
 
 class Executor:
-    """No worker at all; plug-ins are loaded already."""
+    """An executor without workers; plug-ins are loaded already."""
 
     def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
         self.device = pick_device(placement.device)
@@ -23,5 +23,5 @@ class Executor:
             torch.set_num_threads(placement.threads)
 
     def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
-        """Model by model, fit by fit."""
+        """Compute model by model and fit by fit."""
         return run(plan, Store(job.folder), self.device, report, job.options)

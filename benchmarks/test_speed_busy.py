@@ -1,0 +1,54 @@
+"""What a busy machine costs: ``pytest benchmarks/test_speed_busy.py -s`` on a machine that is otherwise idle.
+
+A piece of a suite runs alone and beside one process that never rests. The aim is twice the time at most. For contrast
+it runs beside that process with the libraries' own policy too, by which waiting threads spin.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from helpers import small_suite
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """Keep one processor busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def seconds(suite: Path, out: Path, **variables: str) -> float:
+    """Return how long a fresh process takes for the whole suite, with a thread per processor."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    words = ("bench", "--suite", str(suite), "--out", str(out), "--device", "cpu")
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "invsuite", *words], env=environment | variables, check=True)
+    return time.perf_counter() - begun
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor has no threads that wait for each other")
+def test_busy(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    suite = tmp_path / "piece.toml"
+    suite.write_text(small_suite("piece", {"modular": "{ width = 32 }"}, passes=3200, counts=(256, 8, 8)))
+    alone = seconds(suite, tmp_path / "alone")
+    with neighbour():
+        busy = benchmark.pedantic(lambda: seconds(suite, tmp_path / "busy"), rounds=1)
+        spinning = seconds(suite, tmp_path / "spinning", OMP_WAIT_POLICY="ACTIVE")
+    spinning_alone = seconds(suite, tmp_path / "spinning-alone", OMP_WAIT_POLICY="ACTIVE")
+    benchmark.extra_info |= {"busy to idle": busy / alone, "spinning, busy to idle": spinning / spinning_alone}
+    print(f"\nbusy / idle: {busy / alone:.2f} ({busy:.0f} s / {alone:.0f} s)")
+    print(f"where threads spin: {spinning / spinning_alone:.2f} ({spinning:.0f} s / {spinning_alone:.0f} s)")
+    assert busy <= 2 * alone
