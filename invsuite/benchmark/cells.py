@@ -240,40 +240,63 @@ def _lay_out(
     words = selection.stages
     stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
     seeds = selection.seeds or suite.seeds
-    methods = [(m, m.method.params()) for m in _choose_methods(suite, selection)]
-
-    def cells(facts: dict[str, Any]) -> tuple[Cell, ...]:
-        texts = {part: as_json(value) for part, value in facts.items()}
-        return tuple(
-            Cell(
-                spec,
-                stage,
-                method,
-                seed,
-                _identity(suite, method, params, stage, spec.stages, seed, facts),
-                texts,
-            )
-            for seed in seeds
-            for stage in stages
-            for method, params in methods
-            if method.method.seeded or seed == seeds[0]
-        )
-
+    methods = _choose_methods(suite, selection)
     try:
         if isinstance(found, InvsuiteError):
             raise found
         if not stages:
             return None
-        witness = _witness(spec, found, any(m.uses_witness for m in metrics), note)
+        witness = find_witness(spec, found, any(m.uses_witness for m in metrics), note)
         splits = _open_data(suite, spec, found, note)
     except InvsuiteError as error:
-        return Refused(spec, error, cells({"refused": spec.source}))
+        return Refused(spec, error, make_cells(suite, spec, stages, methods, seeds, {"refused": spec.source}))
+    cells = make_cells(suite, spec, stages, methods, seeds, identity_of_inputs(found, splits))
+    return Opened(spec, found, splits, cells, witness)
+
+
+def identity_of_inputs(model: Model, splits: Splits) -> dict[str, Any]:
+    """Return the part of a cell's identity that all methods share: weights, image size and the three sets of images."""
     digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
-    facts = {"weights": found.origin.sha256, "image_size": found.image_size, "data": digests}
-    return Opened(spec, found, splits, cells(facts), witness)
+    return {"weights": model.origin.sha256, "image_size": model.image_size, "data": digests}
 
 
-def _witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
+def make_cells(
+    suite: Suite,
+    spec: ModelSpec,
+    stages: Sequence[str],
+    methods: Sequence[MethodSpec],
+    seeds: Sequence[int],
+    inputs: dict[str, Any],
+) -> tuple[Cell, ...]:
+    """Return the cells of a model: seed by seed, stage by stage; methods that depend on no seed have one seed's.
+
+    Args:
+        suite: with the budget and the engine.
+        spec: the model, with its cut.
+        stages: to invert.
+        methods: with their row names.
+        seeds: of trained methods.
+        inputs: the part of the identity that all methods share (`identity_of_inputs`).
+    """
+    texts = {part: as_json(value) for part, value in inputs.items()}
+    params = {method.name: method.method.params() for method in methods}
+    return tuple(
+        Cell(
+            spec,
+            stage,
+            method,
+            seed,
+            _identity(suite, method, params[method.name], stage, spec.stages, seed, inputs),
+            texts,
+        )
+        for seed in seeds
+        for stage in stages
+        for method in methods
+        if method.method.seeded or seed == seeds[0]
+    )
+
+
+def find_witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
     """The second model, or why there is none; it is loaded only for measures that ask it.
 
     Raises:

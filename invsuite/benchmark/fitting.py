@@ -18,7 +18,7 @@ from invsuite.results.kept import KeptTensors
 
 
 def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
-    """Fit ``method``, with the seed set and kernels deterministic.
+    """Fit ``method``, with the seed set and kernels deterministic; what it took is counted.
 
     Args:
         method: with its parameters.
@@ -29,9 +29,12 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
         DataError: if fitting changed the weights of the model.
     """
     set_determinism(problem.seed)
-    fitted = method.fit(problem)
+    with Meter(problem.device) as meter:
+        fitted = method.fit(problem)
     if problem.model.fingerprint() != fingerprint:
         raise DataError(f"fitting '{method.name}' changed the weights of model '{problem.model.name}'")
+    fitted.method, fitted.problem = method, problem
+    fitted.cost.total_seconds, fitted.cost.peak_bytes = meter.seconds, meter.peak_bytes
     return fitted
 
 
@@ -48,9 +51,7 @@ class SharedFit:
         kept: where inverters are kept.
         checkpoints: where training leaves its state.
         progress: starts the display of a fit's progress.
-
-    Attributes:
-        meter: time and memory of the fit.
+        fitted: the fitted method, where it was fitted before.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class SharedFit:
         kept: KeptTensors,
         checkpoints: Path,
         progress: Callable[[], ProgressHook],
+        fitted: Fitted | None = None,
     ) -> None:
         self.suite, self.entry, self.fit_id, self.cells = suite, entry, fit_id, cells
         self.method, self.seed = cells[0].method.method, cells[0].seed
-        self.checkpoints, self.meter = checkpoints, Meter(entry.model.device)
+        self.checkpoints = checkpoints
         self._fingerprint, self._features, self._kept = fingerprint, features, kept
         self._progress = progress
-        self._fitted: Fitted | Exception | None = None
+        self._fitted: Fitted | Exception | None = fitted
 
     def get(self) -> Fitted:
         """Return the fitted method: what was fitted before, else the kept inverter, else one that is fitted now.
@@ -104,8 +106,7 @@ class SharedFit:
         if self.checkpoints.is_dir():
             together = [cell for cell in self.entry.cells if cell.fit_id == self.fit_id]
         problem = self._problem([cell.stage for cell in together], self._progress())
-        with self.meter:
-            fitted = fit_method(self.method, problem, self._fingerprint)
+        fitted = fit_method(self.method, problem, self._fingerprint)
         tensors = fitted.inverter.tensors()
         if tensors is not None:
             stages = [stage for stage in problem.stages if stage not in fitted.refused]

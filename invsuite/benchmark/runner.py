@@ -30,6 +30,7 @@ from invsuite.data.base import from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
 from invsuite.errors import DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
+from invsuite.methods.base import Fitted
 from invsuite.methods.checks import check_inverter, check_reconstructions
 from invsuite.methods.training.features import FeatureCache
 from invsuite.metrics.base import Metric, Scoring, Subject
@@ -64,6 +65,26 @@ class Reporter(Protocol):
 
     def rest(self, worker: str, finished: bool) -> None:
         """Show that the worker works no more; what it did last is ``finished``, or lost."""
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def begin(self, cells: int, weight: float) -> None:
+        """Show nothing."""
+
+    def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
+        """Show nothing."""
+        return lambda done, total, unit: None
+
+    def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
+        """Show nothing."""
+
+    def rest(self, worker: str, finished: bool) -> None:
+        """Show nothing."""
 
 
 Redo = Literal["unfinished", "missing", "failed", "all"]
@@ -428,14 +449,15 @@ class Session:
         todo = [(cell, what) for cell in cells if (what := self.run.todo(self.entry, cell)) is not None]
         inverted = [cell for cell, what in todo if what.inversion]
         if inverted:
-            self._invert(self._shared_fit(fit_id, inverted), inverted)
+            self.invert(self.shared_fit(fit_id, inverted), inverted)
         measured = [(cell, what.lacking) for cell, what in todo if not what.inversion]
         if measured:
-            fit = self._shared_fit(fit_id, [cell for cell, _ in measured])
+            fit = self.shared_fit(fit_id, [cell for cell, _ in measured])
             for cell, lacking in measured:
                 self._add(fit, cell, lacking)
 
-    def _shared_fit(self, fit_id: str, cells: Sequence[Cell]) -> SharedFit:
+    def shared_fit(self, fit_id: str, cells: Sequence[Cell], fitted: Fitted | None = None) -> SharedFit:
+        """Return the fit that ``cells`` share, not computed yet unless it is ``fitted``."""
         run, entry, scored = self.run, self.entry, self._scored
         label = f"{entry.spec.name} {cells[0].method.name}"
         weight = sum(work(run.plan, cell, Todo(inversion=True)) for cell in cells)
@@ -449,9 +471,10 @@ class Session:
             kept=scored.kept,
             checkpoints=run.store.fit_path(fit_id),
             progress=lambda: run.report.work(label, weight),
+            fitted=fitted,
         )
 
-    def _invert(self, fit: SharedFit, cells: Sequence[Cell]) -> None:
+    def invert(self, fit: SharedFit, cells: Sequence[Cell]) -> None:
         """Fit once, then invert, score and write each of ``cells``."""
         run, weights, limit = self.run, weights_of(self.entry.model), self.run.options.cell_seconds
         try:
@@ -515,8 +538,8 @@ class Session:
                 fit_image_passes=cost.image_passes.get(cell.stage, 0),
                 fit_flops=cost.fit_flops.get(cell.stage),
                 fit_frozen_flops=cost.frozen_flops.get(cell.stage),
-                fit_total_seconds=fit.meter.seconds,
-                fit_peak_bytes=fit.meter.peak_bytes,
+                fit_total_seconds=cost.total_seconds,
+                fit_peak_bytes=cost.peak_bytes,
                 parameters=cost.parameters.get(cell.stage, 0),
                 invert_seconds_per_image=meter.seconds / count,
                 invert_flops_per_image=flops,

@@ -34,6 +34,8 @@ class FitCost:
             objective runs through it; a stage that is missing was not counted.
         frozen_flops: operations of the frozen forward passes that each stage would have needed alone (stages trained
             together share them).
+        total_seconds: the whole fit; the suite fills it in.
+        peak_bytes: most memory during the fit; the suite fills it in.
     """
 
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class FitCost:
     parameters: dict[str, int] = field(default_factory=dict)
     fit_flops: dict[str, float] = field(default_factory=dict)
     frozen_flops: dict[str, float] = field(default_factory=dict)
+    total_seconds: float = 0.0
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,26 @@ class Fitted:
         cost: what the fit took.
         notes: per stage, for the record (chosen lambda, rank ...).
         refused: the stages at which the method does not apply, with the reason; they are not inverted.
+        method: that was fitted; the suite fills it in.
+        problem: it was fitted to; the suite fills it in.
     """
 
     inverter: Inverter
     cost: FitCost
     notes: Notes = field(default_factory=dict)
     refused: dict[str, NotApplicable] = field(default_factory=dict)
+    method: Method | None = field(default=None, repr=False)
+    problem: Problem | None = field(default=None, repr=False)
+
+    def reconstruct(self, images: torch.Tensor, stage: str) -> torch.Tensor:
+        """Reconstruct ``images`` (B, 3, H, W) in [0, 1] from what the model holds of them at ``stage``.
+
+        Raises:
+            NotApplicable: at a stage in ``refused``.
+            UsageError: for a stage that the model does not have.
+        """
+        assert self.problem is not None, "invsuite.fit fills it in"
+        return self.invert(self.problem.model.represent(images, [stage])[stage], images)
 
     def invert(self, representation: Representation, images: torch.Tensor) -> torch.Tensor:
         """Reconstruct (B, 3, H, W) in [0, 1]; ``images`` go on to floors that use them, to nothing else.

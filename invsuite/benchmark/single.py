@@ -1,0 +1,159 @@
+"""Fit one method to one model and score it, without a suite file: what the front door calls ``fit`` and ``score``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from invsuite._system.devices import pick_device
+from invsuite.benchmark.cells import Opened, Plan, find_witness, identity_of_inputs, make_cells
+from invsuite.benchmark.fitting import fit_method
+from invsuite.benchmark.runner import RunOptions, Session, Silent, begin
+from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
+from invsuite.data.base import Dataset, Source
+from invsuite.data.geometry import Resampling
+from invsuite.data.sources import DataSpec, open_images
+from invsuite.data.split import Split, Splits, hold_back
+from invsuite.errors import UsageError
+from invsuite.methods import make_method
+from invsuite.methods.base import Fitted, Method
+from invsuite.methods.problem import Budget, Problem
+from invsuite.metrics import make_metric
+from invsuite.models.base import Model
+from invsuite.models.load import load_model
+from invsuite.results.record import Record
+from invsuite.results.store import Store
+
+PASSES = 16_000  # image passes of a trained method where the caller names no budget
+HELD_BACK = 64  # selection images that are held back of the fit images, at most, and an eighth of them
+
+
+@dataclass(frozen=True)
+class OpenedImages(Source):
+    """Images that are open already."""
+
+    split: Split
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """Return how many there are."""
+        return len(self.split)
+
+    def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
+        """Return their dataset."""
+        return self.split.dataset
+
+
+def fit(
+    method: str | Method,
+    model: str | Model,
+    stages: Sequence[str],
+    images: Split | Source | str,
+    *,
+    select: Split | Source | str | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Fitted:
+    """Fit a method to a frozen model.
+
+    Args:
+        method: its registered name, or a method with its parameters.
+        model: its source (``bundled:vit``, ``timm:vit_base_patch16_224``), or a loaded one.
+        stages: to invert, as a person names them (``block03``, ``3``, ``every``); the chain is cut there.
+        images: to fit on: opened images, a data source, or the path of a folder of photos.
+        select: images for choosing among fitted weights; by default some are held back of the fit images.
+        budget: of a trained method; 16,000 image passes by default.
+        seed: of a trained method.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: for an unknown method, model or stage, or fewer images than a batch.
+        Unavailable: if weights or images cannot be had.
+        DataError: if fitting changed the model.
+
+    Example:
+        >>> import invsuite
+        >>> model = invsuite.load_model("vit", "bundled:vit")
+        >>> scenes = invsuite.open_images(invsuite.Scenes(seed=1, count=24), model.image_size)
+        >>> fitted = invsuite.fit("ridge", model, ["block03"], scenes)
+        >>> fitted.reconstruct(scenes.images([0]), "block03").shape
+        torch.Size([1, 3, 96, 96])
+    """
+    chain = load_model(model.rpartition(":")[2], model) if isinstance(model, str) else model
+    chain.to(pick_device(device))
+    unit = make_method(method, {}) if isinstance(method, str) else method
+    fit_images = _opened(images, chain)
+    if select is None:
+        fit_images, selection = hold_back(fit_images, min(HELD_BACK, max(1, len(fit_images) // 8)))
+    else:
+        selection = _opened(select, chain)
+    spent = budget or Budget(image_passes=PASSES, batch=min(32, len(fit_images)))
+    if unit.uses_budget and len(fit_images) < spent.batch:
+        raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
+    found = chain.find_stages(stages)
+    problem = Problem(chain, found, found, fit_images, selection, spent, seed)
+    return fit_method(unit, problem, chain.fingerprint())
+
+
+def score(
+    fitted: Fitted,
+    images: Split | Source | str,
+    metrics: Sequence[str] = ("psnr", "ssim"),
+    *,
+    edits: int = 8,
+    witness: str = "",
+    folder: Path | None = None,
+) -> list[Record]:
+    """Score a fitted method on images that it has not seen, and return a record per stage.
+
+    Args:
+        fitted: by `fit`.
+        images: to score on: opened images, a data source, or the path of a folder of photos.
+        metrics: names of measures.
+        edits: how many images measures that edit an object use.
+        witness: source of a second model, for measures that ask one that the method has not seen.
+        folder: where records and pictures are written; by default nothing is kept.
+
+    Raises:
+        UsageError: for an unknown measure, or images that the method was fitted on.
+        Unavailable: if images cannot be had.
+    """
+    method, problem = fitted.method, fitted.problem
+    if method is None or problem is None:
+        raise UsageError("this was not fitted by invsuite.fit: it does not say to what")
+    model = problem.model
+    splits = Splits(problem.fit, problem.select, _opened(images, model))
+    spec = ModelSpec(model.name, model.origin.source, problem.cut, witness)
+    row = MethodSpec(method.name, method)
+    units = tuple(make_metric(name) for name in metrics)
+    suite = Suite(
+        name="score",
+        title=f"{method.name} on {model.name}",
+        seeds=(problem.seed,),
+        metrics=tuple(metrics),
+        edits=edits,
+        budget=problem.budget,
+        data=DataSpec(OpenedImages(splits.fit), OpenedImages(splits.select), OpenedImages(splits.score)),
+        models=(spec,),
+        methods=(row,),
+        engine=problem.context.engine,
+    )
+    cells = make_cells(suite, spec, problem.stages, [row], suite.seeds, identity_of_inputs(model, splits))
+    second = find_witness(spec, model, any(unit.uses_witness for unit in units), lambda text: None)
+    entry = Opened(spec, model, splits, cells, second)
+    with tempfile.TemporaryDirectory(prefix="invsuite-score-") as temporary:
+        store = Store(folder or Path(temporary))
+        plan = Plan(suite, units, (entry,))
+        run = begin(plan, store, model.device, Silent(), RunOptions(redo="all", keep_bytes=0))
+        session = Session(run, entry, trained=0)
+        session.invert(session.shared_fit(cells[0].fit_id, cells, fitted), cells)
+        return [record for cell in cells if (record := store.read(cell.id)) is not None]
+
+
+def _opened(images: Split | Source | str, model: Model) -> Split:
+    if isinstance(images, Split):
+        return images
+    return open_images(images, model.image_size, model.resampling)

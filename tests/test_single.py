@@ -1,0 +1,70 @@
+"""Fitting and scoring one method without a suite gives what a suite gives, and says what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import invoke, small_suite
+
+from invsuite.benchmark.single import fit, score
+from invsuite.data.scenes import ScenesSource
+from invsuite.errors import NotApplicable, UsageError
+from invsuite.methods.base import FitCost, Fitted, Inverter
+from invsuite.methods.networks import Layerwise
+from invsuite.methods.problem import Budget
+from invsuite.models.base import Model
+from invsuite.results.store import Store
+
+FIT, SELECT, SCORE = ScenesSource(61, 24), ScenesSource(62, 4), ScenesSource(63, 4)
+
+
+def test_the_numbers_are_those_of_a_suite(vit: Model, tmp_path: Path) -> None:
+    suite = tmp_path / "one.toml"
+    methods = {"ridge": "{}", "layerwise": "{ width = 8, depth = 1 }"}
+    suite.write_text(small_suite("one", methods, metrics=("psnr", "hue_gain")))
+    assert invoke("bench", "--suite", suite, "--out", tmp_path / "r").exit_code == 0
+    records = {r.cell.row: r for r in Store(tmp_path / "r" / "records" / "one").records()}
+    for method in ("ridge", Layerwise(width=8, depth=1)):
+        fitted = fit(method, vit, ["embed", "block03"], FIT, select=SELECT, budget=Budget(image_passes=32, batch=16))
+        for record in score(fitted, SCORE, ["psnr", "hue_gain"], edits=2):
+            expected = records[record.cell.row]
+            assert record.identity == expected.identity
+            for name, measurement in expected.measurements.items():
+                assert record.measurements[name].values == measurement.values, (record.cell.row, name)
+            assert record.cost is not None
+            assert record.cost.fit_total_seconds > 0
+
+
+def test_a_fitted_method_reconstructs(vit: Model) -> None:
+    fitted = fit("ridge", "bundled:vit", ["3"], FIT)
+    images = ScenesSource(63, 2).open((96, 96), vit.resampling)[0].image[None]
+    reconstructions = fitted.reconstruct(images, "block03")
+    assert reconstructions.shape == images.shape
+    assert float((reconstructions - images).square().mean()) < 0.01
+    refused = fit("exact", vit, ["block03"], FIT)
+    with pytest.raises(NotApplicable):
+        refused.reconstruct(images, "block03")
+
+
+def test_what_does_not_fit_is_one_line(vit: Model) -> None:
+    with pytest.raises(UsageError, match="unknown method 'rigde': did you mean ridge"):
+        fit("rigde", vit, ["block03"], FIT)
+    with pytest.raises(UsageError, match="unknown stage of model 'vit' 'blok03'"):
+        fit("ridge", vit, ["blok03"], FIT)
+    with pytest.raises(UsageError, match="4 fit images are fewer than one batch of 16"):
+        fit("layerwise", vit, ["embed"], SELECT, select=SCORE, budget=Budget(image_passes=32, batch=16))
+    fitted = fit("ridge", vit, ["block03"], FIT, select=SELECT)
+    with pytest.raises(UsageError, match="24 images are in both the fit and the score split"):
+        score(fitted, FIT)
+    with pytest.raises(UsageError, match="unknown metric 'pnsr'"):
+        score(fitted, SCORE, ["pnsr"])
+    with pytest.raises(UsageError, match="it does not say to what"):
+        score(Fitted(Inverter(), FitCost()), SCORE)
+
+
+def test_records_stay_where_they_are_wanted(vit: Model, tmp_path: Path) -> None:
+    [record] = score(fit("mean", vit, ["embed"], FIT), SCORE, folder=tmp_path)
+    assert [r.cell.id for r in Store(tmp_path).records()] == [record.cell.id]
+    assert torch.tensor(record.measurements["psnr"].values).isfinite().all()
