@@ -14,7 +14,6 @@ from torch import nn
 from invsuite.data.scenes import CLASSES
 from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled import BUNDLED
 from invsuite.models.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
 from invsuite.models.timm import timm_chain
 from invsuite.models.transformers import detector_chain
@@ -52,7 +51,7 @@ def load(name: str, source: str) -> Model:
     network: nn.Module = BUILDERS[source]()
     network.load_state_dict(safetensors.torch.load(data), strict=True)
     mean, std = (tuple(facts["normalisation"][key]) for key in ("mean", "std"))
-    origin = WeightsOrigin(f"{BUNDLED} {source}", digest, "Apache-2.0", (mean, std))
+    origin = WeightsOrigin(f"bundled {source}", digest, "Apache-2.0", (mean, std))
     return bundled_chain(name, network, origin)
 
 

@@ -1,4 +1,1 @@
-"""The bundled models: architectures, how they are trained, and (next to this file) their weights and model card."""
-
-#: how every record of a bundled model names its weights: ``bundled vit``
-BUNDLED = "bundled"
+"""The bundled models: architectures, weights and model card; ``tools/train_bundled`` trains them."""
