@@ -25,10 +25,11 @@ Mask = NDArray[np.bool_]
 class Instance:
     """An object in an image: boolean ``mask`` (H, W), class index ``label``, ``box`` (x0, y0, x1, y1) in pixels.
 
-    >>> mask = np.zeros((4, 6), dtype=bool)
-    >>> mask[1:3, 2:5] = True
-    >>> Instance(mask, label=0, box=bounding_box(mask)).box
-    (2.0, 1.0, 5.0, 3.0)
+    Examples:
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:5] = True
+        >>> Instance(mask, label=0, box=bounding_box(mask)).box
+        (2.0, 1.0, 5.0, 3.0)
     """
 
     mask: Mask
@@ -48,8 +49,9 @@ class Sample:
     Raises:
         DataError: if the image is not float in [0, 1] or a mask has another size than the image.
 
-    >>> Sample("grey", torch.full((3, 8, 8), 0.5)).instances
-    ()
+    Examples:
+        >>> Sample("grey", torch.full((3, 8, 8), 0.5)).instances
+        ()
     """
 
     key: str
@@ -76,10 +78,11 @@ class Dataset(ABC):
         unreadable: ``{path: reason}`` of the files that were left out.
         missing: names of the files that its annotations name and that are not there.
 
-    >>> from invsuite.data.scenes import Scenes
-    >>> scenes = Scenes(seed=1, count=3)
-    >>> len(scenes), scenes[2].key, scenes.classes[:2]
-    (3, 'scene-1-000002', ('disc', 'ring'))
+    Examples:
+        >>> from invsuite.data.scenes import Scenes
+        >>> scenes = Scenes(seed=1, count=3)
+        >>> len(scenes), scenes[2].key, scenes.classes[:2]
+        (3, 'scene-1-000002', ('disc', 'ring'))
     """
 
     name: str
@@ -118,10 +121,11 @@ class Source(ABC):
     Attributes:
         count: how many images, the first ones of the dataset; 0 takes all.
 
-    >>> from invsuite import Resampling
-    >>> from invsuite.data.scenes import ScenesSource
-    >>> len(ScenesSource(seed=1, count=8).open((96, 96), Resampling()))
-    8
+    Examples:
+        >>> from invsuite import Resampling
+        >>> from invsuite.data.scenes import ScenesSource
+        >>> len(ScenesSource(seed=1, count=8).open((96, 96), Resampling()))
+        8
     """
 
     count: int

@@ -36,8 +36,9 @@ class Resampling:
     Raises:
         UsageError: for an unknown interpolation, or a share outside (0, 1].
 
-    >>> Resampling("bilinear", crop_pct=0.9)
-    Resampling(interpolation='bilinear', crop_pct=0.9)
+    Examples:
+        >>> Resampling("bilinear", crop_pct=0.9)
+        Resampling(interpolation='bilinear', crop_pct=0.9)
     """
 
     interpolation: str = "bicubic"

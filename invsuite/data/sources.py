@@ -41,10 +41,11 @@ def open_images(source: Source | str, size: tuple[int, int], resampling: Resampl
         Unavailable: if a folder, a file or a package is not there.
         UsageError: if there are fewer images than the source's ``count``.
 
-    >>> from invsuite.data.scenes import ScenesSource
-    >>> scenes = open_images(ScenesSource(seed=1, count=8), size=(96, 96))
-    >>> scenes.images([0, 1]).shape
-    torch.Size([2, 3, 96, 96])
+    Examples:
+        >>> from invsuite.data.scenes import ScenesSource
+        >>> scenes = open_images(ScenesSource(seed=1, count=8), size=(96, 96))
+        >>> scenes.images([0, 1]).shape
+        torch.Size([2, 3, 96, 96])
     """
     source = FolderSource(source) if isinstance(source, str) else source
     source.check(size)

@@ -29,7 +29,7 @@ from invsuite.models.base import Layout, image_layout
 
 START_IMAGES = 512  # 100,000 rows on a 14 x 14 grid
 SUMMED = 32  # images whose products are summed at once
-START_BYTES = 2 * 2**30  # of their representations, held together; where they are large there are fewer images
+START_BYTES = 2 * 2**30  # of their representations, held together: no budget, for fewer images are another start
 
 
 @dataclass
