@@ -1,4 +1,4 @@
-"""Scored images and reconstructions that memory has no room for are read from a file: every number stays the same."""
+"""What memory has no room for is read from a file: every number stays the same, and the budget is one for all."""
 
 from __future__ import annotations
 
