@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
-from scipy.stats import bootstrap, norm
 
 RESAMPLES = 2000
 POOLED_RESAMPLES = 1000
@@ -73,6 +71,8 @@ def summarise(values: Sequence[float | None]) -> Summary:
         return Summary(1, mean, None, None)
     if np.ptp(defined) == 0.0:
         return Summary(len(defined), mean, mean, mean)
+    from scipy.stats import bootstrap
+
     found = bootstrap(
         (defined,),
         np.mean,
@@ -112,6 +112,8 @@ def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, floa
     (expanded percentile interval, Hesterberg 2015, arXiv 1411.5279)."""
     tail = (1 - LEVEL) / 2
     if n is not None:
+        from scipy.special import ndtr, ndtri
+
         tail = float(ndtr(-_small_sample(-float(ndtri(tail)), np.array([n])))[0])
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
@@ -184,6 +186,8 @@ def _defined(row: Array) -> NDArray[np.bool_]:
 def _small_sample(reach: float, n: NDArray[np.int_]) -> Array:
     """Standard errors that n values need where normal ones need ``reach``: Student's quantile of the same tail, and
     the bootstrap's own bias of (n - 1) / n in the variance undone."""
+    from scipy.special import ndtr, stdtrit
+
     return np.asarray(np.sqrt(n / (n - 1)) * stdtrit(n - 1, ndtr(reach)))
 
 
@@ -282,6 +286,8 @@ def pool(statistic: Statistic, n: int) -> Pooled:
 
 def _bca(value: float, resampled: NDArray[np.float64], left_out: NDArray[np.float64]) -> tuple[float, float]:
     """The BCa interval from the statistic of resamples (NaN where it is not defined) and of all but one image each."""
+    from scipy.stats import norm
+
     resampled = resampled[~np.isnan(resampled)]
     influence = left_out.mean() - left_out
     spread = float((influence**2).sum())
