@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import math
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from helpers import noisy_by_content, scoring, stand_in_backbones
 
 from invsuite.errors import NotApplicable, UsageError
-from invsuite.metrics import make_metric
+from invsuite.metrics import functional, make_metric
 from invsuite.metrics.base import Direction, Group, Metric, Scoring, Subject
 from invsuite.models.base import Model
 from invsuite.registry import METRICS
 
 NAMES = sorted(METRICS)
+
+
+SECTIONS = ("Formula", "Range", "Ceiling", "Floor", "Undefined", "Pitfalls", "Source")
+
+
+def sections(cls: type) -> dict[str, str]:
+    """The sections of a measure's documentation; those that a class lacks are its base class's, arguments add up."""
+    merged: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(vars(base).get("__doc__") or "") if issubclass(base, Metric) else ""
+        own = dict(re.findall(r"^([A-Z][a-z]+):\n((?: {4}.*\n?|\n)+)", text, re.M))
+        merged |= own | {"Args": merged.get("Args", "") + "\n" + own.get("Args", "")}
+    return merged
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_has_every_section_of_the_page(name: str) -> None:
+    own = sections(METRICS[name])
+    assert [title for title in SECTIONS if not own.get(title, "").strip()] == []
+    documented = set(re.findall(r"^    (\w+): ", own["Args"], re.M))
+    assert {f.name for f in fields(METRICS[name])} <= documented
+
+
+@pytest.mark.parametrize("name", functional.__all__)
+def test_functions_have_an_example_that_runs(name: str) -> None:
+    function = getattr(functional, name)
+    [found] = doctest.DocTestFinder(recurse=False).find(function, name, globs=function.__globals__ | {"np": np})
+    assert found.examples
+    assert doctest.DocTestRunner().run(found).failed == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,3 +139,10 @@ def test_what_it_reads_is_what_it_declares_and_values_are_finite_or_none(
     assert computed
     assert ("edit_limit" in read) == metric.uses_edits
     assert ("witness" in read) == metric.uses_witness
+
+
+def test_looking_a_measure_up_imports_no_heavy_library() -> None:
+    """Libraries are imported where they are used: the list of measures costs little more than torch."""
+    heavy = "{'lpips', 'skimage', 'scipy', 'matplotlib', 'pycocotools', 'torchmetrics', 'torchvision', 'transformers'}"
+    code = f"import sys; from invsuite.registry import METRICS; len(METRICS); print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -21,7 +21,7 @@ from invsuite.errors import NotApplicable
 from invsuite.metrics import make_metric
 from invsuite.metrics.boxes import IOUS, RECALLS, SIZES, Boxes, _coco, average_precision, average_recall, match
 from invsuite.metrics.detection import DetectorAp, DetectorRecallLarge, DetectorRecallSmall, DetectorSelfAp
-from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement, jensen_shannon, named_again
+from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement, jensen_shannon, top_k_agreement
 from invsuite.models.base import Model, Prediction
 from invsuite.results.statistics import pool
 
@@ -43,7 +43,7 @@ def test_agreement_and_divergence_agree_with_torchmetrics_and_scipy() -> None:
     made[::2] = true[::2] + torch.randn(25, 12)
     for k in (1, 5):
         expected = multiclass_accuracy(made, true.argmax(1), 12, average="micro", top_k=k)
-        assert float(named_again(true, made, k).mean()) == pytest.approx(float(expected))
+        assert float(top_k_agreement(true, made, k).mean()) == pytest.approx(float(expected))
     distances = jensenshannon(true.double().softmax(1), made.double().softmax(1), axis=1, base=2)
     np.testing.assert_allclose(jensen_shannon(true, made), distances**2, atol=1e-12)
 
@@ -125,7 +125,7 @@ def test_precision_and_recall_agree_with_pycocotools(tied: bool) -> None:
             assert average_recall(matches[name], weights)[number] == pytest.approx(ar, abs=1e-9)
 
 
-def test_golden_average_precision() -> None:
+def test_average_precision_of_a_known_case() -> None:
     """Two objects; found: one, a false one, the other. Precision 1 up to half the recall, 2/3 beyond."""
     corners = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [80, 0, 90, 10]], dtype=float)
     ones = np.zeros(3, dtype=np.int64)

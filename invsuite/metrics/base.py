@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -242,7 +243,7 @@ def random_order(count: int, device: torch.device) -> torch.Tensor:
 def shuffle(maps: torch.Tensor, side: int) -> torch.Tensor:
     """Return ``maps`` (N, C, H, W) with their squares of ``side`` pixels in random order, the same for every map.
 
-    Rows and columns that do not fill a square at the bottom and right stay. A floor is what a measure gives then:
+    TensorLike and columns that do not fill a square at the bottom and right stay. A floor is what a measure gives then:
     everything is there, but nothing is in its place.
     """
     high, wide = maps.shape[2] // side, maps.shape[3] // side
@@ -265,13 +266,19 @@ class _TenOfTheLastDigit:
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A measure. ``version`` must be raised when its values change. Parameters are dataclass fields.
+    """A measure: a dataclass whose fields are its parameters. Its docstring is the source of its page of documentation.
+
+    Above its sections it says what the measure measures, which tables quote; then come ``Formula``, ``Range``,
+    ``Ceiling``, ``Floor``, ``Undefined``, ``Pitfalls``, ``Source``. Those that a class lacks are its base class's.
 
     Attributes:
         name: column key in records.
         label: column title in tables.
         unit: of the values ("" for a plain number).
         direction: which way is better.
+        group: the table it stands in.
+        version: to be raised when values change.
+        digits: after the point in tables.
         pooled: a statistic of all images together (average precision), not a mean over images: the values are then
             each image's contribution, whose mean is the statistic and which may leave its range.
         tolerance: how much a mean may lose before `invsuite check` calls it worse, in the measure's unit. The suite's
@@ -299,15 +306,15 @@ class Metric(ABC):
 
     @classmethod
     def description(cls) -> str:
-        """Return the first paragraph of the class's docstring as one line: what the measure measures."""
-        return " ".join(inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split())
+        """Return the class's docstring above its sections as one line: what the measure measures."""
+        return " ".join(re.split(r"^\w+:$", inspect.cleandoc(cls.__doc__ or ""), maxsplit=1, flags=re.M)[0].split())
 
     def needs(self) -> tuple[Need, ...]:
         """Return what must be on this machine before the measure can be computed (`invsuite fetch` brings it)."""
         return ()
 
     def prepare(self, device: torch.device) -> dict[str, str]:
-        """Load what the measure needs; returns facts for the record (digests, variants).
+        """Load what the measure needs and return facts for the record (digests, variants).
 
         Raises:
             Unavailable: if it cannot be had: the value is then recorded as skipped with the reason.
@@ -316,8 +323,12 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, scoring: Scoring) -> Values:
-        """Values for ``scoring``, one an image."""
+        """Return the values for ``scoring``, one per image.
+
+        Raises:
+            NotApplicable: if the measure has no meaning here: it is then recorded as undefined with the reason.
+        """
 
     def params(self) -> dict[str, Any]:
-        """The parameters, as they go into a record."""
+        """Return the parameters, as they go into a record."""
         return asdict(self)

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-MOST_BOXES = 100  # a class and image
+MOST_BOXES = 100  # per class and image
 CHUNK = 2**22  # values at a time
 
 #: COCO's limits, 32 and 96 px squared of a photo of 640 x 480, as shares of the image, so that they hold at any size
@@ -49,14 +49,19 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def where(self, rows: NDArray[np.bool_]) -> Boxes:
+        """Return the boxes of these ``rows`` (K,)."""
+        return Boxes(self.corners[rows], self.labels[rows], self.scores[rows], self.areas[rows])
+
 
 @dataclass(frozen=True)
 class Ranked:
-    """The found boxes of one class, most confident first, against the true ones of one range of sizes.
+    """A detector's boxes of one class, most confident first, against the true ones of one range of sizes.
 
     Attributes:
-        images: (D,) the image of each found box.
-        hits, misses: (IoU thresholds, D) whether it matches an object, or matches none; neither where it is ignored.
+        images: (D,) the image of each box.
+        hits: (IoU thresholds, D) whether it matches an object.
+        misses: (IoU thresholds, D) whether it matches none; neither is true where a box is ignored.
         objects: (N,) how many objects each image has.
     """
 
@@ -70,11 +75,12 @@ class Ranked:
 Matches = dict[str, list[Ranked]]
 
 
-def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int]) -> Matches:
-    """Match the found boxes of each image with its true ones, classes apart, at every IoU threshold.
+def match(truth: Sequence[Boxes], detected: Sequence[Boxes], size: tuple[int, int]) -> Matches:
+    """Match the detected boxes of each image with its true ones, classes apart, at every IoU threshold.
 
     Args:
-        truth, found: one an image.
+        truth: true boxes, one entry per image.
+        detected: a detector's boxes, one entry per image.
         size: (H, W) of the images in pixels.
     """
     from pycocotools.cocoeval import COCOeval
@@ -82,7 +88,7 @@ def match(truth: Sequence[Boxes], found: Sequence[Boxes], size: tuple[int, int])
     # a class without an object has neither precision nor recall
     labels = sorted({int(label) for boxes in truth for label in boxes.labels})
     with contextlib.redirect_stdout(io.StringIO()):
-        judge = COCOeval(_coco(truth, labels), _coco(found, labels), "bbox")
+        judge = COCOeval(_coco(truth, labels), _coco(detected, labels), "bbox")
         judge.params.iouThrs = IOUS
         judge.params.maxDets = [MOST_BOXES]
         judge.params.areaRng = [[share * size[0] * size[1] for share in SIZES[name]] for name in SIZES]
@@ -117,18 +123,18 @@ def _coco(images: Sequence[Boxes], labels: Sequence[int]) -> COCO:
                     "iscrowd": 0,
                 }
             )
-    made = COCO()
-    made.dataset = {
+    coco = COCO()
+    coco.dataset = {
         "images": [{"id": number} for number in range(len(images))],
         "categories": [{"id": label} for label in labels],
         "annotations": annotations,
     }
-    made.createIndex()
-    return made
+    coco.createIndex()
+    return coco
 
 
 def _ranked(results: Sequence[dict[str, NDArray[np.float64]] | None]) -> Ranked:
-    """One class and range of sizes, from pycocotools' result of each image (None: nothing true, nothing found)."""
+    """Return one class and range of sizes, from pycocotools' result of each image (None: no box, true or detected)."""
     there = [(number, result) for number, result in enumerate(results) if result is not None]
     objects = np.zeros(len(results))
     for number, result in there:
@@ -145,10 +151,10 @@ def _ranked(results: Sequence[dict[str, NDArray[np.float64]] | None]) -> Ranked:
 
 
 def average_precision(classes: Sequence[Ranked], weights: Array) -> Array:
-    """AP, mean over IoU thresholds and over classes that have objects, for each weighting of the images.
+    """Return AP, mean over IoU thresholds and over classes that have objects, for each weighting of the images.
 
     Args:
-        classes: of any size (`Matches`).
+        classes: one range of sizes of `Matches`.
         weights: (R, N), how often each image counts.
 
     Returns:
@@ -158,11 +164,11 @@ def average_precision(classes: Sequence[Ranked], weights: Array) -> Array:
 
 
 def average_recall(classes: Sequence[Ranked], weights: Array) -> Array:
-    """Recall, mean over IoU thresholds and over classes that have objects, for each weighting; as above."""
+    """Return recall, mean over IoU thresholds and over classes that have objects, as `average_precision`."""
     values = []
     for ranked in classes:
-        found = weights[:, ranked.images] @ ranked.hits.mean(0)
-        values.append((ranked.objects, found / np.maximum(weights @ ranked.objects, 1e-9)))
+        recalled = weights[:, ranked.images] @ ranked.hits.mean(0)
+        values.append((ranked.objects, recalled / np.maximum(weights @ ranked.objects, 1e-9)))
     return _class_mean(values, weights)
 
 
@@ -176,7 +182,7 @@ def _class_mean(values: Sequence[tuple[Array, Array]], weights: Array) -> Array:
 
 
 def _precision(ranked: Ranked, weights: Array) -> Array:
-    """Precision of one class at 101 levels of recall, their mean, mean over IoU thresholds: (R,)."""
+    """Return the precision of one class, mean over 101 levels of recall and over IoU thresholds: (R,)."""
     if len(ranked.images) == 0 or not ranked.objects.any():
         return np.zeros(len(weights))
     rows = max(1, CHUNK // (len(IOUS) * len(ranked.images)))
@@ -184,7 +190,7 @@ def _precision(ranked: Ranked, weights: Array) -> Array:
 
 
 def _precision_chunk(ranked: Ranked, weights: Array) -> Array:
-    """Precision is looked up at the matching boxes of each IoU threshold alone: between them it only falls."""
+    """Return `_precision` of some weightings, looked up at the matching boxes alone: between them it only falls."""
     counted = weights[:, ranked.images]
     objects = np.maximum(weights @ ranked.objects, 1e-9)[:, None]
     total = np.zeros(len(weights))

@@ -1,5 +1,4 @@
-"""Checks of measures before any cell is scored: known reconstructions against independent implementations and answers
-known in advance.
+"""Checks of measures before any cell is scored: independent implementations, and answers that are known in advance.
 
 They take a fraction of a second. A measure without an entry in `CHECKS` is checked by its tests alone.
 """

@@ -1,23 +1,22 @@
-"""Task: what a detector still finds in the reconstructions, against the labelled objects and against its own boxes.
+"""Task: what a detector still sees in the reconstructions, against the labelled objects and against its own boxes.
 
 Precision and recall are statistics of all images together: their intervals resample images and compute them anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from invsuite._system.spill import TensorLike
 from invsuite.data.base import Sample
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import Metric, Scoring, Values, batches
+from invsuite.metrics.base import Metric, Scoring, Values, batches, per_image
 from invsuite.metrics.boxes import Array, Boxes, Matches, Ranked, average_precision, average_recall, match
 from invsuite.models.base import Model, Prediction
 from invsuite.registry import register
@@ -26,8 +25,8 @@ from invsuite.results.statistics import pool
 Average = Callable[[Sequence[Ranked], Array], Array]
 
 
-def found_boxes(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
-    """One box a query, of its likeliest class, as DETR is evaluated; labels are the detector's own.
+def boxes_of(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
+    """Return one box per query, of its likeliest class, as DETR is evaluated; labels are the detector's own.
 
     Args:
         answer: of a detector; a box's score is that of its likeliest class, "no object" left out.
@@ -45,88 +44,95 @@ def found_boxes(answer: Prediction, size: tuple[int, int]) -> list[Boxes]:
 
 
 def boxes_in(model: Model, images: TensorLike) -> list[Boxes]:
-    """The detector's boxes in images (N, 3, H, W) in [0, 1], a batch at a time."""
+    """Return the detector's boxes in images (N, 3, H, W) in [0, 1], a batch at a time."""
     size = model.image_size
-    return [boxes for (part,) in batches(images) for boxes in found_boxes(model.predict(part), size)]
+    return [boxes for (part,) in batches(images) for boxes in boxes_of(model.predict(part), size)]
 
 
-def seen_boxes(scoring: Scoring) -> tuple[list[Boxes], list[Boxes]]:
-    """The detector's boxes in the scored images and in their reconstructions."""
-    return scoring.for_both("seen boxes", partial(boxes_in, scoring.model))
+def _require_detector(model: Model) -> None:
+    if model.task != "detection":
+        raise NotApplicable(f"'{model.name}' is a classifier: it draws no boxes")
+
+
+def _detected(scoring: Scoring) -> tuple[list[Boxes], list[Boxes]]:
+    """Return the detector's boxes in the scored images and in their reconstructions."""
+    return scoring.for_both("boxes", partial(boxes_in, scoring.model))
 
 
 def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
-    """The labelled objects, with the data's own labels."""
-    found = []
+    """Return the labelled objects, with the data's own labels."""
+    truth = []
     for sample in samples:
         items = sample.instances
         corners = np.array([item.box for item in items], dtype=np.float64).reshape(-1, 4)
         labels = np.array([item.label for item in items], dtype=np.int64)
         areas = np.array([item.mask.sum() for item in items], dtype=np.float64)
-        found.append(Boxes(corners, labels, np.ones(len(items)), areas))
-    return found
-
-
-def _require_detector(scoring: Scoring) -> None:
-    if scoring.model.task != "detection":
-        raise NotApplicable(f"'{scoring.model.name}' is a classifier: it draws no boxes")
+        truth.append(Boxes(corners, labels, np.ones(len(items)), areas))
+    return truth
 
 
 def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
-    """The detector's class of each label of the scored data, -1 for labels that none of the true boxes has.
+    """Return the detector's class of each label of the scored data, -1 for labels that none of the true boxes has.
 
     Raises:
         NotApplicable: for images without labelled objects, and where an object's class is not one of the detector's, by
             name.
     """
-    seen = {label for boxes in truth for label in boxes.labels.tolist()}
-    if not seen:
+    labels = {label for boxes in truth for label in boxes.labels.tolist()}
+    if not labels:
         raise NotApplicable("the scored images have no labelled objects")
-    unknown = sorted(
-        scoring.subject.classes[label] for label in seen if scoring.subject.classes[label] not in scoring.model.classes
-    )
+    names, model = scoring.subject.classes, scoring.model
+    unknown = sorted(names[label] for label in labels if names[label] not in model.classes)
     if unknown:
         some = ", ".join(unknown[:3])
         raise NotApplicable(
-            f"{len(unknown)} classes of the scored objects ({some}) are not among those of '{scoring.model.name}'"
+            f"{len(unknown)} classes of the scored objects ({some}) are not among those of '{model.name}'"
         )
-    return [scoring.model.classes.index(name) if i in seen else -1 for i, name in enumerate(scoring.subject.classes)]
-
-
-def _only(boxes: Sequence[Boxes], classes: NDArray[np.int64]) -> list[Boxes]:
-    """The boxes of ``classes``: others are no mistake where nobody labelled them."""
-    kept = []
-    for image in boxes:
-        rows = np.isin(image.labels, classes)
-        kept.append(Boxes(image.corners[rows], image.labels[rows], image.scores[rows], image.areas[rows]))
-    return kept
+    return [model.classes.index(name) if label in labels else -1 for label, name in enumerate(names)]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Boxes found in the reconstructions, in the images themselves, and in the reconstruction of the image before,
-    each matched with the same truth."""
+    """A detector's boxes, matched with the same truth.
 
-    made: Matches
+    Attributes:
+        reconstructed: boxes in the reconstructions.
+        copied: boxes in the images themselves.
+        other: boxes in the reconstruction of the image before; None for a single image.
+    """
+
+    reconstructed: Matches
     copied: Matches
     other: Matches | None
 
 
+def _matched(scoring: Scoring, key: Hashable, truth: list[Boxes], copied: list[Boxes], boxes: list[Boxes]) -> Matched:
+    """Return the ``boxes`` of the reconstructions and those of the images, ``copied``, matched with the ``truth``.
+
+    What holds of the images is cached per model under ``key``.
+    """
+    size = scoring.model.image_size
+    other = match(truth, boxes[-1:] + boxes[:-1], size) if len(boxes) > 1 else None
+    return Matched(match(truth, boxes, size), scoring.cached_per_model(key, lambda: match(truth, copied, size)), other)
+
+
 def against_truth(scoring: Scoring) -> Matched:
-    """Matches with the labelled objects; raises as `shared_classes`, and for a classifier."""
-    _require_detector(scoring)
+    """Return matches with the labelled objects, of whose classes alone boxes count: nobody labelled the others.
+
+    Raises:
+        NotApplicable: as `shared_classes`, and for a classifier.
+    """
+    _require_detector(scoring.model)
     truth = scoring.cached_per_model("true boxes", lambda: true_boxes(scoring.samples))
     label_of = np.array(shared_classes(scoring, truth))
-    size, known = scoring.model.image_size, label_of[label_of >= 0]
+    known = label_of[label_of >= 0]
     truth = [replace(boxes, labels=label_of[boxes.labels]) for boxes in truth]
-    original, made = (_only(boxes, known) for boxes in seen_boxes(scoring))
-    copied = scoring.cached_per_model("copied boxes", lambda: match(truth, original, size))
-    other = match(truth, made[-1:] + made[:-1], size) if len(made) > 1 else None
-    return Matched(match(truth, made, size), copied, other)
+    copied, boxes = ([image.where(np.isin(image.labels, known)) for image in images] for images in _detected(scoring))
+    return _matched(scoring, "copied boxes", truth, copied, boxes)
 
 
 def _values(matched: Matched, size: str, average: Average, rows: Sequence[int], count: int) -> Values:
-    """``average`` over the images of ``rows``, with its ceiling and floor; undefined for the others."""
+    """Return ``average`` over the images of ``rows``, with its ceiling and floor; undefined for the others."""
     index = np.array(rows)
 
     def statistic(matches: Matches, weights: Array) -> Array:
@@ -134,28 +140,52 @@ def _values(matched: Matched, size: str, average: Average, rows: Sequence[int], 
         every[:, index] = weights
         return average(matches[size], every)
 
-    found = pool(lambda weights: statistic(matched.made, weights), len(rows))
+    pooled = pool(lambda weights: statistic(matched.reconstructed, weights), len(rows))
     once = np.ones((1, len(rows)))
-    per_image: list[float | None] = [None] * count
-    for row, value in zip(rows, found.contributions, strict=True):
-        per_image[row] = value
     ceiling = float(statistic(matched.copied, once)[0])
     floor = None if matched.other is None else float(statistic(matched.other, once)[0])
-    return Values(per_image, ceiling=ceiling, floor=floor, interval=found.interval)
+    values = per_image(torch.tensor(pooled.contributions, dtype=torch.float64), rows, count)
+    return Values(values, ceiling=ceiling, floor=floor, interval=pooled.interval)
+
+
+@dataclass(frozen=True)
+class DetectorMeasure(Metric):
+    """A statistic of a detector's boxes in the reconstructions, pooled over all images.
+
+    Range:
+        0 to 1; the contribution of a single image may leave it.
+    Floor:
+        That of other images' reconstructions, measured: near 0.
+    Undefined:
+        For a classifier, for images without labelled objects, and where the detector does not know their classes.
+    Source:
+        Lin et al. 2014, arXiv 1405.0312; boxes are matched by pycocotools.
+    """
+
+    group = "Consistency"
+    direction = "higher"
+    pooled = True
+    tolerance = 0.05
 
 
 @register.metric
 @dataclass(frozen=True)
-class DetectorAp(Metric):
-    """COCO average precision (IoU 0.50 to 0.95) of the detector's boxes in the reconstructions against the labelled
-    objects. The ceiling is its AP on the images themselves, the floor on other images' reconstructions."""
+class DetectorAp(DetectorMeasure):
+    """COCO average precision of the detector's boxes in the reconstructions against the labelled objects.
 
-    group = "Consistency"
+    IoU 0.50 to 0.95. The ceiling is its AP on the images themselves, the floor on other images' reconstructions.
+
+    Formula:
+        The area under the precision-recall curve at 101 levels of recall, mean over classes that have objects and over
+        the IoU thresholds 0.50, 0.55 ... 0.95; one box per query, 100 per class and image.
+    Ceiling:
+        The detector's own AP on the images, measured.
+    Pitfalls:
+        Compare with the ceiling, not with 1. With few images the intervals are wide.
+    """
+
     name = "detector_ap"
     label = "Detector AP"
-    direction = "higher"
-    pooled = True
-    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         matched = scoring.cached_per_cell("boxes against truth", lambda: against_truth(scoring))
@@ -165,56 +195,67 @@ class DetectorAp(Metric):
 
 @register.metric
 @dataclass(frozen=True)
-class DetectorSelfAp(Metric):
-    """COCO average precision of the detector's boxes in the reconstructions against its own boxes in the images, those
-    with a confidence of at least one half. A copy scores 1; the floor is that of other images' reconstructions."""
+class DetectorSelfAp(DetectorMeasure):
+    """COCO average precision of the detector's boxes in the reconstructions against its own boxes in the images.
+
+    Boxes with a confidence of at least one half count as true. A copy scores 1; the floor is that of other images'
+    reconstructions.
+
+    Formula:
+        That of detector AP, with the detector's confident boxes in the images as the truth.
+    Ceiling:
+        1.
+    Undefined:
+        For a classifier, and where the detector is confident of no box in any image.
+    Pitfalls:
+        It needs no labels, and shares the detector's mistakes: it says "sees the same", not "sees what is there".
+
+    Args:
+        confident: least confidence of a box that counts as true.
+    """
 
     confident: float = 0.5
 
-    group = "Consistency"
     name = "detector_self_ap"
     label = "Detector self-AP"
-    direction = "higher"
-    pooled = True
-    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
-        _require_detector(scoring)
-        size = scoring.model.image_size
-        original, made = seen_boxes(scoring)
-        truth = []
-        for image in original:
-            rows = image.scores >= self.confident
-            truth.append(Boxes(image.corners[rows], image.labels[rows], image.scores[rows], image.areas[rows]))
+        _require_detector(scoring.model)
+        copied, boxes = _detected(scoring)
+        truth = [image.where(image.scores >= self.confident) for image in copied]
         if not any(len(image) for image in truth):
             raise NotApplicable(f"'{scoring.model.name}' is confident of no box in the scored images")
-        count = len(made)
-        matched = Matched(
-            match(truth, made, size),
-            scoring.cached_per_model(("own boxes", self.confident), lambda: match(truth, original, size)),
-            match(truth, made[-1:] + made[:-1], size) if count > 1 else None,
-        )
+        count = len(boxes)
+        matched = _matched(scoring, ("own boxes", self.confident), truth, copied, boxes)
         return _values(matched, "any", average_precision, range(count), count)
 
 
 @register.metric
 @dataclass(frozen=True)
-class DetectorRecallSmall(Metric):
-    """COCO average recall (IoU 0.50 to 0.95, 100 boxes) of labelled objects that cover less than 0.33 % of the image
-    (32 px squared in a photo of 640 x 480). Ceiling and floor as for detector AP."""
+class DetectorRecallSmall(DetectorMeasure):
+    """COCO average recall of labelled objects that cover less than 0.33 % of the image.
 
-    group = "Consistency"
+    IoU 0.50 to 0.95, 100 boxes; 32 px squared in a photo of 640 x 480. Ceiling and floor as for detector AP.
+
+    Formula:
+        The share of the objects of this size that a box matches, mean over classes that have such objects and over the
+        IoU thresholds 0.50, 0.55 ... 0.95.
+    Ceiling:
+        The detector's own recall on the images, measured.
+    Undefined:
+        As detector AP; and where no scored object is of this size.
+    Pitfalls:
+        Sizes are shares of the image, so that they hold at any input size; they are COCO's limits at 640 x 480 only.
+    """
+
     name = "detector_recall_small"
     label = "Recall small"
-    direction = "higher"
-    pooled = True
     size: ClassVar[str] = "small"
-    tolerance = 0.05
 
     def compute(self, scoring: Scoring) -> Values:
         matched = scoring.cached_per_cell("boxes against truth", lambda: against_truth(scoring))
         count = len(scoring.samples)
-        objects = sum((ranked.objects for ranked in matched.made[self.size]), np.zeros(count))
+        objects = sum((ranked.objects for ranked in matched.reconstructed[self.size]), np.zeros(count))
         rows = np.flatnonzero(objects).tolist()
         if not rows:
             return Values([None] * count, f"no scored object is {self.size}")
@@ -224,8 +265,10 @@ class DetectorRecallSmall(Metric):
 @register.metric
 @dataclass(frozen=True)
 class DetectorRecallMedium(DetectorRecallSmall):
-    """COCO average recall of labelled objects that cover 0.33 % to 3 % of the image (up to 96 px squared in a photo of
-    640 x 480). Ceiling and floor as for detector AP."""
+    """COCO average recall of labelled objects that cover 0.33 % to 3 % of the image.
+
+    Up to 96 px squared in a photo of 640 x 480. Ceiling and floor as for detector AP.
+    """
 
     name = "detector_recall_medium"
     label = "Recall medium"
@@ -235,8 +278,10 @@ class DetectorRecallMedium(DetectorRecallSmall):
 @register.metric
 @dataclass(frozen=True)
 class DetectorRecallLarge(DetectorRecallSmall):
-    """COCO average recall of labelled objects that cover more than 3 % of the image. Ceiling and floor as for detector
-    AP."""
+    """COCO average recall of labelled objects that cover more than 3 % of the image.
+
+    Ceiling and floor as for detector AP.
+    """
 
     name = "detector_recall_large"
     label = "Recall large"

@@ -1,4 +1,4 @@
-"""Pixel fidelity, per image, in [0, 1] pixel space with ``data_range=1``."""
+"""Pixel fidelity of each image, in [0, 1] pixel space with a data range of 1."""
 
 from __future__ import annotations
 
@@ -15,49 +15,81 @@ WINDOW = 11  # side of the Gaussian window of SSIM at sigma 1.5
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest scale first
 
 
-def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB (B,) of images (B, 3, H, W) in [0, 1], of each by itself; infinite for a copy."""
+def psnr(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the PSNR in dB (B,) of images (B, 3, H, W) in [0, 1], of each by itself; infinite for a copy.
+
+    >>> images = torch.full((2, 3, 8, 8), 0.5)
+    >>> psnr(images + 0.1, images).round(decimals=2)
+    tensor([20., 20.])
+    """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    return peak_signal_noise_ratio(made, true, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return peak_signal_noise_ratio(reconstructions, images, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
-def _ssim(made: torch.Tensor, true: torch.Tensor, **returns: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    from torchmetrics.functional.image import structural_similarity_index_measure
+def ssim(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the SSIM (B,), -1 to 1, of images (B, 3, H, W) in [0, 1] of at least 11 px a side.
 
-    return structural_similarity_index_measure(made, true, data_range=1.0, reduction="none", **returns)
+    Windows that reach over the border are left out.
 
-
-def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """SSIM (B,) of images (B, 3, H, W); windows that reach over the border are left out."""
-    _, full = _ssim(made, true, return_full_image=True)
+    >>> images = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
+    >>> ssim(images, images).round(decimals=2)
+    tensor([1., 1.])
+    """
+    _, full = _ssim(reconstructions, images, return_full_image=True)
     border = WINDOW // 2  # torchmetrics reflects the image there and counts it
     return full[..., border:-border, border:-border].mean((1, 2, 3))
 
 
-def contrast(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """The contrast and structure term of SSIM, (B,), of images (B, 3, H, W), without the border."""
-    _, found = _ssim(made, true, return_contrast_sensitivity=True)
-    return found
+def _ssim(reconstructions: torch.Tensor, images: torch.Tensor, **returns: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return structural_similarity_index_measure(reconstructions, images, data_range=1.0, reduction="none", **returns)
 
 
-def ms_ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """MS-SSIM (B,) of images (B, 3, H, W): contrast at every scale, luminance too at the coarsest, each to its
-    exponent (Wang, Simoncelli & Bovik 2003, eq. 7); negative terms, which have no power, count as zero."""
+def ms_ssim(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the MS-SSIM (B,), 0 to 1, of images (B, 3, H, W) in [0, 1] of at least 176 px a side.
+
+    Contrast and structure at every scale, luminance too at the coarsest, each to its exponent (Wang, Simoncelli & Bovik
+    2003, eq. 7); negative terms, which have no power, count as zero.
+
+    >>> images = torch.linspace(0, 1, 176).expand(2, 3, 176, 176)
+    >>> ms_ssim(1 - images, images)
+    tensor([0., 0.])
+    """
     terms = []
     for _ in SCALES[:-1]:
-        terms.append(contrast(made, true))
-        made, true = F.avg_pool2d(made, 2), F.avg_pool2d(true, 2)
-    terms.append(ssim(made, true))
-    exponents = torch.tensor(SCALES, device=made.device)[:, None]
+        _, contrast = _ssim(reconstructions, images, return_contrast_sensitivity=True)  # without the border
+        terms.append(contrast)
+        reconstructions, images = F.avg_pool2d(reconstructions, 2), F.avg_pool2d(images, 2)
+    terms.append(ssim(reconstructions, images))
+    exponents = torch.tensor(SCALES, device=images.device)[:, None]
     return (torch.stack(terms).clamp(min=0) ** exponents).prod(0)
 
 
 @register.metric
 @dataclass(frozen=True)
 class Psnr(Metric):
-    """Peak signal-to-noise ratio, 10 log10(1 / MSE) of each image, then averaged (never of a pooled MSE);
-    capped at 100 dB."""
+    r"""Peak signal-to-noise ratio of each image, then averaged (never of a pooled MSE); capped at 100 dB.
+
+    Formula:
+        $$ \mathrm{PSNR}(x, \hat{x}) = 10 \log_{10} \frac{1}{\mathrm{MSE}}, \qquad
+        \mathrm{MSE} = \frac{1}{3HW} \sum_{c, i, j} (x_{cij} - \hat{x}_{cij})^2 $$
+    Range:
+        0 dB (black for white) to 100 dB, the cap; a copy would be infinite. 3 dB more is half the squared error.
+    Ceiling:
+        100 dB.
+    Floor:
+        No constant one: the row `mean` of the same table, which ignores the representation, is the level to beat.
+    Undefined:
+        Never.
+    Pitfalls:
+        The mean of PSNR is not the PSNR of the mean error, so numbers of papers that pool the error differ. PSNR
+        rewards blur: where a method does not know, the mean of all possibilities has the least error. It depends on how
+        much the images vary: compare it within one data set only.
+    Source:
+        The usual definition; computed by torchmetrics.
+    """
 
     name = "psnr"
     label = "PSNR"
@@ -68,15 +100,37 @@ class Psnr(Metric):
     headline = True
 
     def compute(self, scoring: Scoring) -> Values:
-        found = by_image(psnr, scoring.reconstructions, scoring.images)
-        return Values([min(value, PSNR_CAP) for value in found.tolist()])
+        decibels = by_image(psnr, scoring.reconstructions, scoring.images)
+        return Values([min(value, PSNR_CAP) for value in decibels.tolist()])
 
 
 @register.metric
 @dataclass(frozen=True)
 class Ssim(Metric):
-    """Structural similarity (Wang et al. 2004), Gaussian window 11, sigma 1.5, of each image; windows that reach
-    over the border are left out, as in the paper."""
+    r"""Structural similarity of each image (Wang et al. 2004), Gaussian window of 11 px, sigma 1.5.
+
+    Windows that reach over the border are left out, as in the paper.
+
+    Formula:
+        $$ \mathrm{SSIM} = \frac{(2 \mu_x \mu_{\hat{x}} + c_1)(2 \sigma_{x\hat{x}} + c_2)}
+        {(\mu_x^2 + \mu_{\hat{x}}^2 + c_1)(\sigma_x^2 + \sigma_{\hat{x}}^2 + c_2)}, \qquad
+        c_1 = 0.01^2, \; c_2 = 0.03^2 $$
+
+        in every Gaussian window, per channel, then the mean over windows and channels.
+    Range:
+        -1 to 1; below 0 only where structure is inverted.
+    Ceiling:
+        1.
+    Floor:
+        No constant one: the row `mean`. On smooth images it is high, because flat areas agree with a flat image.
+    Undefined:
+        Never.
+    Pitfalls:
+        Many implementations count windows that reach over the border, or convert to grey first; their values differ in
+        the second digit. SSIM hardly sees colour.
+    Source:
+        Wang, Bovik, Sheikh & Simoncelli 2004, doi 10.1109/TIP.2003.819861.
+    """
 
     name = "ssim"
     label = "SSIM"
@@ -91,8 +145,30 @@ class Ssim(Metric):
 @register.metric
 @dataclass(frozen=True)
 class MsSsim(Metric):
-    """Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003) of each image, at the five published scales and
-    exponents. Defined for images of at least 176 px a side: at a sixteenth of it the window of 11 px still fits."""
+    r"""Multi-scale structural similarity of each image (Wang et al. 2003), at the five published scales and exponents.
+
+    Defined for images of at least 176 px a side: at a sixteenth of it the window of 11 px still fits.
+
+    Formula:
+        $$ \mathrm{MS\text{-}SSIM} = \mathrm{SSIM}_5^{\,w_5} \prod_{k=1}^{4} \mathrm{cs}_k^{\,w_k}, \qquad
+        w = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333) $$
+
+        $\mathrm{cs}_k$ is the contrast and structure term of SSIM (its second factor) at scale $k$, averaged over
+        windows; each scale is half as large as the one before. Luminance counts at the coarsest scale alone, where SSIM
+        is taken as a whole.
+    Range:
+        0 to 1; terms below 0 count as 0.
+    Ceiling:
+        1.
+    Floor:
+        No constant one: the row `mean`.
+    Undefined:
+        For images below 176 px a side, so on the bundled models (96 px): five scales of an 11 px window do not fit.
+    Pitfalls:
+        It forgives the loss of the finest detail.
+    Source:
+        Wang, Simoncelli & Bovik 2003, eq. 7, doi 10.1109/ACSSC.2003.1292216.
+    """
 
     name = "ms_ssim"
     label = "MS-SSIM"

@@ -15,7 +15,7 @@ import torch
 from invsuite._system.linear import NormalEquations, solve
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values
+from invsuite.metrics.base import MODEL_BATCH, Metric, Scoring, Values, per_image
 from invsuite.models.base import Layout, Model
 from invsuite.registry import register
 from invsuite.results.statistics import Pooled, pool, summarise
@@ -31,9 +31,29 @@ PERFECT = 1e-4  # root mean square error in pixel values below which a ratio of 
 @register.metric
 @dataclass(frozen=True)
 class CrossApplication(Metric):
-    """Error of this inverse when it is given the representations of the model's other stages of the same layout, over
-    its error at its own stage (root mean square, image by image, mean over those stages). 1: the stages mean the same
-    to it. Only as many images as measures of edits use."""
+    r"""Error of this inverse when it is given the representations of other stages, over its error at its own stage.
+
+    Root mean square, image by image, mean over the stages of the same layout. 1: the stages mean the same to it. Only
+    as many images as measures of edits use.
+
+    Formula:
+        $$ \frac{1}{|S|} \sum_{t \in S} \frac{\lVert g_s(f_t(x)) - x \rVert_2}{\lVert g_s(f_s(x)) - x \rVert_2} $$
+
+        $S$ are the other stages of the suite with the layout of $s$.
+    Range:
+        0 upwards; 1 where the stages mean the same to the inverse $g_s$.
+    Ceiling:
+        None.
+    Floor:
+        None.
+    Undefined:
+        Where no other stage has the same layout, as for DETR's backbone, encoder and decoder; where the reconstruction
+        is perfect; and for floors that are shown the image itself.
+    Pitfalls:
+        `mean` scores a perfect 1, because it ignores what it is given.
+    Source:
+        This suite.
+    """
 
     group = "Consistency"
     name = "cross_application"
@@ -51,28 +71,32 @@ class CrossApplication(Metric):
         if not others:
             raise NotApplicable(f"no other stage of the suite has the layout of '{stage}'")
         count = min(scoring.subject.edit_limit, len(scoring.images))
-        per_image: list[float | None] = [None] * len(scoring.images)
         if count == 0:
-            return Values(per_image, "the suite's 'edits' is 0: no further reconstructions")
+            return Values([None] * len(scoring.images), "the suite's 'edits' is 0: no further reconstructions")
         images = scoring.images[:count]
         own = _rmse(scoring.reconstructions[:count], images)
-        found = model.represent(images, others)
-        ratios = torch.stack([_rmse(scoring.invert(found[s].tensor), images) / own for s in others])
+        representations = model.represent(images, others)
+        ratios = torch.stack([_rmse(scoring.invert(representations[s].tensor), images) / own for s in others])
         defined = own > PERFECT
-        for row in defined.nonzero().flatten().tolist():
-            per_image[row] = float(ratios[:, row].mean())
+        means = torch.stack([column.mean() for column in ratios.unbind(1)])
+        values = per_image(means.where(defined, torch.nan), range(count), len(scoring.images))
         by_stage = dict(zip(others, ratios, strict=True)) | {stage: torch.ones_like(own)}
         row = {s: asdict(summarise(by_stage[s][defined].tolist())) for s in alike}
         reason = "" if bool(defined.all()) else "its own reconstruction is perfect"
-        return Values(per_image, reason, facts={"row": row})
+        return Values(values, reason, facts={"row": row})
 
 
-def _rmse(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    return (made - true).square().mean((1, 2, 3)).sqrt().double()
+def _rmse(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return (reconstructions - images).square().mean((1, 2, 3)).sqrt().double()
 
 
 def centred_gram(features: torch.Tensor) -> torch.Tensor:
-    """Linear Gram matrix (n, n) in float64 of features (n, d), centred over the examples."""
+    """Return the linear Gram matrix (n, n), in float64, of features (n, d), centred over the examples.
+
+    >>> centred_gram(torch.tensor([[0.0], [2.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]], dtype=torch.float64)
+    """
     gram = features.new_zeros((len(features), len(features)), dtype=torch.float64)
     for part in features.split(2**14, dim=1):
         rows = part.double()
@@ -82,10 +106,15 @@ def centred_gram(features: torch.Tensor) -> torch.Tensor:
 
 
 def debiased_cka(grams: torch.Tensor) -> torch.Tensor:
-    """Linear CKA (Kornblith et al. 2019) between every two of (m, n, n) Gram matrices, (m, m), with the unbiased HSIC
-    of Song et al. 2012, eq. 5, as Nguyen et al. 2021 use it: independent features give about 0 for any n > 3.
+    """Return linear CKA (Kornblith et al. 2019) between every two of (m, n, n) Gram matrices, (m, m), at most 1.
 
-    A matrix of zeros (features that do not vary) gives NaN.
+    With the unbiased HSIC of Song et al. 2012, eq. 5, as Nguyen et al. 2021 use it: independent features give about 0
+    for any n > 3. A matrix of zeros (features that do not vary) gives NaN.
+
+    >>> gram = centred_gram(torch.arange(5.0)[:, None])
+    >>> debiased_cka(torch.stack([gram, 2 * gram])).round(decimals=2)
+    tensor([[1., 1.],
+            [1., 1.]], dtype=torch.float64)
     """
     n = grams.shape[-1]
     eye = torch.eye(n, dtype=torch.bool, device=grams.device)
@@ -100,8 +129,10 @@ def debiased_cka(grams: torch.Tensor) -> torch.Tensor:
 
 
 def cka_intervals(grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """95 % intervals (m, m) of `debiased_cka` over examples, by a jackknife of groups: a bootstrap would put an example
-    beside itself, which the unbiased HSIC takes for likeness."""
+    """Return 95 % intervals (m, m) of `debiased_cka` over examples, by a jackknife of groups.
+
+    A bootstrap would put an example beside itself, which the unbiased HSIC takes for likeness.
+    """
     from scipy.stats import t as student
 
     n = grams.shape[-1]
@@ -118,19 +149,22 @@ def cka_intervals(grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rows_of(tensor: torch.Tensor, layout: Layout, places: bool) -> torch.Tensor:
-    """Features (B, places, channels): one row a place of the grid, or one row an image, the mean over all of it."""
+    """Return features (B, places, channels): one row per place of the grid, or one row per image, the mean over all."""
     if places:
         return layout.to_map(tensor).flatten(2).transpose(1, 2)
     return (tensor.mean((2, 3)) if layout.kind == "map" else tensor.mean(1))[:, None]
 
 
 def ridge_r2(fit: tuple[torch.Tensor, torch.Tensor], held: tuple[torch.Tensor, torch.Tensor]) -> Pooled:
-    """Share of the variance of held-out targets that ridge regression from the features explains, every channel of the
-    targets counting the same, each place with an intercept of its own. Lambda has the least error on every fourth fit
-    image, which the weights are not fitted on: with as many channels as images generalised cross-validation fails.
+    """Return the share of the variance of held-out targets that ridge regression from the features explains.
+
+    Every channel of the targets counts the same, and each place has an intercept of its own. Lambda has the least error
+    on every fourth fit image, which the weights are not fitted on: with as many channels as images generalised
+    cross-validation fails.
 
     Args:
-        fit, held: features (n, places, d) and targets (n, places, t) of fit and of held-out images.
+        fit: features (n, places, d) and targets (n, places, t) of fit images.
+        held: the same of held-out images.
 
     Returns:
         R2 over the held-out images: 1 for targets that are linear in the features, 0 for knowing their mean.
@@ -148,9 +182,9 @@ def ridge_r2(fit: tuple[torch.Tensor, torch.Tensor], held: tuple[torch.Tensor, t
     chosen = torch.arange(len(features), device=features.device) % 4 == 0
     fitted, judged = (_sums(features[rows] - centre_x, (targets[rows] - mean_y) / spread) for rows in (~chosen, chosen))
     solution = solve(fitted, judged)
-    true = (held[1][..., alive] - mean_y) / spread
-    left = (true - (held[0] - centre_x) @ solution.weight - solution.bias).double().square().sum((1, 2)).cpu().numpy()
-    total = true.double().square().sum((1, 2)).cpu().numpy()
+    truth = (held[1][..., alive] - mean_y) / spread
+    residual = truth - (held[0] - centre_x) @ solution.weight - solution.bias
+    left, total = (x.double().square().sum((1, 2)).cpu().numpy() for x in (residual, truth))
     return pool(lambda weights: 1 - (weights @ left) / np.maximum(weights @ total, 1e-300), len(left))
 
 
@@ -163,7 +197,7 @@ def _sums(features: torch.Tensor, targets: torch.Tensor) -> NormalEquations:
 
 @torch.no_grad()
 def relate(model: Model, stages: Sequence[str], fit: Split, score: Split) -> dict[str, Any]:
-    """Debiased CKA and ridge R2 between every two of ``stages``.
+    """Return debiased CKA and ridge R2 between every two of ``stages``.
 
     CKA takes each fit image as an example, all values of its representation as features. Ridge predicts place by place
     where two stages have the same grid, elsewhere the mean over places or queries; it is fitted on fit images and
@@ -181,14 +215,14 @@ def relate(model: Model, stages: Sequence[str], fit: Split, score: Split) -> dic
         raise NotApplicable(f"relating stages needs at least 8 fit images, got {len(fit)}")
     count = max(8, min(IMAGES, MEMORY // (4 * sum(model.layout(stage).values for stage in stages))))
     order = torch.randperm(len(fit), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    seen = _represent(model, stages, fit.images(order))
+    fitted = _represent(model, stages, fit.images(order))
     held = _represent(model, stages, score.images(slice(0, count)))
-    grams = torch.stack([centred_gram(seen[stage].flatten(1)) for stage in stages])
+    grams = torch.stack([centred_gram(fitted[stage].flatten(1)) for stage in stages])
     low, high = cka_intervals(grams)
     cka = {"value": debiased_cka(grams), "low": low, "high": high}
     predicted: dict[str, list[list[Any]]] = {key: [] for key in ("value", "low", "high", "rows")}
     for source in stages:
-        cells = [_predict(model, source, target, seen, held) for target in stages]
+        cells = [_predict(model, source, target, fitted, held) for target in stages]
         for key in predicted:
             predicted[key].append([cell[key] for cell in cells])
     return {
@@ -204,22 +238,22 @@ def _represent(model: Model, stages: Sequence[str], images: torch.Tensor) -> dic
 
 
 def _predict(
-    model: Model, source: str, target: str, seen: dict[str, torch.Tensor], held: dict[str, torch.Tensor]
+    model: Model, source: str, target: str, fitted: dict[str, torch.Tensor], held: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Ridge R2 from ``source`` to ``target``; a stage is not predicted from itself."""
+    """Return ridge R2 from ``source`` to ``target``; a stage is not predicted from itself."""
     if source == target:
         return {"value": 1.0, "low": 1.0, "high": 1.0, "rows": "itself"}
     layouts = [model.layout(stage) for stage in (source, target)]
     places = layouts[0].grid is not None and layouts[0].grid == layouts[1].grid
     pairs = [
-        tuple(rows_of(from_[stage], layout, places) for stage, layout in zip((source, target), layouts, strict=True))
-        for from_ in (seen, held)
+        tuple(rows_of(tensors[stage], layout, places) for stage, layout in zip((source, target), layouts, strict=True))
+        for tensors in (fitted, held)
     ]
-    found = ridge_r2((pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1]))
-    low, high = found.interval or (None, None)
-    return {"value": found.value, "low": low, "high": high, "rows": "places" if places else "images"}
+    r2 = ridge_r2((pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1]))
+    low, high = r2.interval or (None, None)
+    return {"value": r2.value, "low": low, "high": high, "rows": "places" if places else "images"}
 
 
 def _plain(matrix: torch.Tensor) -> list[list[float | None]]:
-    """A matrix as nested lists, None for NaN."""
+    """Return a matrix as nested lists, None for NaN."""
     return [[None if value != value else value for value in row] for row in matrix.tolist()]

@@ -1,5 +1,4 @@
-"""Perceptual distances, with the published backbone or not at all: LPIPS (Zhang et al. 2018, arXiv 1801.03924) and
-DISTS (Ding et al. 2020, arXiv 2004.07728)."""
+"""Perceptual distances, LPIPS and DISTS, with the published backbone or not at all."""
 
 from __future__ import annotations
 
@@ -20,8 +19,12 @@ from invsuite.registry import register
 
 @dataclass(frozen=True)
 class Backbone:
-    """A checkpoint that torchvision publishes: its address, which ends in the first 8 digits of the file's SHA-256, and
-    its size in bytes."""
+    """A checkpoint that torchvision publishes.
+
+    Attributes:
+        address: of the file, whose name ends in the first 8 digits of its SHA-256.
+        size: in bytes.
+    """
 
     address: str
     size: int
@@ -90,8 +93,8 @@ def _lpips(net: str, device: str) -> tuple[torch.nn.Module, str]:
         warnings.simplefilter("ignore")
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # published linear layers, backbone set below
     published = torch.load(path, map_location="cpu", weights_only=True)
-    wanted = model.net.state_dict()
-    weights = {key: published[f"features.{key.split('.', 1)[1]}"] for key in wanted}
+    keys = model.net.state_dict()
+    weights = {key: published[f"features.{key.split('.', 1)[1]}"] for key in keys}
     model.net.load_state_dict(weights, strict=True)
     model.eval().requires_grad_(False)
     return model.to(device), _sha256(path)
@@ -108,16 +111,42 @@ def _dists(device: str) -> tuple[torch.nn.Module, str]:
 
 
 def _values(distance: Distance, scoring: Scoring) -> Values:
-    def one_an_image(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        return distance(made, true).reshape(-1)
+    def per_image(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return distance(reconstructions, images).reshape(-1)
 
-    return Values(by_image(one_an_image, scoring.reconstructions, scoring.images, size=BATCH).tolist())
+    return Values(by_image(per_image, scoring.reconstructions, scoring.images, size=BATCH).tolist())
 
 
 @register.metric
 @dataclass(frozen=True)
 class Lpips(Metric):
-    """Learned perceptual distance with AlexNet, the variant that agrees best with people's judgements."""
+    r"""Learned perceptual distance with AlexNet, the variant that agrees best with people's judgements.
+
+    Formula:
+        $$ \mathrm{LPIPS}(x, \hat{x}) = \sum_l \frac{1}{H_l W_l} \sum_{i, j}
+        \sum_c w_{lc} \left( \phi_l(x)_{cij} - \phi_l(\hat{x})_{cij} \right)^2 $$
+
+        $\phi_l$ are the backbone's features at five layers, normalised to length 1 at each place, and $w_l$ the
+        published weights of their channels (version 0.1).
+    Range:
+        0 upwards, rarely above 1.
+    Ceiling:
+        0.
+    Floor:
+        No constant one: the row `mean`.
+    Undefined:
+        Never. Without the backbone's published weights it is skipped: a random network in their place would give
+        numbers that look right and mean nothing.
+    Pitfalls:
+        The network expects $[-1, 1]$. Images in $[0, 1]$ passed as they are give values that are too small; the suite
+        converts. It was made for photos: on synthetic scenes take it with care. Values of other backbones do not
+        compare: name the variant.
+    Source:
+        Zhang, Isola, Efros, Shechtman & Wang 2018, arXiv 1801.03924.
+
+    Args:
+        net: the backbone, ``alex`` or ``vgg``.
+    """
 
     net: str = "alex"
 
@@ -137,8 +166,8 @@ class Lpips(Metric):
     @torch.no_grad()
     def compute(self, scoring: Scoring) -> Values:
         model, _ = _lpips(self.net, str(scoring.images.device))
-        # the network wants [-1, 1]: ``normalize`` brings [0, 1] there, here and only here
-        return _values(lambda made, true: model(made, true, normalize=True), scoring)
+        # the network expects [-1, 1]: ``normalize`` brings [0, 1] there, here and only here
+        return _values(lambda reconstructions, images: model(reconstructions, images, normalize=True), scoring)
 
 
 @register.metric
@@ -156,8 +185,31 @@ class LpipsVgg(Lpips):
 @register.metric
 @dataclass(frozen=True)
 class Dists(Metric):
-    """Deep image structure and texture similarity (Ding et al. 2020), as a distance: 0 for a copy, and tolerant of
-    texture that is resampled, not copied."""
+    r"""Deep image structure and texture similarity (Ding et al. 2020), as a distance.
+
+    0 for a copy, and tolerant of texture that is resampled, not copied.
+
+    Formula:
+        $$ \mathrm{DISTS}(x, \hat{x}) = 1 - \sum_{l, c} \left( \alpha_{lc} \, \frac{2 \mu_x \mu_{\hat{x}} + c_1}
+        {\mu_x^2 + \mu_{\hat{x}}^2 + c_1} + \beta_{lc} \, \frac{2 \sigma_{x\hat{x}} + c_2}
+        {\sigma_x^2 + \sigma_{\hat{x}}^2 + c_2} \right) $$
+
+        over the channels $c$ of VGG-16's layers $l$ and of the image itself, with the published $\alpha$ and $\beta$,
+        which add up to 1. Means, variances and the covariance are those of a whole feature map.
+    Range:
+        0 to 1, about.
+    Ceiling:
+        0.
+    Floor:
+        No constant one: the row `mean`.
+    Undefined:
+        Never. Without VGG-16's published weights it is skipped.
+    Pitfalls:
+        A texture that is replaced by another sample of the same kind scores well. That is its purpose, and a reason not
+        to read it as a measure of what was preserved.
+    Source:
+        Ding, Ma, Wang & Simoncelli 2020, eq. 4 to 8, arXiv 2004.07728.
+    """
 
     name = "dists"
     label = "DISTS"

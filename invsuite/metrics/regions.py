@@ -19,36 +19,38 @@ class Regions:
         self.sizes = np.bincount(self._owner, minlength=self._count)
 
     def rgb(self, images: torch.Tensor) -> Array:
-        """RGB values (P, 3) of ``images`` (n, 3, H, W) inside the masks."""
-        found: Array = images.permute(0, 2, 3, 1)[self._masks].double().cpu().numpy()
-        return found
+        """Return the RGB values (P, 3) of ``images`` (n, 3, H, W) inside the masks."""
+        pixels: Array = images.permute(0, 2, 3, 1)[self._masks].double().cpu().numpy()
+        return pixels
 
     def lab(self, images: torch.Tensor) -> Array:
-        """CIELab values (P, 3), white D65, of sRGB ``images`` (n, 3, H, W) in [0, 1]."""
-        from skimage.color import rgb2lab
-
-        lab: Array = rgb2lab(self.rgb(images))
-        return lab
+        """Return the CIELab values (P, 3), white D65, of sRGB ``images`` (n, 3, H, W) in [0, 1]."""
+        return _rgb_to_lab(self.rgb(images))
 
     def hue_and_chroma(self, images: torch.Tensor) -> tuple[Array, Array]:
-        """HSV hue in radians and chroma (max - min of RGB), both (P,)."""
+        """Return HSV hue in radians and chroma (max - min of RGB), both (P,)."""
         from skimage.color import rgb2hsv
 
         hsv = rgb2hsv(self.rgb(images))
         return hsv[:, 0] * 2 * np.pi, hsv[:, 1] * hsv[:, 2]
 
     def sum(self, values: Array) -> Array:
-        """Sum (n,) of ``values`` (P,) over the pixels of each mask."""
+        """Return the sum (n,) of ``values`` (P,) over the pixels of each mask."""
         return np.bincount(self._owner, values, self._count).astype(np.float64)
 
     def mean(self, values: Array) -> Array:
-        """Mean (n,) of ``values`` (P,) over the pixels of each mask."""
+        """Return the mean (n,) of ``values`` (P,) over the pixels of each mask."""
         return self.sum(values) / self.sizes
 
 
 def lab_images(images: torch.Tensor) -> torch.Tensor:
-    """CIELab values, white D65, of whole sRGB images in [0, 1], both (N, 3, H, W), in float64."""
+    """Return CIELab values, white D65, of whole sRGB images in [0, 1], both (N, 3, H, W), in float64."""
+    lab = _rgb_to_lab(images.permute(0, 2, 3, 1).double().cpu().numpy())
+    return torch.from_numpy(lab).permute(0, 3, 1, 2).to(images.device)
+
+
+def _rgb_to_lab(rgb: Array) -> Array:
     from skimage.color import rgb2lab
 
-    lab = rgb2lab(images.permute(0, 2, 3, 1).double().cpu().numpy())
-    return torch.from_numpy(lab).permute(0, 3, 1, 2).to(images.device)
+    lab: Array = rgb2lab(rgb)
+    return lab

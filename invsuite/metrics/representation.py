@@ -1,4 +1,4 @@
-"""What a colour edit moves in the representation, whatever an inverse makes of it."""
+"""How far a colour edit moves the representation, whatever an inverse makes of it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,40 @@ from invsuite.registry import register
 
 
 def representations(model: Model, stage: str, images: torch.Tensor) -> torch.Tensor:
-    """Representations (N, values) at ``stage`` of images (N, 3, H, W) in [0, 1], in float64."""
+    """Return the representations (N, values) at ``stage`` of images (N, 3, H, W) in [0, 1], in float64."""
     parts = [model.represent(part.to(model.device), [stage])[stage].tensor for part in images.split(MODEL_BATCH)]
     return torch.cat(parts).flatten(1).double()
 
 
 def pair_distance(model: Model, stage: str, fit: Split) -> float:
-    """Mean Euclidean distance between the representations of any two of the first `PAIRED` fit images: what they are
-    as they stand, while `invsuite.metrics.consistency.Scale` standardises channels."""
+    """Return the mean Euclidean distance between the representations of any two of the first `PAIRED` fit images.
+
+    Representations count as they stand, while `invsuite.metrics.consistency.Scale` standardises channels.
+    """
     return float(torch.pdist(representations(model, stage, fit.images(slice(0, PAIRED)))).mean())
 
 
 @register.metric
 @dataclass(frozen=True)
 class RepresentationShift(TurnedHue):
-    """One object's hue is turned: how far does the representation move, as a share of the mean distance between the
-    representations of two random images? It depends on the stage alone, not on the method.
+    r"""One object's hue is turned: how far does the representation move?
+
+    As a share of the mean distance between the representations of two random images. It depends on the stage alone, not
+    on the method.
+
+    Formula:
+        $$ \frac{\lVert f_s(x') - f_s(x) \rVert_2}{\mathbb{E}_{a \ne b} \lVert f_s(a) - f_s(b) \rVert_2} $$
+
+        over pairs $a, b$ of 64 fit images.
+    Range:
+        0 upwards.
+    Ceiling:
+        None: it describes the model's stage, not a reconstruction.
+    Floor:
+        None.
+    Pitfalls:
+        It is the same number for every method of a stage, so it ranks nothing. Read it beside the gains: where the
+        representation does not move, no inverse can follow.
     """
 
     name = "representation_shift"
@@ -39,11 +57,7 @@ class RepresentationShift(TurnedHue):
     tolerance = 0.01
 
     def measure(self, edits: Edits, scoring: Scoring) -> Measured:
-        before, after = (
-            representations(scoring.model, scoring.stage, images) for images in (edits.images, edits.edited)
-        )
-        model, stage = scoring.model, scoring.stage
-        usual = scoring.cached_per_model(
-            ("pair distance", stage), lambda: pair_distance(model, stage, scoring.subject.fit)
-        )
+        model, stage, fit = scoring.model, scoring.stage, scoring.subject.fit
+        before, after = (representations(model, stage, images) for images in (edits.images, edits.edited))
+        usual = scoring.cached_per_model(("pair distance", stage), lambda: pair_distance(model, stage, fit))
         return Measured((after - before).norm(dim=1) / usual)

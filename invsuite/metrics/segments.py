@@ -28,8 +28,10 @@ SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
 
 def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
-    """Segment of each pixel (N, H, W), int16: 0 the background, then one number an object, small objects over large
-    ones."""
+    """Return the segment of each pixel (N, H, W), int16: 0 the background, then one number per object.
+
+    Small objects lie over large ones.
+    """
     maps = np.zeros((len(samples), *samples[0].image.shape[-2:]), dtype=np.int16)
     for segments, sample in zip(maps, samples, strict=True):
         by_size = sorted(sample.instances, key=lambda instance: -int(instance.mask.sum()))
@@ -39,7 +41,7 @@ def segment_maps(samples: Sequence[Sample]) -> torch.Tensor:
 
 
 def segments_of(scoring: Scoring) -> TensorLike:
-    """Segment maps of the scored images."""
+    """Return segment maps of the scored images."""
 
     def drawn() -> TensorLike:
         return collect(map(segment_maps, sample_batches(scoring.samples, MAP_BATCH)), len(scoring.samples))
@@ -48,19 +50,28 @@ def segments_of(scoring: Scoring) -> TensorLike:
 
 
 def borders(segments: torch.Tensor) -> torch.Tensor:
-    """Pixels (N, H, W) whose right or lower neighbour is of another segment."""
-    found = torch.zeros_like(segments, dtype=torch.bool)
-    found[:, :, :-1] |= segments[:, :, 1:] != segments[:, :, :-1]
-    found[:, :-1] |= segments[:, 1:] != segments[:, :-1]
-    return found
+    """Return the pixels (N, H, W), bool, whose right or lower neighbour is of another segment.
+
+    >>> borders(torch.tensor([[[0, 0, 1]]]))
+    tensor([[[False,  True, False]]])
+    """
+    border = torch.zeros_like(segments, dtype=torch.bool)
+    border[:, :, :-1] |= segments[:, :, 1:] != segments[:, :, :-1]
+    border[:, :-1] |= segments[:, 1:] != segments[:, :-1]
+    return border
 
 
 def edges(images: torch.Tensor) -> torch.Tensor:
-    """Edge strength (N, H, W) of images (N, 3, H, W): the largest Sobel gradient of the channels, thinned.
+    """Return the edge strength (N, H, W) of images (N, 3, H, W): the largest Sobel gradient of the channels, thinned.
 
     A pixel keeps its strength if neither neighbour along the gradient (to the nearest of four directions) is
     stronger (non-maximum suppression), else it is 0; of two equal ones the upper or left stays, where `borders` has
     the border. The frame is repeated outwards.
+
+    >>> images = torch.zeros(1, 3, 1, 6)
+    >>> images[..., 3:] = 0.8
+    >>> edges(images)
+    tensor([[[0.0000, 0.0000, 0.4000, 0.0000, 0.0000, 0.0000]]])
     """
     kernel = SOBEL.to(images)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
@@ -77,30 +88,34 @@ def edges(images: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(maps: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
-    """Maps (N, H, W) whose pixel (y, x) is the old (y + dy, x + dx); 0 beyond the frame."""
+    """Return maps (N, H, W) whose pixel (y, x) is the old (y + dy, x + dx); 0 beyond the frame."""
     high, wide = maps.shape[1:]
     by, bx = abs(dy), abs(dx)
     return F.pad(maps, (bx, bx, by, by))[:, by + dy : by + dy + high, bx + dx : bx + dx + wide]
 
 
-def dilated(maps: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """The largest value of maps (N, H, W) within ``tolerance`` pixels of each pixel."""
-    reach = math.floor(tolerance)
-    found = maps
+def dilated(maps: torch.Tensor, distance: float) -> torch.Tensor:
+    """Return the largest value of maps (N, H, W) within ``distance`` pixels of each pixel."""
+    reach = math.floor(distance)
+    largest = maps
     for dy, dx in product(range(-reach, reach + 1), repeat=2):
-        if math.hypot(dy, dx) <= tolerance:
-            found = torch.maximum(found, _moved(maps, dy, dx))
-    return found
+        if math.hypot(dy, dx) <= distance:
+            largest = torch.maximum(largest, _moved(maps, dy, dx))
+    return largest
 
 
-def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """Best F-measure (N,) over thresholds of edge ``strength`` (N, H, W) against true ``borders`` (N, H, W).
+def boundary_f(strength: torch.Tensor, truth: torch.Tensor, distance: float) -> torch.Tensor:
+    """Return the best F-measure (N,), 0 to 1, over thresholds of edge ``strength`` (N, H, W) against true borders.
 
-    Precision is the share of edge pixels within ``tolerance`` pixels of a border, recall the share of border pixels
+    Precision is the share of edge pixels within ``distance`` pixels of a border, recall the share of border pixels
     within it of an edge. Thresholds are quantiles of each image's own edges, so that contrast does not count. NaN
-    without borders, 0 without edges.
+    without borders, 0 without edges. ``truth`` is (N, H, W), bool, as `borders` gives it.
+
+    >>> truth = torch.tensor([[[False, True, False, False]]])
+    >>> boundary_f(torch.tensor([[[0.0, 0.0, 0.4, 0.0]]]), truth, 1.0)
+    tensor([1.], dtype=torch.float64)
     """
-    near_border = (dilated(truth.to(strength), tolerance) > 0).flatten(1)
+    near_border = (dilated(truth.to(strength), distance) > 0).flatten(1)
     ordered, order = strength.flatten(1).sort(1)
     edge_count = (ordered > 0).sum(1, keepdim=True)
     levels = torch.arange(1, LEVELS + 1, device=strength.device) / LEVELS
@@ -113,7 +128,7 @@ def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) ->
 
     border_count = truth.sum((1, 2))[:, None]
     most = max(1, int(border_count.max()))
-    nearest = torch.where(truth, dilated(strength, tolerance), -1.0).flatten(1).topk(most).values.flip(1)
+    nearest = torch.where(truth, dilated(strength, distance), -1.0).flatten(1).topk(most).values.flip(1)
     recall = (most - torch.searchsorted(nearest, threshold)).double() / border_count
 
     f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
@@ -124,12 +139,33 @@ def boundary_f(strength: torch.Tensor, truth: torch.Tensor, tolerance: float) ->
 @register.metric
 @dataclass(frozen=True)
 class BoundaryF(Metric):
-    """F-measure of the reconstruction's edges (Sobel, thinned, at their best threshold) against the borders of the
-    object masks, after Martin, Fowlkes & Malik 2004. Edges of texture count against it: a perfect copy stays below 1.
+    r"""F-measure of the reconstruction's edges against the borders of the object masks (Martin, Fowlkes & Malik 2004).
 
-    An edge is right within ``max_distance`` of the image diagonal (Martin et al.: 0.0075; at least one pixel). They
-    match edge and border pixels one to one; here each needs any partner within the tolerance, as Perazzi et al. 2016
-    count.
+    Sobel edges, thinned, at their best threshold. Edges of texture count against it: a perfect copy stays below 1.
+
+    Formula:
+        $$ F = \max_{t} \; \frac{2 P_t R_t}{P_t + R_t} $$
+
+        $P_t$ is the share of the reconstruction's edge pixels (stronger than $t$) that lie near a border of an object
+        mask, $R_t$ the share of border pixels near such an edge. Thresholds are quantiles of the image's own edges, so
+        contrast does not count. Near is within ``max_distance`` of the image diagonal (Martin et al.: 0.0075; at least
+        one pixel). They match edge and border pixels one to one; here each needs any partner, as Perazzi et al. count.
+    Range:
+        0 to 1.
+    Ceiling:
+        That of the image itself, measured: near 1 on flat shapes, far below on photos, whose textures have edges too.
+    Floor:
+        That of the reconstruction's edges with their squares in random order, measured.
+    Undefined:
+        For an image without an object mask that covers a part of it.
+    Pitfalls:
+        A reconstruction that loses texture but keeps outlines can score above the ceiling. Objects that nobody
+        labelled count as mistakes.
+    Source:
+        Martin, Fowlkes & Malik 2004, doi 10.1109/TPAMI.2004.1273918; Perazzi et al. 2016, doi 10.1109/CVPR.2016.85.
+
+    Args:
+        max_distance: how far from a border an edge is right, as a share of the image diagonal.
     """
 
     max_distance: float = 0.0075
@@ -142,21 +178,25 @@ class BoundaryF(Metric):
 
     def compute(self, scoring: Scoring) -> Values:
         high, wide = scoring.images.shape[2:]
-        tolerance, side = max(1.0, self.max_distance * math.hypot(high, wide)), patch_side((high, wide))
+        distance, side = max(1.0, self.max_distance * math.hypot(high, wide)), patch_side((high, wide))
 
-        def levels(images: torch.Tensor, made: torch.Tensor, segments: torch.Tensor) -> list[torch.Tensor]:
-            found, true = edges(made), borders(segments.to(made.device))
-            strengths = (found, edges(images), shuffle(found[:, None], side)[:, 0])
-            return [boundary_f(strength, true, tolerance) for strength in strengths]
+        def levels(images: torch.Tensor, reconstructions: torch.Tensor, segments: torch.Tensor) -> list[torch.Tensor]:
+            strength, truth = edges(reconstructions), borders(segments.to(reconstructions.device))
+            strengths = (strength, edges(images), shuffle(strength[:, None], side)[:, 0])
+            return [boundary_f(one, truth, distance) for one in strengths]
 
         return with_levels(levels, scoring.images, scoring.reconstructions, segments_of(scoring), reason=NO_BORDER)
 
 
 def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-    """Share (N,) of the variance of pixel colours of images (N, 3, H, W) that lies between segments (N, H, W).
+    """Return the share (N,), 0 to 1, of the variance of colours of images (N, 3, H, W) that lies between segments.
 
-    Eta squared, between / (between + within), sums of squares over the three channels. NaN for a single segment or a
-    flat image.
+    Eta squared, between / (between + within), sums of squares over the three channels. ``segments`` (N, H, W) are whole
+    numbers from 0. NaN for a single segment or a flat image.
+
+    >>> images = torch.tensor([0.2, 0.2, 0.9]).expand(1, 3, 1, 3)
+    >>> variance_between(images, torch.tensor([[[0, 0, 1]]])).round(decimals=2)
+    tensor([1.], dtype=torch.float64)
     """
     most = int(segments.max()) + 1
     pixels = images.double().flatten(2)
@@ -173,8 +213,29 @@ def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tens
 @register.metric
 @dataclass(frozen=True)
 class ObjectUnity(Metric):
-    """Is an object still one thing? Share of the variance of the reconstruction's colours that lies between the
-    segments (objects and background) rather than within them (eta squared)."""
+    r"""Is an object still one thing? Share of the variance of the reconstruction's colours between segments.
+
+    Segments are the objects and the background; the rest of the variance lies within them (eta squared).
+
+    Formula:
+        $$ \eta^2 = \frac{\sum_{k} n_k \lVert \bar{c}_k - \bar{c} \rVert^2}{\sum_{p} \lVert c_p - \bar{c} \rVert^2} $$
+
+        $c_p$ is the colour of pixel $p$, $\bar{c}_k$ the mean colour of segment $k$ (an object or the background) with
+        $n_k$ pixels.
+    Range:
+        0 to 1.
+    Ceiling:
+        That of the image itself, measured.
+    Floor:
+        That of the reconstruction with its squares in random order, measured: near 0.
+    Undefined:
+        For a flat reconstruction, or an image without an object mask that covers a part of it.
+    Pitfalls:
+        A reconstruction that paints each object in one colour scores above the image. Read it as "still one thing", not
+        as fidelity; above the ceiling is not better than at it.
+    Source:
+        This suite; eta squared is the correlation ratio of analysis of variance (Pearson 1905, Fisher 1925).
+    """
 
     group = "Spatial correspondence"
     name = "object_unity"
@@ -186,9 +247,10 @@ class ObjectUnity(Metric):
         high, wide = scoring.images.shape[2:]
         side = patch_side((high, wide))
 
-        def levels(images: torch.Tensor, made: torch.Tensor, part: torch.Tensor) -> list[torch.Tensor]:
-            part = part.to(made.device)
-            return [variance_between(x, part) for x in (made, images, shuffle(made, side))]
+        def levels(images: torch.Tensor, reconstructions: torch.Tensor, segments: torch.Tensor) -> list[torch.Tensor]:
+            segments = segments.to(reconstructions.device)
+            shuffled = shuffle(reconstructions, side)
+            return [variance_between(x, segments) for x in (reconstructions, images, shuffled)]
 
         reason = f"{NO_BORDER}, or the reconstruction is flat"
         return with_levels(levels, scoring.images, scoring.reconstructions, segments_of(scoring), reason=reason)
