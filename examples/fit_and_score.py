@@ -1,12 +1,10 @@
-"""Fit ridge regression at one stage of the bundled ViT, score it on images it has not seen, print a frame."""
+"""Fit ridge regression at two stages of the bundled ViT, score it on images it has not seen, print a frame."""
 
 import invsuite
 
-suite = invsuite.load_suite("quick")
-model = invsuite.load_model("vit", "bundled:vit")
-fit_images = invsuite.open_images(suite.data.fit, model.image_size)
-score_images = invsuite.open_images(suite.data.score, model.image_size)
+data = invsuite.load_suite("quick").data
+fitted = invsuite.fit("ridge", "bundled:vit", ["block03", "block06"], data.fit, select=data.select)
+results = invsuite.score(fitted, data.score, metrics=["psnr", "ssim", "correspondence"])
 
-fitted = invsuite.fit("ridge", model, ["block03"], fit_images)
-results = invsuite.score(fitted, score_images, metrics=["psnr", "ssim"])
-print(results.to_frame()[["stage", "method", "measure", "mean", "low", "high", "n"]])
+frame = results.to_frame()
+print(frame[["model", "stage", "method", "measure", "mean", "low", "high", "n"]].to_string(index=False))

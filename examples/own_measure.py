@@ -1,4 +1,4 @@
-"""Define a measure in a script and score a method by it."""
+"""Define a measure in a script and score two methods by it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import invsuite
 @invsuite.register.metric
 @dataclass(frozen=True)
 class Brightness(invsuite.Metric):
-    """Difference of the reconstruction's mean brightness from the image's own."""
+    """Mean brightness of the reconstruction minus that of the image."""
 
     name = "brightness"
     label = "Brightness"
@@ -19,9 +19,7 @@ class Brightness(invsuite.Metric):
         return invsuite.Values([float(ours.mean() - true.mean()) for ours, true in pairs])
 
 
-model = invsuite.load_model("bundled:vit")
-fitted = invsuite.fit("ridge", model, ["block06"], invsuite.open_images("scenes", model.image_size, seed=11, count=200))
-results = invsuite.score(
-    fitted, invsuite.open_images("scenes", model.image_size, seed=13, count=8), metrics=["brightness"]
-)
-print(results.to_frame().to_string(index=False))
+data = invsuite.load_suite("ci").data
+for method in ("mean", "ridge"):
+    fitted = invsuite.fit(method, "bundled:vit", ["block06"], data.fit)
+    print(invsuite.score(fitted, data.score, metrics=["brightness"]).to_frame())

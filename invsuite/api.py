@@ -85,7 +85,7 @@ def run_bench(options: BenchOptions) -> BenchResult:
         plan = make_plan(suite, selection, reporter.note)
         if options.dry_run:
             return _describe(Run(plan, store, executor.device, reporter, how, {}))
-        outcome = executor.run(plan, Job(suite, selection, store.folder.resolve(), how), reporter)
+        outcome = executor.run(plan, Job(plan.suite, selection, store.folder.resolve(), how), reporter)
         relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
     records = _records(plan, store)
     files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)

@@ -41,8 +41,11 @@ ModelsOption = Annotated[
     ),
 ]
 StagesOption = Annotated[str, typer.Option(help="Stages, likewise; also numbers, and 'every' for all of them.")]
-MethodsOption = Annotated[str, typer.Option(help="Methods, likewise.")]
-MetricsOption = Annotated[str, typer.Option(help="Metrics, likewise.")]
+MethodsOption = Annotated[
+    str,
+    typer.Option(help="Methods: the suite's, by name or pattern (default: all), or others; comma-separated."),
+]
+MetricsOption = Annotated[str, typer.Option(help="Measures, likewise.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds of trained methods, comma-separated numbers.")]
 BaselineOption = Annotated[Path | None, typer.Option(help="Baseline file (default: baselines/SUITE.json).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]

@@ -139,6 +139,14 @@ def test_patterns_that_match_nothing_list_what_exists(tmp_path: Path, selection:
     assert "known: " in str(caught.value)
 
 
+def test_registered_units_that_a_suite_lacks_run_as_they_are_by_default(tmp_path: Path) -> None:
+    chosen = Selection(methods=("mean", "nearest"), metrics=("psnr", "delta_e"), models=("vit",))
+    plan = plan_of(tmp_path, selection=chosen)
+    assert [cell.method.name for cell in plan.cells if cell.stage == "embed"] == ["mean", "nearest"]
+    assert [metric.name for metric in plan.metrics] == ["psnr", "delta_e"]
+    assert [m.name for m in plan.suite.methods][-1] == "nearest"
+
+
 def test_patterns_select() -> None:
     names = ("embed", "block03", "block06")
     assert choose("stage", names, ("block*",)) == ("block03", "block06")

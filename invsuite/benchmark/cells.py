@@ -16,11 +16,13 @@ from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
 from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
+from invsuite.methods import make_method
 from invsuite.methods.training.engine import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, split_source
+from invsuite.registry import METHODS, METRICS
 
 #: JSON with sorted keys.
 as_json = json.JSONEncoder(sort_keys=True).encode
@@ -32,6 +34,7 @@ class Selection:
 
     ``models`` may also hold sources (``timm:NAME``) and aliases, which run on the suite's data with its methods;
     ``stages`` are then where their chains are cut, and words as `invsuite.models.base.means_stage` understands them.
+    ``methods`` and ``metrics`` may also hold registered names that the suite lacks, which are then as by default.
     ``random_weights`` gives every model random weights.
     """
 
@@ -194,6 +197,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
         UsageError: for names that match nothing; no data has been opened by then, and no model either, but those whose
             stages no suite names.
     """
+    suite = with_own_units(suite, selection)
     specs = choose_models(suite, selection)
     _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
     metrics = make_metrics(suite, selection)
@@ -207,6 +211,18 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     )
     entries = [_lay_out(suite, selection, metrics, spec, found, note) for spec, found in loaded]
     return Plan(suite, metrics, tuple(entry for entry in entries if entry is not None))
+
+
+def with_own_units(suite: Suite, selection: Selection) -> Suite:
+    """Return ``suite`` with the selected methods and measures that it lacks and that are registered."""
+    rows = {method.name for method in suite.methods}
+    methods = [name for name in selection.methods or () if name not in rows and name in METHODS]
+    metrics = [name for name in selection.metrics or () if name not in suite.metrics and name in METRICS]
+    return replace(
+        suite,
+        methods=(*suite.methods, *(MethodSpec(name, make_method(name, {})) for name in methods)),
+        metrics=(*suite.metrics, *metrics),
+    )
 
 
 def make_metrics(suite: Suite, selection: Selection) -> tuple[Metric, ...]:
