@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
@@ -112,6 +113,20 @@ def _seeds(text: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in _names(text) or ()) or None
     except ValueError as error:
         raise UsageError(f"--seeds '{text}' is not a comma-separated list of whole numbers") from error
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """Return parameters from KEY=VALUE, whose values are written as in a suite file; a bare word is a text."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set '{pair}' is not KEY=VALUE")
+        try:
+            settings[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key] = value
+    return settings
 
 
 def _redo(retry_failed: bool, only_missing: bool, refresh: bool) -> Redo:
@@ -372,8 +387,27 @@ def show(
 
 
 @command()
-def selftest(as_json: JsonOption = False) -> None:
-    """Plant known faults in the suite itself and show that each is caught; exit 1 if one is not."""
+def selftest(
+    name: Annotated[
+        str, typer.Argument(help="A method, measure, kind of data or model source to hold against its contracts.")
+    ] = "",
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of NAME as KEY=VALUE; may be given again.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Plant known faults in the suite and show that each is caught; with NAME, hold that unit against its contracts.
+
+    Exit code 1 if a fault is not caught or a contract is broken.
+    """
+    if name:
+        from invsuite.selftest.contracts import check_unit, contracts_table
+
+        contracts = check_unit(name, _settings(parameters or []))
+        print(json.dumps([asdict(c) for c in contracts], indent=1) if as_json else contracts_table(contracts))
+        if any(contract.problem for contract in contracts):
+            raise typer.Exit(1)
+        return
     from invsuite.selftest import run_selftest, selftest_table, selftest_tree
 
     verdicts = run_selftest(lambda line: print(line, file=sys.stderr, flush=True))
