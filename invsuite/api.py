@@ -12,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
-from invsuite.benchmark.cells import Cell, Opened, Plan, Refused, Selection, choose, make_plan
+from invsuite.benchmark.cells import Cell, LoadedModel, Plan, Selection, UnavailableModel, choose, make_plan
 from invsuite.benchmark.estimate import plan_cost
 from invsuite.benchmark.executors import make_executor
 from invsuite.benchmark.executors.base import Job, Placement
@@ -129,7 +129,7 @@ def _problems(records: Sequence[Record | RelationRecord]) -> list[str]:
 
 
 def _exit_code(plan: Plan, records: Sequence[Record | RelationRecord]) -> int:
-    refused = [m.error for m in plan.models if isinstance(m, Refused) and not isinstance(m.error, Unavailable)]
+    refused = [m.error for m in plan.models if isinstance(m, UnavailableModel) and not isinstance(m.error, Unavailable)]
     if refused:
         return refused[0].exit_code
     broken = (m.status == "failed" for r in records if isinstance(r, Record) for m in r.measurements.values())
@@ -158,7 +158,7 @@ def _describe(run: Run) -> BenchResult:
     return BenchResult("\n".join([tabulate(rows, headers="keys"), "", *lines]), tree)
 
 
-def _state(run: Run, entry: Opened | Refused, cell: Cell) -> str:
+def _state(run: Run, entry: LoadedModel | UnavailableModel, cell: Cell) -> str:
     """Return what a run would do with a cell."""
     todo = run.todo(entry, cell)
     if todo is None:

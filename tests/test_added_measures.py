@@ -10,7 +10,7 @@ import pytest
 from helpers import SMALL_NETWORK, invoke, small_suite
 
 from invsuite.benchmark import scoring
-from invsuite.benchmark.cells import Opened, Selection, make_plan
+from invsuite.benchmark.cells import LoadedModel, Selection, make_plan
 from invsuite.benchmark.suite import Suite, load_suite
 from invsuite.registry import METHODS
 from invsuite.results.record import Record
@@ -187,7 +187,7 @@ def test_what_enters_a_measure_is_its_identity(suite: Path) -> None:
     def identities(suite: Suite) -> dict[str, str]:
         plan = make_plan(suite, Selection(), lambda text: None)
         [entry] = plan.models
-        assert isinstance(entry, Opened)
+        assert isinstance(entry, LoadedModel)
         return {metric.name: entry.identity_of(metric, suite.edits) for metric in plan.metrics}
 
     def changed(suite: Suite) -> set[str]:

@@ -12,7 +12,7 @@ from helpers import TINY_SUITE, invoke, scene_split, scoring
 from PIL import Image
 
 from invsuite.benchmark import cells
-from invsuite.benchmark.cells import Plan, Refused, Selection, make_plan
+from invsuite.benchmark.cells import Plan, Selection, UnavailableModel, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics.consistency import FeatureError, WitnessError, measure_scales, resized
@@ -127,7 +127,7 @@ def test_a_model_is_not_its_own_witness(tmp_path: Path, monkeypatch: pytest.Monk
         plan_of(tmp_path, "bundled:vit")
     monkeypatch.setattr(cells, "load_model", lambda *_: vit)  # another name for the same weights
     entry = plan_of(tmp_path, "timm:a-copy").models[0]
-    assert isinstance(entry, Refused)
+    assert isinstance(entry, UnavailableModel)
     assert "has its very weights" in str(entry.error)
 
 

@@ -12,7 +12,7 @@ from helpers import TINY_SUITE, invoke, scene_split, scoring
 
 from invsuite.api import load_records
 from invsuite.benchmark import stage_relations
-from invsuite.benchmark.cells import Opened, Selection, make_plan
+from invsuite.benchmark.cells import LoadedModel, Selection, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import NotApplicable
 from invsuite.methods.ridge import images_from
@@ -229,7 +229,7 @@ def test_identities_of_relations_cover_what_changes_them(tmp_path: Path) -> None
         path = tmp_path / "suite.toml"
         path.write_text(text)
         plan = make_plan(load_suite(str(path)), Selection(models=("vit",)), lambda note: None)
-        return [stage_relations.relation_id(entry) for entry in plan.models if isinstance(entry, Opened)]
+        return [stage_relations.relation_id(entry) for entry in plan.models if isinstance(entry, LoadedModel)]
 
     same = names(TINY_SUITE)
     assert names(TINY_SUITE.replace("edits = 3", "edits = 4")) == same

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SUITE
 
-from invsuite.benchmark.cells import Opened, Plan, Refused, Selection, choose, make_plan
+from invsuite.benchmark.cells import LoadedModel, Plan, Selection, UnavailableModel, choose, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.benchmark.suite_file import bundled_suites
 from invsuite.errors import UsageError
@@ -158,13 +158,13 @@ def test_a_model_that_cannot_be_had_does_not_stop_the_others(tmp_path: Path) -> 
     text = TINY_SUITE.replace('source = "bundled:detr"', 'source = "detr:/no/such/checkpoint"')
     plan = plan_of(tmp_path, text)
     opened, refused = plan.models
-    assert isinstance(opened, Opened)
-    assert isinstance(refused, Refused)
+    assert isinstance(opened, LoadedModel)
+    assert isinstance(refused, UnavailableModel)
     assert "hf download" in str(refused.error)
     assert len(refused.cells) == 10
 
 
 def test_fewer_fit_images_than_a_batch_is_refused(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TINY_SUITE.replace("count = 64", "count = 8"))
-    assert isinstance(plan.models[0], Refused)
+    assert isinstance(plan.models[0], UnavailableModel)
     assert "fewer than one batch" in str(plan.models[0].error)

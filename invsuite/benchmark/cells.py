@@ -48,8 +48,16 @@ class Selection:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number-giving unit of the matrix. ``id`` names its record; ``identity`` is what the id hashes, as JSON with
-    sorted keys; ``texts`` is the JSON of those parts of it that many cells share, written once."""
+    """One model, stage, method and seed of the matrix: what gives one record.
+
+    Attributes:
+        model: with its cut.
+        stage: whose representation is inverted.
+        method: with its row name.
+        seed: of the fit.
+        identity: all that changes the fit and the reconstructions; JSON types.
+        texts: the JSON of those parts of the identity that many cells share, written once.
+    """
 
     model: ModelSpec
     stage: str
@@ -60,28 +68,28 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """Readable name and 12 digits of the identity's SHA-256."""
+        """Return the name of the record: readable, with 12 digits of the identity's SHA-256."""
         return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{self._digest(self.identity)}"
 
     @cached_property
     def fit_id(self) -> str:
-        """Name of the fit that this cell shares with the other stages: its identity but for the stage's own parts."""
+        """Return the name of the fit that this cell shares with others: its identity without the stage's own parts."""
         shared = [part for part in self.identity if part not in ("stage", "cut")]
         return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
 
     def _digest(self, parts: Iterable[str]) -> str:
-        """12 digits of the SHA-256 of these parts of the identity."""
+        """Return 12 digits of the SHA-256 of these parts of the identity."""
         texts = [f'"{part}": {self.texts.get(part) or as_json(self.identity[part])}' for part in sorted(parts)]
         return hashlib.sha256(f"{{{', '.join(texts)}}}".encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
-        """Name without the identity: what a baseline compares across versions."""
+        """Return MODEL/STAGE/METHOD/sSEED, by which a baseline finds the cell in other versions."""
         return f"{self.model.name}/{self.stage}/{self.method.name}/s{self.seed}"
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """A model of the matrix, loaded, with its splits, the cells that run on it, and its witness or why it has none."""
 
     spec: ModelSpec
@@ -107,7 +115,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Refused:
+class UnavailableModel:
     """A model of the matrix that cannot be had, and its cells, which become skipped or failed records."""
 
     spec: ModelSpec
@@ -121,16 +129,16 @@ class Plan:
 
     suite: Suite
     metrics: tuple[Metric, ...]
-    models: tuple[Opened | Refused, ...]
+    models: tuple[LoadedModel | UnavailableModel, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells, model by model."""
+        """Return all cells, model by model."""
         return tuple(cell for entry in self.models for cell in entry.cells)
 
 
 def choose(kind: str, names: Sequence[str], patterns: Sequence[str] | None) -> tuple[str, ...]:
-    """The ``names`` that match any of the shell ``patterns``, in their own order.
+    """Return the ``names`` that match any of the shell ``patterns``, in their own order.
 
     Raises:
         UsageError: for a pattern that matches nothing, with the nearest names and the list.
@@ -144,7 +152,7 @@ def choose(kind: str, names: Sequence[str], patterns: Sequence[str] | None) -> t
 
 
 def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
-    """The suite's models and those named by source, in that order.
+    """Return the suite's models and those named by source, in that order.
 
     Raises:
         UsageError: for a name that is neither, or one row name for two models.
@@ -165,7 +173,7 @@ def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
 
 
 def _row_name(source: str) -> str:
-    """How tables and files call a model that only its source names."""
+    """Return the name in tables and files of a model that only its source names."""
     if source in ALIASES:
         return source
     _, name = split_source(source)
@@ -174,8 +182,9 @@ def _row_name(source: str) -> str:
 
 
 def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelSpec:
-    """``spec`` with the stages of ``model`` where its chain is cut: the suite's, else those of ``words``, else some
-    spread evenly.
+    """Return ``spec`` with the stages of ``model`` where its chain is cut.
+
+    They are the suite's, else those that ``words`` mean, else some that are spread evenly.
 
     Raises:
         UsageError: listing the model's stages, if a word of the suite, or all of ``words``, mean none.
@@ -191,7 +200,7 @@ def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelS
 def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -> Plan:
     """Open the selected models and their data and lay out the cells.
 
-    A model that cannot be had does not stop the others: it is `Refused` with its reason.
+    A model that cannot be had does not stop the others: it is `UnavailableModel` with its reason.
 
     Raises:
         UsageError: for names that match nothing; no data has been opened by then, and no model either, but those whose
@@ -204,12 +213,12 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     words = selection.stages
     if all(spec.stages for spec in specs):
         _check_stages(words, [stage for spec in specs for stage in spec.stages])
-    specs = [spec for spec in specs if not spec.stages or _wanted(words, spec.stages)]
+    specs = [spec for spec in specs if not spec.stages or _may_mean(words, spec.stages)]
     loaded = [_load(spec, words, note) for spec in specs]
     _check_stages(
-        words, [s for spec, (cut, found) in zip(specs, loaded, strict=True) for s in _known(spec, cut, found)]
+        words, [s for spec, (cut, model) in zip(specs, loaded, strict=True) for s in _stages_of(spec, cut, model)]
     )
-    entries = [_lay_out(suite, selection, metrics, spec, found, note) for spec, found in loaded]
+    entries = [_lay_out(suite, selection, metrics, spec, model, note) for spec, model in loaded]
     return Plan(suite, metrics, tuple(entry for entry in entries if entry is not None))
 
 
@@ -226,14 +235,14 @@ def with_own_units(suite: Suite, selection: Selection) -> Suite:
 
 
 def make_metrics(suite: Suite, selection: Selection) -> tuple[Metric, ...]:
-    """The suite's measures that are selected."""
+    """Return the suite's measures that are selected."""
     return tuple(make_metric(name) for name in choose("metric", suite.metrics, selection.metrics))
 
 
 def open_model(
     suite: Suite, selection: Selection, metrics: Sequence[Metric], spec: ModelSpec, note: Callable[[str], None]
-) -> Opened | Refused:
-    """One model of a plan again, in another process: ``spec`` is the plan's, with its cut."""
+) -> LoadedModel | UnavailableModel:
+    """Load one model of a plan again, in another process, and open its data: ``spec`` is the plan's, with its cut."""
     entry = _lay_out(suite, selection, metrics, *_load(spec, selection.stages, note), note)
     assert entry is not None, "the plan has a stage of this model"
     return entry
@@ -249,25 +258,25 @@ def _lay_out(
     selection: Selection,
     metrics: Sequence[Metric],
     spec: ModelSpec,
-    found: Model | InvsuiteError,
+    model: Model | InvsuiteError,
     note: Callable[[str], None],
-) -> Opened | Refused | None:
+) -> LoadedModel | UnavailableModel | None:
     """Open the data of a loaded model and lay out its cells; None if no stage of it is selected."""
     words = selection.stages
     stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
     seeds = selection.seeds or suite.seeds
     methods = _choose_methods(suite, selection)
     try:
-        if isinstance(found, InvsuiteError):
-            raise found
+        if isinstance(model, InvsuiteError):
+            raise model
         if not stages:
             return None
-        witness = find_witness(spec, found, any(m.uses_witness for m in metrics), note)
-        splits = _open_data(suite, spec, found, note)
+        witness = find_witness(spec, model, any(m.uses_witness for m in metrics), note)
+        splits = _open_data(suite, spec, model, note)
     except InvsuiteError as error:
-        return Refused(spec, error, make_cells(suite, spec, stages, methods, seeds, {"refused": spec.source}))
-    cells = make_cells(suite, spec, stages, methods, seeds, identity_of_inputs(found, splits))
-    return Opened(spec, found, splits, cells, witness)
+        return UnavailableModel(spec, error, make_cells(suite, spec, stages, methods, seeds, {"refused": spec.source}))
+    cells = make_cells(suite, spec, stages, methods, seeds, identity_of_inputs(model, splits))
+    return LoadedModel(spec, model, splits, cells, witness)
 
 
 def identity_of_inputs(model: Model, splits: Splits) -> dict[str, Any]:
@@ -312,14 +321,14 @@ def make_cells(
     )
 
 
-def find_witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
-    """The second model, or why there is none; it is loaded only for measures that ask it.
+def find_witness(spec: ModelSpec, model: Model, needed: bool, note: Callable[[str], None]) -> Model | InvsuiteError:
+    """Return the second model, or why there is none; it is loaded only for measures that ask it.
 
     Raises:
         UsageError: if it has the weights of the model itself.
         WeightsError: if its weights are damaged.
     """
-    if not spec.witness or not wanted:
+    if not spec.witness or not needed:
         return NotApplicable(f"the suite names no witness for model '{spec.name}'")
     note(f"loading the witness of '{spec.name}' ({spec.witness})")
     try:
@@ -331,27 +340,27 @@ def find_witness(spec: ModelSpec, model: Model, wanted: bool, note: Callable[[st
     return witness
 
 
-def _wanted(words: Sequence[str] | None, stages: Sequence[str]) -> bool:
-    """Whether ``words`` may mean some of a suite's ``stages``, which may be words themselves."""
+def _may_mean(words: Sequence[str] | None, stages: Sequence[str]) -> bool:
+    """Tell whether any of ``words`` may mean one of a suite's ``stages``, or one of these, a pattern, such a word."""
     return words is None or any(means_stage(word, s) or means_stage(s, word) for word in words for s in stages)
 
 
 def _check_stages(words: Sequence[str] | None, stages: Sequence[str]) -> None:
     """Raise `UsageError` for the first of ``words`` that means none of ``stages``."""
     for word in words or ():
-        if not _wanted([word], stages):
+        if not _may_mean([word], stages):
             raise unknown_name("stage", word, set(stages))
 
 
-def _known(spec: ModelSpec, cut: ModelSpec, found: Model | InvsuiteError) -> tuple[str, ...]:
-    """The stages a user can mean: those of the suite's cut, or all of a model that no suite cuts."""
-    return cut.stages if spec.stages or isinstance(found, InvsuiteError) else found.stages
+def _stages_of(spec: ModelSpec, cut: ModelSpec, model: Model | InvsuiteError) -> tuple[str, ...]:
+    """Return the stages that a user can mean: those of the suite's cut, or all of a model that no suite cuts."""
+    return cut.stages if spec.stages or isinstance(model, InvsuiteError) else model.stages
 
 
 def _load(
     spec: ModelSpec, words: tuple[str, ...] | None, note: Callable[[str], None]
 ) -> tuple[ModelSpec, Model | InvsuiteError]:
-    """The model with its cut, or why it cannot be had; then stages are called as the user did."""
+    """Return the model with its cut, or why it cannot be had, with the stages as the user wrote them."""
     note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
     try:
         model = load_model(spec.name, spec.source, spec.random_weights)
@@ -363,7 +372,7 @@ def _load(
 
 
 def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
-    """The splits at the model's image size."""
+    """Open the three sets of images at the model's image size."""
     note(f"opening data for '{spec.name}'")
     splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
     if len(splits.fit) < suite.budget.batch:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from invsuite.benchmark.cells import Cell, Opened, Plan
+from invsuite.benchmark.cells import Cell, LoadedModel, Plan
 from invsuite.benchmark.runner import USUAL_PASSES
 from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError
@@ -94,7 +94,7 @@ def calibrate(model: Model, stages: Collection[str], device: torch.device) -> Ca
     return Calibration(forward, sum(weights.values()), activations)
 
 
-def step_seconds(plan: Plan, entry: Opened, method: NetworkMethod, device: torch.device) -> dict[str, float]:
+def step_seconds(plan: Plan, entry: LoadedModel, method: NetworkMethod, device: torch.device) -> dict[str, float]:
     """Seconds an image of a forward and backward pass of the inverse network of every component of the cut."""
     model, engine = entry.model, plan.suite.engine
     cut = model.order(entry.spec.stages)
@@ -113,7 +113,7 @@ def step_seconds(plan: Plan, entry: Opened, method: NetworkMethod, device: torch
     return seconds
 
 
-def measure_cost(plan: Plan, entry: Opened, stage: str, device: torch.device) -> tuple[float, float]:
+def measure_cost(plan: Plan, entry: LoadedModel, stage: str, device: torch.device) -> tuple[float, float]:
     """Seconds of all measures an image of one cell at ``stage``, and how many further reconstructions they ask for;
     what is kept for all cells is there already."""
     splits, model = entry.splits, entry.model
@@ -156,7 +156,9 @@ def measure_cost(plan: Plan, entry: Opened, stage: str, device: torch.device) ->
     return timed(measure, device) / len(samples), asked / len(samples)
 
 
-def model_seconds(plan: Plan, entry: Opened, cells: Sequence[Cell], found: Calibration, device: torch.device) -> float:
+def model_seconds(
+    plan: Plan, entry: LoadedModel, cells: Sequence[Cell], found: Calibration, device: torch.device
+) -> float:
     """Seconds of the ``cells`` of one model."""
     suite, model, splits = plan.suite, entry.model, entry.splits
     forward = found.forward
@@ -204,7 +206,7 @@ def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> Cost
         cells = [cell for cell in entry.cells if cell.id in to_run]
         if not cells:
             continue
-        if not isinstance(entry, Opened):
+        if not isinstance(entry, LoadedModel):
             unknown.append(entry.spec.name)
             continue
         if isinstance(entry.witness, Model):

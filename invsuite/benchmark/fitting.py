@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invsuite._system.provenance import set_determinism
 from invsuite._system.timing import Meter
-from invsuite.benchmark.cells import Cell, Opened
+from invsuite.benchmark.cells import Cell, LoadedModel
 from invsuite.benchmark.suite import Suite
 from invsuite.errors import DataError
 from invsuite.methods.base import FitCost, Fitted, Method
@@ -57,7 +57,7 @@ class SharedFit:
     def __init__(
         self,
         suite: Suite,
-        entry: Opened,
+        entry: LoadedModel,
         fit_id: str,
         cells: Sequence[Cell],
         fingerprint: str,

@@ -23,7 +23,7 @@ from invsuite._system.provenance import provenance_of, set_determinism
 from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
-from invsuite.benchmark.cells import Cell, Opened, Plan, Refused
+from invsuite.benchmark.cells import Cell, LoadedModel, Plan, UnavailableModel
 from invsuite.benchmark.fitting import SharedFit
 from invsuite.benchmark.scoring import INVERT_BATCH, CellInverter, Curve, flops_per_image, measure_all
 from invsuite.data.base import from_unit_range
@@ -123,8 +123,15 @@ class Todo:
 
 @dataclass
 class Outcome:
-    """Counts of one run: cells inverted, those whose record was there, those of them that measures were added to, and
-    those without numbers."""
+    """Counts of one run.
+
+    Attributes:
+        computed: cells that were fitted and inverted.
+        reused: cells whose record was there.
+        added: those of them that measures were added to.
+        failed: cells that broke, or that measures could not be added to.
+        skipped: cells that cannot have numbers.
+    """
 
     computed: int = 0
     reused: int = 0
@@ -141,7 +148,7 @@ class Run:
         plan: the matrix.
         store: where records are.
         device: where models and inverse networks run.
-        report: told what happens.
+        report: where progress is shown.
         options: which cells, and how.
         stamps: of the records of the cells to compute, when the run began: they tell whether another process wrote one.
         outcome: counts so far.
@@ -156,7 +163,7 @@ class Run:
     outcome: Outcome = field(default_factory=Outcome)
     _unavailable: dict[str, bool] = field(default_factory=dict)
 
-    def todo(self, entry: Opened | Refused, cell: Cell) -> Todo | None:
+    def todo(self, entry: LoadedModel | UnavailableModel, cell: Cell) -> Todo | None:
         """Return what of a cell is to be computed; None if nothing is."""
         record, redo = self.store.read(cell.id), self.options.redo
         if redo == "all" or (record is None and redo != "failed"):
@@ -165,7 +172,7 @@ class Run:
             return None
         if not record.finished:
             return Todo(inversion=True)
-        if not record.ok or isinstance(entry, Refused):
+        if not record.ok or isinstance(entry, UnavailableModel):
             return None
         lacking = tuple(m for m in self.plan.metrics if self._lacks(record, m, self._identity(entry, m)))
         return Todo(inversion=False, lacking=lacking) if lacking else None
@@ -188,14 +195,14 @@ class Run:
                 self._unavailable[metric.name] = True
         return self._unavailable[metric.name]
 
-    def _identity(self, entry: Opened, metric: Metric) -> str:
+    def _identity(self, entry: LoadedModel, metric: Metric) -> str:
         return entry.identity_of(metric, self.plan.suite.edits)
 
-    def identities(self, entry: Opened, metrics: Sequence[Metric]) -> list[str]:
+    def identities(self, entry: LoadedModel, metrics: Sequence[Metric]) -> list[str]:
         """Return the identity of each of ``metrics`` on this model."""
         return [self._identity(entry, metric) for metric in metrics]
 
-    def bring_forward(self, entry: Opened, cell: Cell) -> None:
+    def bring_forward(self, entry: LoadedModel, cell: Cell) -> None:
         """Let the record of a finished cell show the measurements under the present settings, which it has."""
         record = self.store.read(cell.id)
         if record is None or not record.ok:
@@ -255,14 +262,14 @@ class Run:
                 self.report.cell_done(cell, "ok" if self.store.finished(cell.id) else "failed elsewhere")
         return left
 
-    def fits(self) -> Iterator[tuple[Opened, dict[str, list[Cell]]]]:
+    def fits(self) -> Iterator[tuple[LoadedModel, dict[str, list[Cell]]]]:
         """Yield every model with cells to compute, and those by the fit they share."""
         for entry in self.plan.models:
             fits: dict[str, list[Cell]] = {}
             for cell in entry.cells:
                 if cell.id in self.stamps:
                     fits.setdefault(cell.fit_id, []).append(cell)
-            if isinstance(entry, Opened) and fits:
+            if isinstance(entry, LoadedModel) and fits:
                 yield entry, fits
 
 
@@ -281,14 +288,14 @@ def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, opti
             if todo is not None:
                 run.stamps[cell.id] = store.stamp(cell.id)
                 weight += work(plan, cell, todo)
-            elif isinstance(entry, Opened):
+            elif isinstance(entry, LoadedModel):
                 run.bring_forward(entry, cell)
     run.outcome.reused = len(plan.cells) - len(run.stamps)
     if run.stamps:
         check_measures(plan.metrics)
     report.begin(len(run.stamps), weight)
     for entry in plan.models:
-        if isinstance(entry, Refused):
+        if isinstance(entry, UnavailableModel):
             for cell in run.still_to_do([cell for cell in entry.cells if cell.id in run.stamps]):
                 run.finish(cell, problem_record(entry.error))
     return run
@@ -303,7 +310,7 @@ def run(plan: Plan, store: Store, device: torch.device, report: Reporter, option
         plan: the matrix.
         store: where records are looked up and written.
         device: where models and inverse networks run.
-        report: told what happens.
+        report: where progress is shown.
         options: which cells, and how long they may take.
 
     Raises:
@@ -385,7 +392,7 @@ class Session:
         DiskError: if the disk refuses.
     """
 
-    def __init__(self, run: Run, entry: Opened, trained: int) -> None:
+    def __init__(self, run: Run, entry: LoadedModel, trained: int) -> None:
         self.run, self.entry = run, entry
         self.problem: dict[str, Any] | None = None
         model, device = entry.model, run.device

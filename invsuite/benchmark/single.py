@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invsuite._system.devices import pick_device
-from invsuite.benchmark.cells import Opened, Plan, find_witness, identity_of_inputs, make_cells
+from invsuite.benchmark.cells import LoadedModel, Plan, find_witness, identity_of_inputs, make_cells
 from invsuite.benchmark.fitting import fit_method
 from invsuite.benchmark.runner import RunOptions, Session, Silent, begin
 from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
@@ -143,7 +143,7 @@ def score(
     )
     cells = make_cells(suite, spec, problem.stages, [row], suite.seeds, identity_of_inputs(model, splits))
     second = find_witness(spec, model, any(unit.uses_witness for unit in units), lambda text: None)
-    entry = Opened(spec, model, splits, cells, second)
+    entry = LoadedModel(spec, model, splits, cells, second)
     with tempfile.TemporaryDirectory(prefix="invsuite-score-") as temporary:
         store = Store(folder or Path(temporary))
         plan = Plan(suite, units, (entry,))

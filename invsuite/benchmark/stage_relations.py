@@ -1,4 +1,4 @@
-"""Records of how the stages of each model relate: one a model, beside the cells, whatever the methods are."""
+"""Records of how the stages of each model relate: one per model, beside the cells, whatever the methods are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from invsuite._system.provenance import set_determinism
-from invsuite.benchmark.cells import Opened, Plan
+from invsuite.benchmark.cells import LoadedModel, Plan
 from invsuite.benchmark.runner import origin, problem_record
 from invsuite.metrics.interlayer import RELATE_VERSION, relate
 from invsuite.results.record import RelationName, RelationRecord
@@ -19,8 +19,8 @@ from invsuite.results.store import Store
 SEED = 0
 
 
-def identity(entry: Opened) -> dict[str, Any]:
-    """What changes the record of a model: its weights, the stages and the images."""
+def identity(entry: LoadedModel) -> dict[str, Any]:
+    """Return what changes the record of a model: its weights, the stages and the images."""
     return {
         "version": RELATE_VERSION,
         "weights": entry.model.origin.sha256,
@@ -30,23 +30,20 @@ def identity(entry: Opened) -> dict[str, Any]:
     }
 
 
-def relation_id(entry: Opened) -> str:
-    """Name of the record: the model's, and 12 digits of the identity's SHA-256."""
+def relation_id(entry: LoadedModel) -> str:
+    """Return the name of the record: the model's, and 12 digits of the identity's SHA-256."""
     digest = hashlib.sha256(json.dumps(identity(entry), sort_keys=True).encode()).hexdigest()
     return f"{entry.spec.name}-{digest[:12]}"
 
 
 def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable[[str], None]) -> list[RelationRecord]:
-    """Relate the stages of every model of the plan that has no such record yet; returns the records of all of them.
+    """Relate the stages of every model of the plan that has no such record yet, and return the records of all of them.
 
-    A model that cannot be had has none: its cells say why.
-
-    Args:
-        store: of the suite; these records have a folder of their own in it.
+    A model that cannot be had has none: its cells say why. These records have a folder of their own in the store.
     """
     folder, records = store.interlayer(), []
     for entry in plan.models:
-        if not isinstance(entry, Opened):
+        if not isinstance(entry, LoadedModel):
             continue
         name = relation_id(entry)
         if not folder.finished(name):
@@ -58,7 +55,7 @@ def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable
     return records
 
 
-def _relate(plan: Plan, entry: Opened, name: str, device: torch.device) -> RelationRecord:
+def _relate(plan: Plan, entry: LoadedModel, name: str, device: torch.device) -> RelationRecord:
     set_determinism(SEED)
     model = entry.model.to(device)
     try:

@@ -449,6 +449,6 @@ def _source_identities(source: Any) -> None:
 
 SOURCE_CONTRACTS = (
     Contract("Its images are RGB in [0, 1], of the size that a model takes, masks too.", _source_images),
-    Contract("Opened twice it gives the same images and the same digest.", _source_repeats),
+    Contract("LoadedModel twice it gives the same images and the same digest.", _source_repeats),
     Contract("Every image has an identity of its own.", _source_identities),
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from invsuite._system.provenance import source_digest
-from invsuite.benchmark.cells import Opened
+from invsuite.benchmark.cells import LoadedModel
 from invsuite.benchmark.executors.base import (
     RETRIES,
     Broken,
@@ -203,7 +203,7 @@ class Pool(Generic[H]):
             "large enough, run again with --retry-failed"
         )
         entry = next(e for e in self.run.plan.models if e.spec == task.spec)
-        weights = {"weights": weights_of(entry.model)} if isinstance(entry, Opened) else {}
+        weights = {"weights": weights_of(entry.model)} if isinstance(entry, LoadedModel) else {}
         for cell in self.run.still_to_do(task.cells):
             self.run.finish(cell, problem_record(error) | weights)
 

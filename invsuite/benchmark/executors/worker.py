@@ -13,7 +13,7 @@ import torch
 
 from invsuite._system.provenance import source_digest
 from invsuite._system.signals import uninterrupted
-from invsuite.benchmark.cells import Cell, Plan, Refused, make_metrics, open_model
+from invsuite.benchmark.cells import Cell, Plan, UnavailableModel, make_metrics, open_model
 from invsuite.benchmark.executors.base import (
     Broken,
     CellDone,
@@ -143,7 +143,7 @@ class Worker:
         run = self._run
         try:
             entry = open_model(self._job.suite, self._job.selection, run.plan.metrics, task.spec, run.report.note)
-            if isinstance(entry, Refused):
+            if isinstance(entry, UnavailableModel):
                 return entry.error
             if not {cell.id for cell in task.cells} <= {cell.id for cell in entry.cells}:
                 return DataError(
