@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import griffe
@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: files of the repository that are pages or pictures of the site
 SHARED = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "results").glob("*.*")]
 BETTER = {"higher": "higher", "lower": "lower", "one": "closer to 1", "zero": "closer to 0"}
+#: of a measure's docstring, beside its formula
+SECTIONS = ("Range", "Ceiling", "Floor", "Undefined", "Pitfalls", "Source")
 PLACE = re.compile(r"^<!-- (method|metric) ([\w-]+) -->$", re.M)
 
 
@@ -127,26 +129,34 @@ def literal(value: griffe.Expr | str) -> Any:
 
 
 def describe(kind: str, name: str) -> str:
-    """Return what the sources say of a unit: its facts and its docstring, and a method's parameters."""
+    """Return a section of the page about a unit: its facts and its docstring, and a method's parameters."""
     unit = registered(kind)[name]
-    return (describe_method if kind == "method" else describe_metric)(unit)
+    return "\n".join((describe_method if kind == "method" else describe_metric)(unit))
 
 
-def describe_metric(unit: griffe.Class) -> str:
-    """Return a measure's description and a row of its facts."""
-    unit_name = fact(unit, "unit")
-    tolerance = f"{fact(unit, 'tolerance'):g} {unit_name}".strip()
-    better = BETTER[fact(unit, "direction")]
-    row = [f"`{fact(unit, 'name')}`", better, unit_name or "-", fact(unit, "group"), tolerance]
-    return "\n".join(
-        [text_of(unit), "", *table(["name", "better when", "unit", "table", "tolerance of `check`"], [row]), ""]
-    )
+def describe_metric(unit: griffe.Class) -> list[str]:
+    """Return a measure's heading, its description, a row of its facts, its formula, and what its docstring adds."""
+    said = sections(unit)
+    size = fact(unit, "unit")
+    tolerance = f"{fact(unit, 'tolerance'):g} {size}".strip()
+    row = [f"`{fact(unit, 'name')}`", BETTER[fact(unit, "direction")], size or "-", fact(unit, "group"), tolerance]
+    return [
+        f"### {fact(unit, 'label')} {{ #{fact(unit, 'name')} }}",
+        *("", said[""], ""),
+        *table(["name", "better when", "unit", "table", "tolerance of `check`"], [row]),
+        *("", said["Formula"], ""),
+        *(f"- **{title}**: {paragraph(said[title])}" for title in SECTIONS if title in said),
+    ]
 
 
-def describe_method(unit: griffe.Class) -> str:
-    """Return a method's description, its source, and a table of its parameters."""
-    origin = f"**Family:** {fact(unit, 'family')}. **Source:** {fact(unit, 'source')}."
-    return "\n".join([text_of(unit), "", origin, "", *parameters(unit), ""])
+def describe_method(unit: griffe.Class) -> list[str]:
+    """Return a method's heading, its description, its source, and a table of its parameters."""
+    return [
+        f"### `{fact(unit, 'name')}` {{ #{fact(unit, 'name')} }}",
+        *("", sections(unit)[""], ""),
+        f"**Family:** {fact(unit, 'family')}. **Source:** {fact(unit, 'source')}.",
+        *("", *parameters(unit), ""),
+    ]
 
 
 def recipe() -> str:
@@ -156,44 +166,36 @@ def recipe() -> str:
 
 def parameters(unit: griffe.Class) -> list[str]:
     """Return the lines of a table of a dataclass's fields, those of its base classes first; none if it has none."""
-    line = [unit, *unit.mro()]
-    meanings = dict(pair for cls in reversed(line) for pair in documented(cls))
     defaults: dict[str, Any] = {}
-    for cls in reversed(line):
+    for cls in (*reversed(unit.mro()), unit):
         for name, member in cls.members.items():
             if "instance-attribute" in member.labels and member.annotation is not None and member.value is not None:
                 defaults[name] = literal(member.value)
+    entries = re.findall(r"^([\w, ]+): (.*(?:\n .*)*)", sections(unit).get("Args", ""), re.M)
+    meanings = {name: paragraph(text) for names, text in entries for name in names.split(", ")}
     rows = [[f"`{name}`", f"`{json.dumps(default)}`", meanings.get(name, "")] for name, default in defaults.items()]
     return table(["parameter", "default", "meaning"], rows) if rows else []
 
 
-def documented(cls: griffe.Class) -> Iterator[tuple[str, str]]:
-    """Yield the names and meanings in a class's ``Args`` and ``Attributes``."""
-    kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes)
-    for section in sections(cls):
-        if section.kind in kinds:
-            for entry in section.value:
-                for name in entry.name.split(", "):
-                    yield name, plain(entry.description)
+def sections(unit: griffe.Class) -> dict[str, str]:
+    """Return the sections of a class's docstring by their title, "" for what stands before the first.
+
+    A section that the class lacks is its base class's; the arguments of all are joined.
+    """
+    merged: dict[str, str] = {}
+    for cls in (*reversed(unit.mro()), unit):
+        text = cls.docstring.value.replace("``", "`") if cls.docstring else ""
+        own = dict(re.findall(r"^([A-Z][a-z]+):\n((?: {4}.*\n?|\n)+)", text, re.M))
+        own = {title: dedent(body).strip() for title, body in own.items()}
+        arguments = own.get("Args", own.get("Attributes", ""))
+        merged |= own | {"": re.split(r"^[A-Z][a-z]+:$", text, maxsplit=1, flags=re.M)[0].strip()}
+        merged["Args"] = "\n".join([merged.get("Args", ""), arguments])
+    return merged
 
 
-def sections(cls: griffe.Class) -> list[Any]:
-    """Return the sections of a class's docstring."""
-    if cls.docstring is None:
-        return []
-    logging.getLogger("griffe").setLevel(logging.ERROR)  # dataclass fields are no arguments that it knows
-    return cls.docstring.parse("google", warnings=False)
-
-
-def text_of(cls: griffe.Class) -> str:
-    """Return the prose of a class's docstring, without its sections."""
-    return "\n\n".join(plain(s.value) for s in sections(cls) if s.kind is griffe.DocstringSectionKind.text)
-
-
-def plain(text: str) -> str:
-    """Return a docstring's text as Markdown on one line a paragraph."""
-    paragraphs = [" ".join(part.split()) for part in text.replace("``", "`").split("\n\n")]
-    return "\n\n".join(paragraphs).replace("|", "\\|")
+def paragraph(text: str) -> str:
+    """Return a text as one line."""
+    return " ".join(text.split())
 
 
 def public_names() -> str:
@@ -209,7 +211,8 @@ def public_names() -> str:
 
 def table(heads: list[str], rows: list[list[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
-    return ["| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)]
+    lines = (heads, ["---"] * len(heads), *rows)
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def commands() -> str:
@@ -220,7 +223,7 @@ def commands() -> str:
 
     lines: list[str] = []
     for name, command in sorted(typer.main.get_command(app).commands.items()):  # type: ignore[attr-defined]
-        lines += [f"## `invsuite {name}`", "", plain(command.help or ""), ""]
+        lines += [f"## `invsuite {name}`", "", paragraph(command.help or ""), ""]
         rows = [option(param) for param in command.params if param.name != "help"]
         lines += [*table(["option", "default", "meaning"], rows), ""]
     return "\n".join(lines)
@@ -231,4 +234,4 @@ def option(param: Any) -> list[str]:
     flags = param.opts if param.param_type_name == "option" else [param.name.upper()]
     default = param.default
     stated = isinstance(default, str | int | float | Path) and default not in (False, "")
-    return [", ".join(f"`{flag}`" for flag in flags), f"`{default}`" if stated else "", plain(param.help or "")]
+    return [", ".join(f"`{flag}`" for flag in flags), f"`{default}`" if stated else "", paragraph(param.help or "")]
