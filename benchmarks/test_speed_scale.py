@@ -30,15 +30,16 @@ import torch
 from helpers import small_suite
 from invented import measurement
 
-from invsuite.api import load_records
+from invsuite.api import load_results
 from invsuite.benchmark import runner
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.progress import ConsoleReporter
 from invsuite.benchmark.runner import RunOptions, estimate, run
 from invsuite.benchmark.suite import MethodSpec, Suite, load_suite
 from invsuite.methods import make_method
-from invsuite.report import write_report
-from invsuite.report.markdown import markdown, to_csv
+from invsuite.report.markdown import markdown
+from invsuite.report.results import Results
+from invsuite.results.frame import to_csv
 from invsuite.results.store import Store
 
 LIMIT = 5.0  # seconds
@@ -86,12 +87,11 @@ def read_and_render(suite: Suite, out: Path, models: int) -> tuple[float, float,
     """Seconds to read the records of so many models, to render their tables alone, and to write tables and page."""
     count = fill(out, models)
     start = time.process_time()
-    records = load_records(suite, out)
+    results = load_results(out)
     read = time.process_time() - start
-    assert len(records) == count
-    store = Store(out / "records" / "scale")
-    tables = seconds(lambda: (markdown("t", records), to_csv(records)))
-    return read, tables, seconds(lambda: write_report("scale", "t", records, lambda record: store, out))
+    assert len(results) == count
+    tables = seconds(lambda: (markdown(results), to_csv(results)))
+    return read, tables, seconds(lambda: Results(results.records, stores=results.stores).report(out))
 
 
 def test_ten_thousand_records_are_read_and_rendered(

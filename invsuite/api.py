@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,18 +20,16 @@ from invsuite.benchmark.progress import ConsoleReporter
 from invsuite.benchmark.runner import STRIP_IMAGES, Redo, Run, RunOptions, estimate
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
-from invsuite.benchmark.suite_file import read_suite
+from invsuite.benchmark.suite_file import SuiteFile, read_suite
 from invsuite.errors import Unavailable, UsageError, unknown_name
-from invsuite.report import full_title, write_report
 from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.markdown import terminal
 from invsuite.report.paper_claims import findings_markdown
-from invsuite.report.study import study_page
-from invsuite.report.study_design import analyse, key_of, plan_pairs, read_answers, read_key, study_table
-from invsuite.results.baseline import Judgement, judge, load_baseline, pin, summary, summary_markdown
+from invsuite.report.results import Results
+from invsuite.report.study import analyse, key_of, plan_pairs, read_answers, read_key, study_page, study_table
+from invsuite.results.baseline import Judgement, load_baseline, pin, summary, summary_markdown
 from invsuite.results.compare import Comparison, compare_rows, comparison_table
 from invsuite.results.kept import LIMIT
-from invsuite.results.merge import merge_runs
 from invsuite.results.record import Record, RelationRecord, to_json
 from invsuite.results.store import Store
 
@@ -67,7 +64,7 @@ class BenchResult:
     exit_code: int = 0
 
 
-def store_of(suite: Suite, out: Path) -> Store:
+def store_of(suite: Suite | SuiteFile, out: Path) -> Store:
     """Where a suite's records are."""
     return Store(out / "records" / suite.name)
 
@@ -87,26 +84,25 @@ def run_bench(options: BenchOptions) -> BenchResult:
             return _describe(Run(plan, store, executor.device, reporter, how, {}))
         outcome = executor.run(plan, Job(plan.suite, selection, store.folder.resolve(), how), reporter)
         relations = relate_models(plan, store, executor.device, reporter.note) if suite.interlayer else []
-    records = _records(plan, store)
-    files = write_report(suite.name, suite.title, records, lambda record: store, options.out, relations)
-    every: list[Record | RelationRecord] = [*records, *relations]
-    states = Counter(r.state for r in records)
+    results = Results(_records(plan, store), relations, {str(options.out): store})
+    files = results.report(options.out)
+    every: list[Record | RelationRecord] = [*results.records, *relations]
     text = "\n".join(
         [
-            f"{full_title(suite.title, records)}\n",
-            terminal(records),
+            f"{results.title}\n",
+            terminal(results),
             "",
             "* cannot be told apart from the best of its stage. Intervals, n and how to read each column: "
             + str(files[0]),
             f"{outcome.computed} cells computed, {outcome.reused} reused"
             + (f" (measures added to {outcome.added})" if outcome.added else "")
             + "; "
-            + ", ".join(f"{n} {state}" for state, n in sorted(states.items())),
+            + ", ".join(f"{n} {state}" for state, n in results.states.items()),
             *_problems(every),
         ]
     )
     tree = {"suite": suite.name, "computed": outcome.computed, "reused": outcome.reused}
-    tree["cells"] = [to_json(record) for record in records]
+    tree["cells"] = [to_json(record) for record in results]
     if relations:
         tree["interlayer"] = [to_json(record) for record in relations]
     return BenchResult(text, tree, _exit_code(plan, every) or int(outcome.failed > 0))
@@ -206,87 +202,57 @@ def _records(plan: Plan, store: Store) -> list[Record]:
     return [record for cell in plan.cells if (record := store.read(cell.id)) is not None]
 
 
-def load_records(suite: Suite, out: Path) -> list[Record]:
-    """The newest record of every model/stage/method/seed, in the suite's order.
+def load_results(folder: Path | str = "results", suite: str = "") -> Results:
+    """Return what a run of a suite left in a folder.
+
+    Args:
+        folder: what the run was given as ``out``.
+        suite: the suite's name; needed where the folder has several.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if there are no records, or of several suites and none is named.
     """
-    newest: dict[str, Record] = {}
-    for record in store_of(suite, out).records():
-        key = record.cell.key
-        if key not in newest or _age(newest[key]) <= _age(record):
-            newest[key] = record
-    if not newest:
-        raise UsageError(f"no records of suite '{suite.name}' in '{out}'; run: invsuite bench --suite {suite.name}")
-    return sorted(newest.values(), key=lambda r: r.cell.order)
-
-
-def _age(record: Record) -> tuple[bool, str]:
-    """What orders records of the same cell: a model that could not be had later does not hide what it gave before."""
-    return "refused" not in record.identity, record.provenance.written
+    folders = Path(folder) / "records"
+    names = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
+    if not suite and len(names) > 1:
+        raise UsageError(f"'{folder}' has records of several suites, name one: {', '.join(names)}")
+    suite = suite or next(iter(names), "quick")
+    results = Results.load(folders / suite, str(folder))
+    if not results.records:
+        raise UsageError(f"no records of suite '{suite}' in '{folder}'; run: invsuite bench --suite {suite}")
+    return results
 
 
 def rerender(suite_name: str, out: Path) -> list[Path]:
     """Render the report of a suite from its records; returns the files."""
-    suite = load_suite(suite_name)
-    records, relations, store = load_records(suite, out), load_relations(suite, out), store_of(suite, out)
-    return write_report(suite.name, suite.title, records, lambda record: store, out, relations)
+    return load_results(out, read_suite(suite_name).name).report(out)
 
 
-def load_relations(suite: Suite, out: Path) -> list[RelationRecord]:
-    """The newest record of how the stages of each model relate."""
-    newest: dict[str, RelationRecord] = {}
-    for record in sorted(store_of(suite, out).interlayer().records(), key=lambda r: r.provenance.written):
-        newest[record.cell.model] = record
-    return list(newest.values())
-
-
-def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
+def merge_folders(suite_name: str, folders: Sequence[Path], out: Path) -> tuple[list[Path], Sequence[str]]:
     """Render one leaderboard from the records of a suite in several folders; returns the files and what the reader
     must know of the merged runs."""
-    suite = load_suite(suite_name)
-    runs = {str(folder): folder for folder in folders}
-    merged = merge_runs(
-        {name: load_records(suite, folder) for name, folder in runs.items()},
-        {name: load_relations(suite, folder) for name, folder in runs.items()},
-    )
-    files = write_report(
-        f"{suite.name}-merged",
-        f"{suite.title} - {len(runs)} runs merged",
-        merged.records,
-        lambda record: store_of(suite, runs[record.run.name] if record.run else out),
-        out,
-        merged.relations,
-        merged.notes,
-    )
-    return files, merged.notes
-
-
-def _titled(suite: Suite, out: Path) -> tuple[str, list[Record]]:
-    """The heading of a suite's records, and the records."""
-    records = load_records(suite, out)
-    return full_title(suite.title, records), records
+    suite = read_suite(suite_name)
+    first, *others = (load_results(folder, suite.name) for folder in folders)
+    merged = first.merge(*others)
+    return merged.report(out), merged.notes
 
 
 def write_efficiency(suite_names: Sequence[str], out: Path) -> Path:
     """Render ``efficiency.md`` from the records of suites; returns the file."""
-    suites = [load_suite(name) for name in suite_names]
     path = out / "efficiency.md"
-    page = efficiency_markdown([_titled(suite, out) for suite in suites])
+    page = efficiency_markdown([load_results(out, read_suite(name).name) for name in suite_names])
     write_atomically(path, page.encode())
     return path
 
 
 def write_findings(suite_names: Sequence[str], out: Path, method: str) -> Path:
     """Render ``findings.md`` from the records of suites; returns the file."""
-    suites = [load_suite(name) for name in suite_names]
+    suites = [read_suite(name) for name in suite_names]
     for suite in suites:
-        known = [spec.name for spec in suite.methods]
-        if method not in known:
-            raise unknown_name(f"method of suite '{suite.name}'", method, known)
+        if method not in suite.methods:
+            raise unknown_name(f"method of suite '{suite.name}'", method, suite.methods)
     path = out / "findings.md"
-    page = findings_markdown([(*_titled(suite, out), load_relations(suite, out)) for suite in suites], method)
+    page = findings_markdown([load_results(out, suite.name) for suite in suites], method)
     write_atomically(path, page.encode())
     return path
 
@@ -295,7 +261,7 @@ def compare_two(
     suite_name: str, out: Path, rows: tuple[str, str], measures: Sequence[str] | None
 ) -> tuple[list[Comparison], str]:
     """The paired differences of two rows of a suite, and their table."""
-    comparisons = compare_rows(load_records(load_suite(suite_name), out), *rows, measures)
+    comparisons = compare_rows(load_results(out, read_suite(suite_name).name), *rows, measures)
     return comparisons, comparison_table(comparisons)
 
 
@@ -303,42 +269,41 @@ def write_study(
     suite_name: str, out: Path, methods: Sequence[str] | None, questions: int, seed: int
 ) -> tuple[Path, Path]:
     """Write the page of a blind study of a suite's pictures, and the key that tells its methods; returns both files."""
-    suite = load_suite(suite_name)
-    store = store_of(suite, out)
-    records = [r for r in load_records(suite, out) if r.ok and r.cell.seed == suite.seeds[0]]
+    suite = read_suite(suite_name)
+    results, store = load_results(out, suite.name), store_of(suite, out)
+    records = [r for r in results.done if r.cell.seed == suite.seeds[0]]
     chosen = choose("method", list(dict.fromkeys(r.cell.method for r in records)), methods)
     records = [r for r in records if r.cell.method in chosen and store.strip_path(r.cell.id).is_file()]
     images = min([STRIP_IMAGES, *(len(r.images) for r in records)])
-    pairs = plan_pairs(records, images, questions, seed)
-    key = key_of(suite.name, pairs)
-    page, key_path = out / f"{suite.name}-study.html", _key_path(suite, out)
-    write_atomically(page, study_page(suite.name, key["study"], pairs, records, store, seed).encode())
-    write_atomically(key_path, json.dumps(key, indent=1).encode())
+    key = key_of(suite.name, plan_pairs(records, images, questions, seed))
+    page, key_path = out / f"{suite.name}-study.html", _key_path(suite.name, out)
+    write_atomically(page, study_page(key, results, seed).encode())
+    write_atomically(key_path, json.dumps(asdict(key), indent=1).encode())
     return page, key_path
 
 
 def study_results(suite_name: str, out: Path, files: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
     """Strengths of methods from the answers to a suite's study, and their table."""
-    methods, answers = read_answers(files, read_key(_key_path(load_suite(suite_name), out)))
+    methods, answers = read_answers(files, read_key(_key_path(read_suite(suite_name).name, out)))
     found = analyse(methods, answers)
     return [asdict(s) for s in found], study_table(found, len({a.rater for a in answers}), len(answers))
 
 
-def _key_path(suite: Suite, out: Path) -> Path:
-    return out / f"{suite.name}-study-key.json"
+def _key_path(suite: str, out: Path) -> Path:
+    return out / f"{suite}-study-key.json"
 
 
-def _baseline_path(suite: Suite, path: Path | None) -> Path:
-    return path or Path("baselines") / f"{suite.name}.json"
+def _baseline_path(suite: str, path: Path | None) -> Path:
+    return path or Path("baselines") / f"{suite}.json"
 
 
 def check_records(
     suite_name: str, out: Path, path: Path | None, page: Path | None = None
 ) -> tuple[list[Judgement], str]:
     """Verdicts on a suite's records, and their summary; ``page`` gets it as markdown."""
-    suite = load_suite(suite_name)
-    baseline = load_baseline(_baseline_path(suite, path))
-    judgements = judge(load_records(suite, out), baseline)
+    suite = read_suite(suite_name)
+    baseline = load_baseline(_baseline_path(suite.name, path))
+    judgements = load_results(out, suite.name).check(baseline)
     if page is not None:
         write_atomically(page, summary_markdown(judgements, suite.name).encode())
     return judgements, summary(judgements)
@@ -347,9 +312,9 @@ def check_records(
 def pin_records(suite_name: str, out: Path, path: Path | None) -> Path:
     """Pin a suite's records as its baseline; returns the file. Records of seeds that the suite does not name are not
     pinned: they tell how far reseeding moves the others."""
-    suite = load_suite(suite_name)
-    target = _baseline_path(suite, path)
-    pin(load_records(suite, out), target, suite.seeds)
+    suite = read_suite(suite_name)
+    target = _baseline_path(suite.name, path)
+    pin(load_results(out, suite.name), target, suite.seeds)
     return target
 
 
@@ -359,7 +324,7 @@ def find_record(suite_name: str, out: Path, part: str) -> Record:
     Raises:
         UsageError: if none or several match.
     """
-    records = {r.cell.id: r for r in store_of(load_suite(suite_name), out).records()}
+    records = {r.cell.id: r for r in store_of(read_suite(suite_name), out).records()}
     if part in records:
         return records[part]
     found = [cell_id for cell_id in records if cell_id.startswith(f"{part}-s")]

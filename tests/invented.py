@@ -9,6 +9,7 @@ from invsuite.registry import METRICS
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.statistics import summarise
 
+TITLE = "tiny: a suite for tests"
 PROVENANCE = Provenance(
     git={"sha": "c" * 40, "dirty": True},
     source_sha256="b" * 64,
@@ -59,9 +60,8 @@ def record(
     **more: Any,
 ) -> Record:
     """Return a record of a cell with these measurements; one without numbers says that it broke."""
-    cell = CellName(
-        f"{model}-{stage}-{method}-s{seed}-0123456789ab", "tiny", model, stage, 0, method, method, "closed form", seed
-    )
+    cell_id = f"{model}-{stage}-{method}-s{seed}-0123456789ab"
+    cell = CellName(cell_id, "tiny", model, stage, 0, method, method, "closed form", seed, title=TITLE)
     if status != "ok":
         return Record(cell, {"seed": seed}, status, PROVENANCE, reason="it broke", **more)  # type: ignore[arg-type]
     body: dict[str, Any] = {

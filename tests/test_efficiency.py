@@ -11,8 +11,9 @@ import pytest
 from helpers import TINY_SUITE, invoke
 from invented import measurement
 
-from invsuite.report.algebra import algebra_section
-from invsuite.report.efficiency import cost_to, efficiency_markdown, trained_fits
+from invsuite.report.efficiency import cost_to, efficiency_markdown, trained_cells
+from invsuite.report.markdown import markdown
+from invsuite.report.results import Results
 from invsuite.results.record import CellCost, Record
 
 FLOPS = 1e12
@@ -53,7 +54,7 @@ def records() -> list[Record]:
 
 
 def test_cost_up_to_a_quality(records: list[Record]) -> None:
-    fits = trained_fits(records)
+    fits = trained_cells(records)
     assert [f.method for f in fits] == ["layerwise", "modular"] * 2
     own = {m: [f for f in fits if f.method == m] for m in ("layerwise", "modular")}
     assert own["layerwise"][1].reached(18.0) == 50
@@ -66,7 +67,7 @@ def test_cost_up_to_a_quality(records: list[Record]) -> None:
 
 
 def test_the_claim_is_worded_from_the_numbers(records: list[Record]) -> None:
-    page = " ".join(efficiency_markdown([("two stages", records)]).split())
+    page = " ".join(efficiency_markdown([Results(records)]).split())
     assert "`modular` takes 16.00 TFLOP of own training for 2 stages, `layerwise` 26.00: 1.6 times as much" in page
     assert "in dB: a +0.00, b -4.00" in page
     assert "Of the 10.00 TFLOP saved, 100 % are the image decoder trained once instead of 2 times" in page
@@ -100,5 +101,7 @@ def test_pages_come_from_a_real_run(tmp_path: Path) -> None:
     assert "no records of suite 'tiny'" in missing.stderr
 
 
-def test_algebra_has_nothing_to_say_of_other_methods(records: list[Record]) -> None:
-    assert algebra_section(records) == []
+def test_closed_form_sections_have_nothing_to_say_of_other_methods(records: list[Record]) -> None:
+    table = markdown(Results(records))
+    assert "Linear ceiling" not in table
+    assert "Fixed points" not in table

@@ -12,19 +12,22 @@ import pytest
 from helpers import TINY_SUITE, invoke
 from invented import measurement
 
-from invsuite.report.claims import CLAIMS, Check, Rule
 from invsuite.report.paper_claims import (
-    Estimate,
+    CLAIMS,
+    Check,
+    Number,
+    Rule,
     Subject,
     claim_section,
-    estimate,
+    conclude,
+    difference,
     family_of,
     findings_markdown,
-    gap,
+    number_of,
     overall,
     subjects,
-    verdict_of,
 )
+from invsuite.report.results import Results
 from invsuite.results.record import Record, RelationName, RelationRecord, Weights
 from invsuite.results.store import Store
 
@@ -62,7 +65,7 @@ def matrix(vit: tuple[float, float], detr: tuple[float, float], measure: str = "
 
 
 def both(records: list[Record]) -> tuple[Subject, Subject]:
-    vit, detr = subjects(records, (), "modular")
+    vit, detr = subjects(Results(records), "modular")
     return vit, detr
 
 
@@ -73,45 +76,45 @@ def test_what_is_left_of_the_first_stage() -> None:
     vit, detr = both(matrix(vit=(35.0, 31.0), detr=(25.0, 17.0)))
     assert (vit.family, detr.family) == ("ViT", "DETR")
     assert detr.encoder == ["backbone", "encoder"], "the decoder is behind it"
-    kept, lost = estimate(LEFT, vit), estimate(LEFT, detr)
+    kept, lost = number_of(LEFT, vit), number_of(LEFT, detr)
     assert kept is not None
     assert lost is not None
     assert kept.value == pytest.approx(0.8, abs=0.01)
     assert lost.value == pytest.approx(0.2, abs=0.02)
     assert (kept.n, kept.where) == (N, "embed to block06")
-    difference = gap(LEFT, vit, detr)
-    assert difference is not None
-    assert difference.value == pytest.approx(0.6, abs=0.03)
+    between = difference(LEFT, vit, detr)
+    assert between is not None
+    assert between.value == pytest.approx(0.6, abs=0.03)
     assert LEFT.vit is not None
     assert LEFT.detr is not None
-    assert LEFT.gap is not None
-    assert verdict_of(kept, LEFT.vit) == "holds"
-    assert verdict_of(lost, LEFT.detr) == "holds"
-    assert verdict_of(difference, LEFT.gap) == "holds"
+    assert LEFT.difference is not None
+    assert conclude(kept, LEFT.vit) == "holds"
+    assert conclude(lost, LEFT.detr) == "holds"
+    assert conclude(between, LEFT.difference) == "holds"
 
 
 def test_the_claim_fails_when_the_numbers_are_the_other_way_round() -> None:
     vit, detr = both(matrix(vit=(35.0, 17.0), detr=(25.0, 24.0)))
     for subject in (vit, detr):
-        found, rule = estimate(LEFT, subject), LEFT.rule(subject.family)
+        found, rule = number_of(LEFT, subject), LEFT.rule(subject.family)
         assert found is not None
         assert rule is not None
-        assert verdict_of(found, rule) == "fails"
-    difference = gap(LEFT, vit, detr)
-    assert difference is not None
-    assert LEFT.gap is not None
-    assert verdict_of(difference, LEFT.gap) == "fails"
+        assert conclude(found, rule) == "fails"
+    between = difference(LEFT, vit, detr)
+    assert between is not None
+    assert LEFT.difference is not None
+    assert conclude(between, LEFT.difference) == "fails"
 
 
 def test_near_the_bound_it_cannot_be_told() -> None:
     noisy = np.random.default_rng(1).normal(0.5, 0.3, N)
     vit, _ = both([*matrix((30.0, 25.0), (20.0, 18.0), hue_gain=(noisy - noisy.mean() + 0.52).tolist())])  # type: ignore[arg-type]
     check = next(c for claim in CLAIMS for c in claim.checks if c.measure == "hue_gain")
-    found = estimate(check, vit)
+    found = number_of(check, vit)
     assert found is not None
     assert check.vit is not None
     assert found.value == pytest.approx(0.52)
-    assert verdict_of(found, check.vit) == "cannot be told"
+    assert conclude(found, check.vit) == "cannot be told"
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,9 @@ def test_near_the_bound_it_cannot_be_told() -> None:
     ],
 )
 def test_rules(low: float | None, high: float | None, rule: Rule, verdict: str | None) -> None:
-    assert verdict_of(Estimate(0.5, low, high, 9, 1, "a"), rule) == verdict
-    assert verdict_of(Estimate(0.7, 0.6, 0.8, 7, 1, "a"), Rule("above", 0.5)) == "cannot be told", "of 7 images"
-    assert verdict_of(Estimate(0.5, 1.2, 3.0, 9, 1, "a", floor=1.0), Rule("above", None)) == "holds"
+    assert conclude(Number(0.5, low, high, 9, 1, "a"), rule) == verdict
+    assert conclude(Number(0.7, 0.6, 0.8, 7, 1, "a"), Rule("above", 0.5)) == "cannot be told", "of 7 images"
+    assert conclude(Number(0.5, 1.2, 3.0, 9, 1, "a", floor=1.0), Rule("above", None)) == "holds"
 
 
 def test_a_claim_needs_all_of_its_checks() -> None:
@@ -143,19 +146,19 @@ def test_a_claim_needs_all_of_its_checks() -> None:
 
 def test_a_first_stage_no_better_than_the_mean_image_has_nothing_to_lose() -> None:
     vit, detr = both(matrix(vit=(14.0, 13.0), detr=(25.0, 17.0)))
-    assert estimate(LEFT, vit) is None
-    assert gap(LEFT, vit, detr) is None
+    assert number_of(LEFT, vit) is None
+    assert difference(LEFT, vit, detr) is None
     assert "| embed is no better than the mean image " in "\n".join(claim_section(CLAIMS[0], (vit, detr)))
 
 
 def test_models_without_common_images_are_compared_unpaired() -> None:
     records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
-    last = Check("psnr", "last", "PSNR", gap=Rule("above", 0.0))
-    paired = gap(last, *both(records))
+    last = Check("psnr", "last", "PSNR", difference=Rule("above", 0.0))
+    paired = difference(last, *both(records))
     for one in records:
         if one.cell.model == "detr":
             one.images = [f"other-{i}" for i in range(N)]
-    found = gap(last, *both(records))
+    found = difference(last, *both(records))
     assert paired is not None
     assert found is not None
     assert found.value == pytest.approx(paired.value) == pytest.approx(14.0)
@@ -171,7 +174,7 @@ def test_seeds_are_counted() -> None:
     records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
     records += [record("vit", stage, "modular", 1, psnr=level) for stage, level in (("embed", 35.0), ("block06", 29.0))]
     vit, _ = both(records)
-    found = estimate(LEFT, vit)
+    found = number_of(LEFT, vit)
     assert found is not None
     assert (found.seeds, found.n) == (2, N)
     assert found.value == pytest.approx(0.75, abs=0.01)
@@ -194,18 +197,18 @@ def test_neighbouring_stages_are_judged_by_their_worst_pair() -> None:
         },
     }
     relation = RelationRecord(RelationName("vit", "tiny", "vit"), {}, "ok", invented.PROVENANCE, body=body)
-    [vit] = subjects(records, [relation], "modular")
+    [vit] = subjects(Results(records, [relation]), "modular")
     cross, cka = CLAIMS[3].checks
-    found = estimate(cross, vit)
+    found = number_of(cross, vit)
     assert found is not None
     assert (found.value, found.where, found.n) == (2.5, "inverse of c at b", 8)
     assert cross.vit is not None
-    assert verdict_of(found, cross.vit) == "fails"
-    found = estimate(cka, vit)
+    assert conclude(found, cross.vit) == "fails"
+    found = number_of(cka, vit)
     assert found is not None
     assert (found.value, found.where) == (0.7, "b and c")
     assert cka.vit is not None
-    assert verdict_of(found, cka.vit) == "holds"
+    assert conclude(found, cka.vit) == "holds"
 
 
 def test_families() -> None:
@@ -246,6 +249,6 @@ def test_the_page_has_a_verdict_for_each_claim_and_says_what_is_missing(tmp_path
 def test_without_models_of_either_family_nothing_is_claimed() -> None:
     one = record("net", "layer1", "modular", psnr=20.0)
     one.weights = Weights("timm convnext", "0" * 64)
-    page = findings_markdown([("t", [one], ())])
+    page = findings_markdown([Results([one])])
     assert "No model of a known family" in page
     assert "###" not in page

@@ -19,12 +19,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from test_store_and_check import record as a_record
 
-from invsuite.api import load_records, store_of
-from invsuite.benchmark.suite import load_suite
-from invsuite.report.html import _maps, html_page, value
-from invsuite.report.pictures import Pictures, extremes
-from invsuite.results.pictures import EACH, MOST, extreme_rows, ranking, sheet
-from invsuite.results.record import Record
+from invsuite.report.figures import Pictures, kept_pictures
+from invsuite.report.html import _maps, cell_text, html_page
+from invsuite.report.results import Results
+from invsuite.results.pictures import EACH, MOST, best_and_worst, ranking, sheet
 from invsuite.results.rows import measures_of, rows_of
 from invsuite.results.store import Store
 
@@ -46,13 +44,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(run: Path) -> list[Record]:
-    return load_records(load_suite(str(run / "tiny.toml")), run)
-
-
-@pytest.fixture(scope="module")
-def store(run: Path) -> Store:
-    return store_of(load_suite(str(run / "tiny.toml")), run)
+def results(run: Path) -> Results:
+    return Results.load(run / "records" / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +149,8 @@ def test_the_slider_walks_the_stages_by_keyboard(page: Page) -> None:
     assert page.locator("#wall tbody th").all_inner_texts()[0] == "original"
 
 
-def test_drilling_down_finds_the_worst_and_best_image(page: Page, records: list[Record]) -> None:
-    record = next(r for r in records if r.cell.stage == "block03" and r.cell.method == "ridge")
+def test_drilling_down_finds_the_worst_and_best_image(page: Page, results: Results) -> None:
+    record = next(r for r in results if r.cell.stage == "block03" and r.cell.method == "ridge")
     for name, choice in (("model", "vit"), ("stage", "block03"), ("method", "ridge"), ("measure", "1")):
         page.locator(f"#image-{name}").select_option(choice)
     values = [value for value in record.measurements["ssim"].values if value is not None]
@@ -236,24 +229,24 @@ def test_curves_matrices_and_reasons_are_there(page: Page) -> None:
     assert "SHA-256" in page.locator("#origin").inner_text()
 
 
-def renamed(records: list[Record]) -> list[Record]:
-    """Records whose names are attacks, one of them failed with such a reason."""
-    nasty = copy.deepcopy(records)
+def renamed(results: Results) -> Results:
+    """Results whose names are attacks, one of them failed with such a reason."""
+    nasty = copy.deepcopy(list(results))
     for record in nasty:
+        record.cell.title = NASTY
         for part in ("model", "stage", "method"):
             setattr(record.cell, part, getattr(record.cell, part) + NASTY)
     nasty[0] = replace(nasty[0], status="failed", reason=NASTY, traceback=NASTY)
-    return nasty
+    return replace(results, records=nasty)
 
 
-def test_names_are_text(records: list[Record], store: Store, browser: Browser, tmp_path: Path) -> None:
-    nasty = renamed(records)
+def test_names_are_text(results: Results, browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text(html_page(NASTY, nasty, lambda record: store))
+    path.write_text(html_page(renamed(results)))
     with opened(browser, path) as page:
         dialogs: list[str] = []
         page.on("dialog", lambda dialog: dialogs.append(dialog.message))
-        assert page.locator("h1").inner_text() == NASTY
+        assert page.locator("h1").inner_text().startswith(NASTY)
         assert page.locator("script").count() == 3
         assert page.locator("#board tbody th").first.inner_text().endswith(NASTY)
         page.locator("#board-method").select_option(f"ridge{NASTY}")
@@ -264,13 +257,11 @@ def test_names_are_text(records: list[Record], store: Store, browser: Browser, t
         assert dialogs == []
 
 
-def test_records_without_pictures_or_numbers_make_a_page(
-    records: list[Record], browser: Browser, tmp_path: Path
-) -> None:
-    failed = [replace(r, status="failed", reason="a fault", measurements={}) for r in records[:2]]
-    for name, some in (("bare", records), ("failed", failed)):
+def test_records_without_pictures_or_numbers_make_a_page(results: Results, browser: Browser, tmp_path: Path) -> None:
+    failed = [replace(r, status="failed", reason="a fault", measurements={}) for r in results[:2]]
+    for name, some in (("bare", results.records), ("failed", failed)):
         path = tmp_path / f"{name}.html"
-        path.write_text(html_page("nothing kept", some, lambda record: Store(tmp_path / "empty")))
+        path.write_text(html_page(Results(some)))
         with opened(browser, path) as page:
             assert page.locator("#walls").count() == 0
             assert page.locator("#images").count() == (1 if name == "bare" else 0)
@@ -282,11 +273,11 @@ def test_extremes_are_the_best_and_worst_of_every_measure() -> None:
     assert ranking(up) == [7, 4, 5, 0, 3, 2, 6]
     assert ranking(one) == [1, 2, 4]
     assert ranking(measurement("no", status="skipped")) == []
-    rows = extreme_rows({"up": up, "one": one})
+    rows = best_and_worst({"up": up, "one": one})
     assert rows[:4] == [6, 7, 4, 1], "the very worst and best of each first"
     assert set(rows) == {6, 2, 3, 7, 4, 5, 1}
     many = {str(i): measurement(str(i), np.random.default_rng(i).random(500).tolist()) for i in range(40)}
-    assert len(extreme_rows(many)) == MOST
+    assert len(best_and_worst(many)) == MOST
 
 
 def test_kept_extremes_come_back_as_they_were(tmp_path: Path) -> None:
@@ -296,7 +287,7 @@ def test_kept_extremes_come_back_as_they_were(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = replace(invented.record(extremes=[5, 0, 9]), identity={"image_size": [80, 120]})
     store.extremes_path(record.cell.id).write_bytes(sheet(images, made))
-    kept = extremes(store, record)
+    kept = kept_pictures(store, record)
     assert list(kept) == [5, 0, 9]
     for row, image, other in zip((5, 0, 9), images, made, strict=True):
         for found, true in zip(kept[row], (image, other), strict=True):
@@ -321,7 +312,7 @@ def test_a_row_that_sees_the_image_does_not_set_the_scale_of_a_heat_map() -> Non
     oracle, worse, better = a_record("bicubic", shift=80), a_record("mean"), a_record("ridge", shift=1)
     oracle.cell.uses_image = True
     rows = rows_of([oracle, worse, better])
-    [found] = _maps(rows, "psnr", [value(row, measures_of(rows)["psnr"], {"psnr": {}}) for row in rows])
+    [found] = _maps(rows, "psnr", [cell_text(row, measures_of(rows)["psnr"], {"psnr": {}}) for row in rows])
     [(_, cells)] = found["lines"]
     brightest, darkest = "#fde725", "#440154"
     assert [cell.fill for cell in cells] == [brightest, darkest, brightest]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import TINY_SUITE, invoke, scene_split, scoring
 
-from invsuite.api import load_records
+from invsuite.api import load_results
 from invsuite.benchmark import stage_relations
 from invsuite.benchmark.cells import LoadedModel, Selection, make_plan
 from invsuite.benchmark.suite import load_suite
@@ -196,7 +196,7 @@ def test_a_run_relates_every_model_once(tmp_path: Path, monkeypatch: pytest.Monk
     related = sorted(store.interlayer().records(), key=lambda r: r.cell.model)
     assert [r.cell.model for r in related] == ["detr", "vit"]
     assert all(r.ok and r.provenance.versions["torch"] for r in related)
-    assert len(list(store.records())) == len(load_records(load_suite(str(path)), out)) == 8, "no cell among them"
+    assert len(list(store.records())) == len(load_results(out)) == 8, "no cell among them"
 
     page = (out / "tiny.md").read_text()
     for wanted in ("## Between stages", "CKA (n=64)", "Ridge R2 (n=6)", "Cross-application, ridge (n=3)", "ᵐ"):

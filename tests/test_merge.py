@@ -13,9 +13,7 @@ from helpers import TINY_SUITE, invoke
 
 from invsuite.report.html import html_page
 from invsuite.report.markdown import markdown
-from invsuite.results.merge import merge_runs
-from invsuite.results.record import Record
-from invsuite.results.store import Store
+from invsuite.report.results import Results
 
 WORDS = ("--metrics", "psnr", "--models", "vit", "--stages", "embed", "--device", "cpu")
 
@@ -33,8 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def records(folder: Path) -> list[Record]:
-    return list(Store(folder / "records" / "tiny").records())
+def results(folder: Path) -> Results:
+    return Results.load(folder / "records" / "tiny", folder.name)
 
 
 def test_runs_on_the_same_images_are_one_ranked_table(runs: Path, tmp_path: Path) -> None:
@@ -78,41 +76,51 @@ def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_pa
 
 
 def test_other_weights_are_a_table_of_their_own(runs: Path) -> None:
-    one, two = records(runs / "a"), copy.deepcopy(records(runs / "b"))
+    one, two = results(runs / "a"), results(runs / "b")
     for record in two:
         record.identity["weights"] = "other"
-    merged = merge_runs({"a": one, "b": two})
+    merged = one.merge(two)
     assert any("Model vit was run on 2 revisions of the weights" in note for note in merged.notes)
     assert len({r.cell.model for r in merged.records}) == 2
     assert {r.original_model for r in merged.records} == {"vit"}
 
 
 def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) -> None:
-    one, two = records(runs / "a"), [r for r in records(runs / "b") if r.cell.method == "ridge"]
-    alike = merge_runs({"a": one, "b": two})
+    one, two = results(runs / "a"), results(runs / "b")
+    two = replace(two, records=[record for record in two if record.cell.method == "ridge"])
+    alike = one.merge(two)
     assert not [note for note in alike.notes if "devices" in note]
     other = copy.deepcopy(two)
     assert other[0].cost is not None
     other[0].provenance.device, other[0].cost.clock = "NVIDIA H100", "cuda-event"
-    merged = merge_runs({"a": one, "b": other})
+    merged = one.merge(other)
     [note] = [note for note in merged.notes if "devices" in note]
     assert note.startswith("Times and memory were measured on 2 devices (CPU")
     assert "NVIDIA H100, cuda-event): they are not ranked or shown side by side across them." in note
-    for records_, shown in ((alike.records, False), (merged.records, True)):
-        page = markdown("t", records_)
+    for both, shown in ((alike, False), (merged, True)):
+        page = markdown(replace(both, relations=()))
         rows = [line for line in page.splitlines() if line.startswith("| embed") and "[" in line]
-        stores = {name: Store(runs / name / "records" / "tiny") for name in ("a", "b")}
-        html = html_page("t", records_, lambda record, stores=stores: stores[record.run.name])
+        html = html_page(both)
         cells = re.findall(r'<td class="number" data-sort="[^"]*">([^<]*)(?:<small>\d run|</td>)', html)
         assert [cells[i : i + 3] == ["-"] * 3 for i in (0, 4)] == [shown, shown]
         assert [[cell.strip() for cell in row.split("|")[4:7]] == ["-"] * 3 for row in rows] == [shown, shown]
 
 
 def test_a_failure_of_a_later_run_does_not_hide_a_success(runs: Path) -> None:
-    good = records(runs / "a")
+    good = results(runs / "a")
     later = replace(good[0].provenance, written="2999-01-01")
-    failed = [replace(good[0], status="failed", reason="x", provenance=later)]
-    assert [r.status for r in merge_runs({"a": good, "b": failed}).records] == ["ok"]
+    failed = Results([replace(good[0], status="failed", reason="x", provenance=later)])
+    assert [record.status for record in good.merge(failed)] == ["ok"]
+
+
+def test_merged_runs_merge_with_further_runs(runs: Path) -> None:
+    """One after the other is the same as all at once: names that a first merge changed do not stay."""
+    a, b, c = (results(runs / name) for name in "abc")
+    step, once = a.merge(c).merge(b), a.merge(c, b)
+    assert [record.cell for record in step] == [record.cell for record in once]
+    assert len(step.models) == 2
+    assert step.notes == once.notes
+    assert step.title.startswith("tiny: a suite for tests - 3 runs merged")
 
 
 def test_a_folder_without_records_is_named(runs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from invented import measurement
 
 from invsuite.registry import METHODS, METRICS
 from invsuite.report.markdown import terminal
+from invsuite.report.results import Results
 from invsuite.results.record import Record
 from invsuite.results.store import Store
 
@@ -57,7 +58,7 @@ def test_records_of_units_that_are_not_registered_are_rendered(tmp_path: Path) -
     assert "**1.0 [1.0, 1.1]** #1" in row
     assert "lab-thumbnail (sees the image)" in page
     assert "- **Sharpness** (↓): Width of the sharpest edge. Floor by permutation: 9.0." in page
-    assert "Sharpness px" in terminal(records)
+    assert "Sharpness px" in terminal(Results(records))
     html = (out / "tiny.html").read_text()
     assert 'data-name="Sharpness"' in html
     assert "Width of the sharpest edge." in html

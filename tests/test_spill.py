@@ -14,7 +14,7 @@ from helpers import TINY_SUITE, invoke
 from invsuite._system import memory
 from invsuite._system.memory import available_memory
 from invsuite._system.spill import MEMORY_SHARE, SpilledTensor, TensorLike, collect, memory_budget
-from invsuite.api import load_records, store_of
+from invsuite.api import load_results, store_of
 from invsuite.benchmark.suite import load_suite
 from invsuite.data import split as data_split
 from invsuite.data.scenes import Scenes
@@ -42,7 +42,7 @@ def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Measurement], byt
             store.strip_path(record.cell.id).read_bytes(),
             record.extremes,
         )
-        for record in load_records(suite, folder)
+        for record in load_results(folder)
     }
 
 

@@ -15,6 +15,7 @@ from invented import measurement
 from test_store_and_check import record
 
 from invsuite.report.markdown import markdown, terminal
+from invsuite.report.results import Results
 from invsuite.results import statistics
 from invsuite.results.record import Record
 from invsuite.results.rows import advantage, places_of, rows_of
@@ -160,9 +161,9 @@ def seeded(method: str, seeds: int, shift: float = 0.0, spread: float = 0.0) -> 
 
 def test_the_leaderboard_has_one_line_for_all_seeds() -> None:
     records = [*seeded("modular", 3, spread=1.0), record("ridge")]
-    text = markdown("t", records)
+    text = markdown(Results(records))
     line = next(line for line in text.splitlines() if "| modular (3 seeds)" in line)
-    assert "modular (3 seeds)" in terminal(records)
+    assert "modular (3 seeds)" in terminal(Results(records))
     assert sum("| modular" in line for line in text.splitlines()) == 2, "fidelity and colour"
     mean = np.mean([r.measurements["psnr"].mean for r in records[:3]])
     assert f"{mean:.2f} [" in line
@@ -172,7 +173,7 @@ def test_the_leaderboard_has_one_line_for_all_seeds() -> None:
     assert one.low is not None
     assert high - low > 1.2 * (one.high - one.low)
     broken = [*seeded("modular", 2), record("modular", status="failed", seed=2), record("ridge")]
-    assert "modular (2 of 3 seeds)" in markdown("t", broken)
+    assert "modular (2 of 3 seeds)" in markdown(Results(broken))
 
 
 def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
@@ -180,7 +181,7 @@ def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
     close = record("modular")
     values = np.array(close.measurements["psnr"].values) + rng.normal(0, 0.5, 16) - 0.01
     close.measurements["psnr"] = measurement("psnr", values.tolist())
-    text = markdown("t", [record("ridge"), close, *seeded("mean", 1, shift=-3)])
+    text = markdown(Results([record("ridge"), close, *seeded("mean", 1, shift=-3)]))
     lines = [line for line in text.splitlines() if line.startswith("| embed")]
     table = {line.split("|")[2].strip(): line for line in reversed(lines)}
     assert all("**" in table[m].split("|")[3] for m in ("ridge", "modular"))
@@ -223,7 +224,7 @@ def test_a_row_that_sees_the_image_marks_a_level_and_takes_no_place() -> None:
 def test_a_table_names_all_code_it_was_made_with() -> None:
     first, second = record("ridge"), record("modular")
     second.provenance = replace(second.provenance, git={"sha": "f" * 40, "dirty": False})
-    one, both = markdown("t", [first]), markdown("t", [first, second, record("mean")])
+    one, both = markdown(Results([first])), markdown(Results([first, second, record("mean")]))
     assert [line.split(":")[0] for line in one.splitlines() if line.startswith("Code")] == ["Code"]
     assert [line.split(",")[0] for line in both.splitlines() if line.startswith("Code")] == [
         "Code of 2 cells: commit cccccccccc (dirty)",

@@ -13,9 +13,10 @@ from invented import measurement
 from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
 from invsuite.registry import METRICS
-from invsuite.report.gap import chain_gaps
-from invsuite.report.markdown import markdown, to_csv
+from invsuite.report.markdown import chain_gaps, markdown
+from invsuite.report.results import Results
 from invsuite.results.baseline import Baseline, judge, load_baseline, pin, summary
+from invsuite.results.frame import to_csv
 from invsuite.results.record import Record
 from invsuite.results.store import Store
 
@@ -72,7 +73,7 @@ def test_an_edited_record_is_refused_in_reports_and_computed_again_in_runs(tmp_p
 def test_what_the_suite_noticed_is_in_the_report() -> None:
     odd = record("modular")
     odd.flags = ["all 16 reconstructions are the same image, whatever the representation"]
-    text = markdown("t", [record("ridge"), odd])
+    text = markdown(Results([record("ridge"), odd]))
     assert (
         "- flagged: all 16 reconstructions are the same image, whatever the representation (vit/embed/modular)" in text
     )
@@ -208,8 +209,8 @@ def test_a_baseline_that_is_not_there_or_not_one(tmp_path: Path) -> None:
 
 def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None:
     worse = record("mean", shift=-3)
-    text = markdown("tiny: a test", [record(), worse, record("modular", status="failed")])
-    assert text.startswith("# tiny: a test\n")
+    text = markdown(Results([record(), worse, record("modular", status="failed")]))
+    assert text.startswith("# tiny: a suite for tests - small bundled models: vit\n")
     assert "PSNR dB ↑ (n=16)" in text
     assert "Hue gain →1 (n=16)" in text
     row = next(line for line in text.splitlines() if "| ridge" in line)
@@ -223,7 +224,7 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
 def test_a_cell_with_another_n_shows_it() -> None:
     fewer = record("mean")
     fewer.measurements["ssim"].n = 9
-    text = markdown("t", [record(), record("modular"), fewer])
+    text = markdown(Results([record(), record("modular"), fewer]))
     assert "(n=9)" in next(line for line in text.splitlines() if "| mean" in line)
 
 
@@ -242,8 +243,8 @@ def test_the_chain_gap_is_measured_against_the_end_to_end_network_of_the_same_st
     [(found, gap)] = chain_gaps([chain, whole, other, record("ridge")])
     assert found is chain, "seed 1 has no partner, ridge no chain"
     assert gap == pytest.approx(1.5)
-    assert "| 1.50" in markdown("t", [chain, whole])
-    assert "Chain gap" not in markdown("t", [record("ridge"), whole])
+    assert "| 1.50" in markdown(Results([chain, whole]))
+    assert "Chain gap" not in markdown(Results([record("ridge"), whole]))
 
 
 def test_operations_are_in_the_csv_where_they_were_counted() -> None:

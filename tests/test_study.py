@@ -19,7 +19,7 @@ from playwright.sync_api import Browser
 from invsuite.api import store_of
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import DataError, UsageError
-from invsuite.report.study_design import Answer, analyse, plan_pairs, strengths
+from invsuite.report.study import Answer, analyse, plan_pairs, strengths
 from invsuite.results.record import Record
 
 METHODS = ("mean", "ridge", "layerwise", "modular")
@@ -74,10 +74,10 @@ def test_the_page_names_no_method(out: Path) -> None:
 def test_pairs_are_spread_over_methods_and_sides() -> None:
     records = [record(method, stage) for stage in ("embed", "block03") for method in METHODS]
     pairs = plan_pairs(records, 6, 48, 0)
-    counts = Counter(tuple(sorted(pair.methods)) for pair in pairs)
+    counts = Counter(tuple(sorted((pair.left, pair.right))) for pair in pairs)
     assert set(counts.values()) == {8}, "6 pairs of methods, evenly"
     assert len(set(pairs)) == 48
-    left = Counter(pair.methods[0] for pair in pairs)
+    left = Counter(pair.left for pair in pairs)
     assert min(left.values()) >= 6, "every method is on either side"
     assert plan_pairs(records, 6, 48, 1) != pairs
     assert len(plan_pairs(records, 6, 1000, 0)) == 72
@@ -192,14 +192,14 @@ BAD: list[tuple[Any, str]] = [
     ("{", "is not JSON"),
     ([], "is not of format 1"),
     (GOOD | {"format": 9}, "is not of format 1"),
-    (GOOD | {"answers": []}, "holds no answers"),
-    (GOOD | {"rater": 3}, "holds no answers"),
+    (GOOD | {"answers": []}, "'answers' is [], expected at least one entry"),
+    (GOOD | {"rater": 3}, "'rater' is 3, expected a text"),
     (GOOD | {"study": "another"}, "answers study 'another', the key is of study"),
-    (GOOD | {"answers": [{"pair": 99, "choice": "left"}]}, "answer 1: 'pair' is 99, expected a whole number from 0 to"),
-    (GOOD | {"answers": ["left"]}, "answer 1: 'pair' is None"),
-    (GOOD | {"answers": [{"pair": 0, "choice": "both"}]}, "'choice' is 'both', expected left, right, tie"),
-    (GOOD | {"answers": [{"pair": 0, "choice": ["x"]}]}, "'choice' is ['x'], expected left, right, tie"),
-    (GOOD | {"answers": [{"pair": 1, "choice": "tie"}] * 2}, "answer 2: pair 1 is answered twice"),
+    (GOOD | {"answers": [{"pair": 99, "choice": "left"}]}, "answers[0]: pair 99 is not one of 12"),
+    (GOOD | {"answers": ["left"]}, "'answers[0]' is 'left', expected a table"),
+    (GOOD | {"answers": [{"pair": 0, "choice": "both"}]}, "unknown answers[0].choice 'both'"),
+    (GOOD | {"answers": [{"pair": 0, "choice": ["x"]}]}, "'answers[0].choice' is ['x'], expected left or right or tie"),
+    (GOOD | {"answers": [{"pair": 1, "choice": "tie"}] * 2}, "answers[1]: pair 1 is answered twice"),
 ]
 
 

@@ -38,7 +38,7 @@ from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
 from invsuite.results.kept import LIMIT, KeptTensors
-from invsuite.results.pictures import extreme_rows, sheet
+from invsuite.results.pictures import best_and_worst, sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
 
@@ -528,7 +528,7 @@ class Session:
         flops = flops_per_image(model, cell.stage, fitted.inverter, subject.images[:1])
         measurements = self._measure(inverter, reconstructions, run.plan.metrics)
         write_atomically(store.strip_path(cell.id), _strip(reconstructions[:STRIP_IMAGES]))
-        extremes = extreme_rows({measurement.name: measurement for measurement in measurements})
+        extremes = best_and_worst({measurement.name: measurement for measurement in measurements})
         if extremes:
             pictures = sheet(subject.images[extremes], reconstructions[extremes])
             write_atomically(store.extremes_path(cell.id), pictures)

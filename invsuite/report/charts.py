@@ -1,4 +1,4 @@
-"""Line charts as numbers that a template draws: quality against cost, one panel a stage."""
+"""Line charts as numbers that a template draws: quality against cost, one panel per stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from invsuite.report.efficiency import TERA, trained_fits
+from invsuite.report.efficiency import TERA, trained_cells
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Record
 
@@ -17,8 +17,7 @@ MEANS = "Curves are kept as means, so they have no interval; the scored values h
 
 @dataclass(frozen=True)
 class Line:
-    """One method's curve: ``points`` (cost, quality), and their ``places`` in the plot. ``colour`` numbers
-    methods."""
+    """One method's curve: ``points`` (cost, quality), and their ``places`` in the plot; ``colour`` numbers methods."""
 
     method: str
     colour: int
@@ -52,17 +51,18 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]  # by stage and method
 
 
 def charts(records: Sequence[Record]) -> list[Chart]:
-    """The charts of a model's ``records``, the first seed; none without curves, or of times on several devices."""
+    """Return the charts of a model's first seed; none without curves, or of times on several devices."""
     rows = [r for r in records if r.ok]
     rows = [r for r in rows if r.cell.seed == rows[0].cell.seed]
     return [*_training(rows), *(_inversion(rows) if len(devices_of(rows)) < 2 else [])]
 
 
 def _training(rows: Sequence[Record]) -> list[Chart]:
+    """Return quality against the operations of training."""
     curves: Curves = {}
-    for fit in trained_fits(rows):
-        points = [(passes / fit.passes * fit.flops / TERA, value) for passes, value in fit.curve]
-        curves.setdefault(fit.stage, {})[fit.method] = points
+    for cell in trained_cells(rows):
+        points = [(passes / cell.passes * cell.flops / TERA, value) for passes, value in cell.curve]
+        curves.setdefault(cell.stage, {})[cell.method] = points
     if not curves:
         return []
     n = next(record.data.select for record in rows if record.data)
@@ -74,6 +74,7 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
 
 
 def _inversion(rows: Sequence[Record]) -> list[Chart]:
+    """Return quality against the seconds of an iterative inversion."""
     curves: Curves = {}
     for record in rows:
         steps = record.notes.get("inversion_curve", [])
@@ -85,12 +86,13 @@ def _inversion(rows: Sequence[Record]) -> list[Chart]:
     clock, n = next((record.cost.clock, record.data.score) for record in rows if record.cost and record.data)
     note = (
         f"Mean PSNR of the scored images (n = {n}) as an iterative inversion goes on, against "
-        f"{clock} seconds an image. {MEANS}"
+        f"{clock} seconds per image. {MEANS}"
     )
-    return [_chart("Inversion", f"{clock} s an image", note, curves)]
+    return [_chart("Inversion", f"{clock} s per image", note, curves)]
 
 
 def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
+    """Return a chart of PSNR with the same axes for every stage."""
     points = [p for lines in curves.values() for line in lines.values() for p in line]
     x_all, y_all = _axis([0.0, *(x for x, _ in points)]), _axis([y for _, y in points])
     methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
@@ -104,12 +106,7 @@ def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
     panels = []
     for stage, lines in curves.items():
         drawn = [
-            Line(
-                method,
-                methods.index(method),
-                line,
-                [(right(x), down(y)) for x, y in line],
-            )
+            Line(method, methods.index(method), line, [(right(x), down(y)) for x, y in line])
             for method, line in lines.items()
         ]
         panels.append(Panel(stage, drawn, [(right(x), f"{x:g}") for x in x_all], [(down(y), f"{y:g}") for y in y_all]))
@@ -117,7 +114,7 @@ def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
 
 
 def _axis(values: Sequence[float]) -> list[float]:
-    """Round ticks, of which the first and last enclose all values."""
+    """Return round ticks, of which the first and last enclose all values."""
     ticks = MaxNLocator(4).tick_values(min(values), max(values))
     return [round(float(tick), 10) for tick in ticks]
 

@@ -2,16 +2,17 @@
 
 Everything is read from records: the curve of selection PSNR against image passes and seconds that training left in the
 notes, operations counted by the flop counter, and the scored PSNR. Cost up to a point of a curve is the fit's cost in
-proportion to its image passes, its start included.
+proportion to its image passes, its initialisation included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from invsuite.report.results import Results
 from invsuite.results.record import Record
 
 END_TO_END, MODULAR, ITERATIVE = "layerwise", "modular", "optimisation"
@@ -19,15 +20,18 @@ TERA = 1e12
 
 
 @dataclass(frozen=True)
-class Fit:
-    """One trained cell.
+class TrainedCell:
+    """A cell whose inverse was trained.
 
     Attributes:
-        method, stage: its row.
+        method: its row name.
+        stage: whose representation is inverted.
         psnr: mean over scored images, dB.
         curve: (image passes, mean selection PSNR in dB), in order.
-        passes, seconds, flops: of the whole fit, own.
-        shared_seconds, frozen_flops: of the frozen forward passes that all stages of the method share.
+        passes: images seen in the whole fit.
+        seconds: of the stage's own training.
+        flops: of the stage's own training.
+        frozen_flops: of the frozen forward passes, which all stages of the method share.
         parameters: trained values.
         modules: the stages whose modules this inverse is made of, each trained alone; none where one network was
             trained from this stage.
@@ -40,54 +44,52 @@ class Fit:
     passes: float
     seconds: float
     flops: float
-    shared_seconds: float
     frozen_flops: float
     parameters: int
     modules: tuple[str, ...]
 
     def reached(self, psnr: float) -> float | None:
-        """Image passes at the first evaluation with at least ``psnr`` on the selection images; None if never."""
+        """Return image passes at the first evaluation with at least ``psnr`` on the selection images; None if never."""
         return next((passes for passes, value in self.curve if value >= psnr), None)
 
     @property
     def best(self) -> float:
-        """The best selection PSNR of the curve."""
+        """Return the best selection PSNR of the curve."""
         return max(value for _, value in self.curve)
 
     def share(self, passes: float) -> float:
-        """The part of the fit's cost that ``passes`` are; the start alone counts as one evaluation's step."""
+        """Return the part of the fit's cost up to ``passes``; initialisation alone counts as the first evaluation."""
         return min(1.0, max(passes, self.curve[1][0] if len(self.curve) > 1 else self.passes) / self.passes)
 
 
-def trained_fits(records: Sequence[Record]) -> list[Fit]:
-    """The trained cells of one model that have a curve of PSNR, one seed."""
-    found = []
+def trained_cells(records: Iterable[Record]) -> list[TrainedCell]:
+    """Return the trained cells of one model and seed that have a curve of PSNR."""
+    cells = []
     for record in records:
         notes, cost, psnr = record.notes, record.cost, record.measurements.get("psnr")
-        points = [(p[0], p[3]) for p in notes.get("curve", []) if p[3] is not None]
-        if cost is None or psnr is None or psnr.mean is None or not points or not cost.fit_image_passes:
+        curve = tuple((point[0], point[3]) for point in notes.get("curve", []) if point[3] is not None)
+        if cost is None or psnr is None or psnr.mean is None or not curve or not cost.fit_image_passes:
             continue
         composed = "modules" in notes and "module" not in notes  # trained alone and left so
-        found.append(
-            Fit(
+        cells.append(
+            TrainedCell(
                 record.cell.method,
                 record.cell.stage,
                 psnr.mean,
-                tuple(points),
+                curve,
                 cost.fit_image_passes,
                 cost.fit_seconds,
                 cost.fit_flops or 0.0,
-                cost.fit_shared_seconds,
                 cost.fit_frozen_flops or 0.0,
                 cost.parameters,
                 tuple(notes["modules"]) if composed else (),
             )
         )
-    return found
+    return cells
 
 
-def efficiency_markdown(suites: Sequence[tuple[str, Sequence[Record]]]) -> str:
-    """The page: for every suite (title, records) and model, cost and quality of every method."""
+def efficiency_markdown(suites: Iterable[Results]) -> str:
+    """Return the page: for every suite and model, cost and quality of every method."""
     lines = [
         "# Efficiency: what reconstruction quality costs",
         "",
@@ -97,47 +99,46 @@ def efficiency_markdown(suites: Sequence[tuple[str, Sequence[Record]]]) -> str:
         "counted by PyTorch's flop counter; seconds are `wall` on a CPU and compare within one table only.",
         "",
     ]
-    for title, records in suites:
-        lines += [f"## {title}", ""]
-        for model in dict.fromkeys(r.cell.model for r in records):
-            rows = [r for r in records if r.cell.model == model]
-            seed = rows[0].cell.seed
-            rows = [r for r in rows if r.cell.seed == seed]
-            lines += [f"### {model}", "", *_where(rows), *_equal_cost(rows)]
-            fits = trained_fits(rows)
-            if fits:
-                lines += [*_equal_quality(fits), *_claim(rows, fits)]
+    for results in suites:
+        lines += [f"## {results.title}", ""]
+        for model, records in results.models.items():
+            seed = records[0].cell.seed
+            done = [record for record in records if record.ok and record.cell.seed == seed]
+            lines += [f"### {model}", "", *_where(done), *_equal_cost(done)]
+            cells = trained_cells(done)
+            if cells:
+                lines += [*_equal_quality(cells), *_claim(done, cells)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _where(rows: Sequence[Record]) -> list[str]:
-    done = next((r for r in rows if r.ok), None)
-    if done is None or done.data is None:
+def _where(done: Sequence[Record]) -> list[str]:
+    """Return lines that say what the numbers were measured on and with."""
+    data = next((record.data for record in done if record.data), None)
+    if data is None:
         return ["No cell is finished.", ""]
-    data, origin = done.data, done.provenance
-    devices = sorted({r.provenance.device for r in rows if r.ok})
-    commits = sorted({(r.provenance.git["sha"] or "package")[:10] for r in rows if r.ok})
+    devices = sorted({record.provenance.device for record in done})
+    commits = sorted({(record.provenance.git["sha"] or "package")[:10] for record in done})
     return [
         f"Fit on {data.fit} images, selected on {data.select}, scored on n = {data.score}. "
-        f"Device: {'; '.join(devices)}, {origin.threads} threads. Seed {done.cell.seed}. "
+        f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads. Seed {done[0].cell.seed}. "
         f"Code: {', '.join(commits)}.",
         "",
     ]
 
 
-def _equal_cost(rows: Sequence[Record]) -> list[str]:
+def _equal_cost(done: Sequence[Record]) -> list[str]:
+    """Return lines with every method at the suite's budget."""
     body = []
-    for record in rows:
-        cell, cost = record.cell, record.cost
-        if not record.ok or cost is None:
+    for record in done:
+        cell, cost, psnr = record.cell, record.cost, record.measurements.get("psnr")
+        if cost is None or psnr is None or not psnr.ok:
             continue
-        psnr = record.measurements["psnr"]
-        low, high = psnr.low, psnr.high
+        interval = "" if psnr.low is None else f" [{psnr.low:.2f}, {psnr.high:.2f}]"
         body.append(
             [
                 cell.stage,
                 cell.method,
-                f"{psnr.mean:.2f} [{low:.2f}, {high:.2f}]" if low is not None else f"{psnr.mean:.2f}",
+                f"{psnr.mean:.2f}{interval}",
                 f"{cost.fit_image_passes:,}",
                 f"{cost.parameters:,}",
                 _tera(cost.fit_flops),
@@ -152,23 +153,20 @@ def _equal_cost(rows: Sequence[Record]) -> list[str]:
     return ["**At equal cost**: the suite's budget for every trained inverse.", "", _markdown(body, head), ""]
 
 
-def _equal_quality(fits: Sequence[Fit]) -> list[str]:
-    stages = list(dict.fromkeys(fit.stage for fit in fits))
-    methods = [
-        method
-        for method in dict.fromkeys(fit.method for fit in fits)
-        if {fit.stage for fit in fits if fit.method == method} == set(stages)
-    ]
-    fits = [fit for fit in fits if fit.method in methods]
-    target = {stage: min(fit.best for fit in fits if fit.stage == stage) for stage in stages}
+def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
+    """Return lines with the cost of every method until it is as good as the worst of them becomes."""
+    stages = list(dict.fromkeys(cell.stage for cell in cells))
+    by_method: dict[str, dict[str, TrainedCell]] = {}
+    for cell in cells:
+        by_method.setdefault(cell.method, {})[cell.stage] = cell
+    complete = {method: own for method, own in by_method.items() if len(own) == len(stages)}
+    target = {stage: min((own[stage].best for own in complete.values()), default=0.0) for stage in stages}
     body = []
-    for method in methods:
-        line: list[str] = [method]
-        own = {fit.stage: fit for fit in fits if fit.method == method}
+    for method, own in complete.items():
+        line = [method]
         for stage in stages:
-            fit = own.get(stage)
-            passes = fit.reached(target[stage]) if fit else None
-            line.append("-" if fit is None or passes is None else f"{passes:,.0f}")
+            passes = own[stage].reached(target[stage])
+            line.append("-" if passes is None else f"{passes:,.0f}")
         total = cost_to(list(own.values()), target)
         line += ["-", "-"] if total is None else [f"{total[0] / TERA:.2f}", f"{total[1]:.0f}"]
         body.append(line)
@@ -184,32 +182,39 @@ def _equal_quality(fits: Sequence[Fit]) -> list[str]:
     ]
 
 
-def cost_to(fits: Sequence[Fit], target: dict[str, float]) -> tuple[float, float] | None:
-    """Own operations and seconds until every stage reached its target: summed over stages; where inverses are made of
-    modules trained side by side, all train until the last stage has reached it. None if one never does."""
+def cost_to(cells: Sequence[TrainedCell], target: Mapping[str, float]) -> tuple[float, float] | None:
+    """Return own operations and seconds until every stage reached its target; None if one never does.
+
+    They are summed over stages; where inverses are made of modules trained side by side, all train until the last stage
+    has reached its target.
+
+    Args:
+        cells: of one method, one per stage.
+        target: selection PSNR by stage.
+    """
     shares = {}
-    for fit in fits:
-        passes = fit.reached(target[fit.stage])
+    for cell in cells:
+        passes = cell.reached(target[cell.stage])
         if passes is None:
             return None
-        shares[fit.stage] = fit.share(passes)
-    if any(fit.modules for fit in fits):
+        shares[cell.stage] = cell.share(passes)
+    if any(cell.modules for cell in cells):
         shares = dict.fromkeys(shares, max(shares.values()))
     return (
-        sum(shares[fit.stage] * fit.flops for fit in fits),
-        sum(shares[fit.stage] * fit.seconds for fit in fits),
+        sum(shares[cell.stage] * cell.flops for cell in cells),
+        sum(shares[cell.stage] * cell.seconds for cell in cells),
     )
 
 
-def _claim(rows: Sequence[Record], fits: Sequence[Fit]) -> list[str]:
-    """What the claim comes to: modules against one network a stage, and against optimisation."""
-    by = {(fit.method, fit.stage): fit for fit in fits}
-    stages = [s for s in dict.fromkeys(f.stage for f in fits) if (END_TO_END, s) in by and (MODULAR, s) in by]
+def _claim(done: Sequence[Record], cells: Sequence[TrainedCell]) -> list[str]:
+    """Return what the claim comes to: modules against one network per stage, and against optimisation."""
+    by = {(cell.method, cell.stage): cell for cell in cells}
+    stages = [s for s in dict.fromkeys(c.stage for c in cells) if (END_TO_END, s) in by and (MODULAR, s) in by]
     if not stages:
         return []
     chains, modules = [by[END_TO_END, s] for s in stages], [by[MODULAR, s] for s in stages]
     lines = ["**What modules save**", ""]
-    own, other = sum(f.flops for f in modules), sum(f.flops for f in chains)
+    own, other = sum(cell.flops for cell in modules), sum(cell.flops for cell in chains)
     decoder = (len(stages) - 1) * modules[0].flops
     loss = [f"{s} {m.psnr - c.psnr:+.2f}" for s, m, c in zip(stages, modules, chains, strict=True)]
     lines.append(
@@ -225,33 +230,35 @@ def _claim(rows: Sequence[Record], fits: Sequence[Fit]) -> list[str]:
     both = cost_to(modules, target), cost_to(chains, target)
     if both[0] and both[1]:
         ratio = both[1][0] / both[0][0]
-        told = f"{ratio:.1f} times as much as" if ratio >= 1 else f"{1 / ratio:.1f} times less than"
+        times = f"{ratio:.1f} times as much as" if ratio >= 1 else f"{1 / ratio:.1f} times less than"
         lines.append(
             f"- At equal quality (what both reach at each stage), `{END_TO_END}` takes {both[1][0] / TERA:.2f} TFLOP, "
-            f"{told} `{MODULAR}` with {both[0][0] / TERA:.2f}."
+            f"{times} `{MODULAR}` with {both[0][0] / TERA:.2f}."
         )
     lines.append(
-        f"- All modules together hold {sum(f.parameters for f in modules):,} trained values, the networks of "
-        f"`{END_TO_END}` {sum(f.parameters for f in chains):,}."
+        f"- All modules together hold {sum(cell.parameters for cell in modules):,} trained values, the networks of "
+        f"`{END_TO_END}` {sum(cell.parameters for cell in chains):,}."
     )
-    lines += _against_optimisation(rows, modules)
+    lines += _against_optimisation(done, modules)
     return [*lines, ""]
 
 
-def _against_optimisation(rows: Sequence[Record], modules: Sequence[Fit]) -> list[str]:
-    found = {r.cell.stage: r for r in rows if r.cell.method == ITERATIVE and r.ok and "psnr" in r.measurements}
+def _against_optimisation(done: Sequence[Record], modules: Sequence[TrainedCell]) -> list[str]:
+    """Return after how many images fitting modules is cheaper than optimising each, and which is better."""
+    iterative = {record.cell.stage: record for record in done if record.cell.method == ITERATIVE}
     parts, each, fixed = [], 0.0, 0.0
-    for fit in modules:
-        record = found.get(fit.stage)
-        if record is None or record.cost is None or not record.cost.invert_flops_per_image:
-            continue
-        each += record.cost.invert_flops_per_image
-        fixed += fit.flops
-        parts.append(f"{fit.stage} {fit.psnr - (record.measurements['psnr'].mean or 0.0):+.2f}")
+    for cell in modules:
+        record = iterative.get(cell.stage)
+        flops = record.cost.invert_flops_per_image if record is not None and record.cost is not None else None
+        psnr = record.measurements.get("psnr") if record is not None else None
+        if flops and psnr is not None and psnr.mean is not None:
+            each += flops
+            fixed += cell.flops
+            parts.append(f"{cell.stage} {cell.psnr - psnr.mean:+.2f}")
     if not parts:
         return []
-    fixed += max(fit.frozen_flops for fit in modules)
-    iterations = next(iter(found.values())).identity["method"].get("iterations")
+    fixed += max(cell.frozen_flops for cell in modules)
+    iterations = next(iter(iterative.values())).identity["method"].get("iterations")
     return [
         f"- Against `{ITERATIVE}` ({iterations} iterations), `{MODULAR}` scores, in dB: {', '.join(parts)}. Its whole "
         f"fit, frozen passes included, costs as many operations as inverting {fixed / each:,.0f} images at all stages "

@@ -1,9 +1,11 @@
-"""Strips of pictures: for each model one PNG, original above, methods down, stages across."""
+"""Pictures: strips of reconstructions and heat maps as PNG files, and the pictures that a page embeds."""
 
 from __future__ import annotations
 
+import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -11,32 +13,101 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from invsuite._system.files import write_atomically
-from invsuite.report.pictures import StoreOf, original_path
+from invsuite.results.matrices import Matrix
 from invsuite.results.record import Record
+from invsuite.results.store import Store
+
+ACROSS = 4  # heat maps beside each other
+SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
+BYTES = 5_000_000  # of all pictures of a page together, as they are embedded
+QUALITY = 80  # of WebP
+
+Pixels = NDArray[np.uint8]
+#: Gives the store that has the pictures of a record, if there is one.
+StoreOf = Callable[[Record], Store | None]
+
+
+@dataclass
+class Pictures:
+    """Pictures (H, W, 3) by number, the same pixels once: what a page embeds."""
+
+    pixels: list[Pixels] = field(default_factory=list)
+    _numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def add(self, picture: Pixels) -> int:
+        """Return the number of ``picture``, which is added if it is not there."""
+        key = str(picture.shape).encode() + picture.tobytes()
+        if key not in self._numbers:
+            self._numbers[key] = len(self.pixels)
+            self.pixels.append(picture)
+        return self._numbers[key]
+
+    def encode(self, sides: Sequence[int] = SIDES, quality: int = QUALITY) -> list[str]:
+        """Return Base64 of WebP by number, of the first of ``sides`` that `BYTES` allow, else the last."""
+        encoded: list[str] = []
+        for side in sides:
+            encoded = [_webp(picture, side, quality) for picture in self.pixels]
+            if sum(map(len, encoded)) <= BYTES:
+                break
+        return encoded
+
+
+def strip(store: Store | None, record: Record, original: bool = False) -> list[Pixels]:
+    """Return the first reconstructions of a cell, or the images themselves; none where no file is."""
+    if store is None:
+        return []
+    whole = _read(original_path(store, record) if original else store.strip_path(record.cell.id))
+    return [] if whole is None else _cut(whole, _width(record, whole))
+
+
+def original_path(store: Store, record: Record) -> Path:
+    """Return the file of the images of which `strip` shows the reconstructions."""
+    return store.strip_path(f"{record.original_model}-original")
+
+
+def kept_pictures(store: Store | None, record: Record) -> dict[int, tuple[Pixels, Pixels]]:
+    """Return image and reconstruction by the image's position, of a cell's best and worst and of its first images."""
+    kept: dict[int, tuple[Pixels, Pixels]] = {}
+    if store is None:
+        return kept
+    rows = record.extremes
+    whole = _read(store.extremes_path(record.cell.id)) if rows else None
+    if whole is not None:
+        above, below = np.split(whole, 2)
+        width = whole.shape[1] // len(rows)
+        kept = dict(zip(rows, zip(_cut(above, width), _cut(below, width), strict=True), strict=True))
+    first = zip(strip(store, record, original=True), strip(store, record), strict=False)
+    return kept | dict(enumerate(first))  # what other parts of the page show is embedded once
 
 
 def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: Path) -> bool:
-    """Draw the strip of ``model``, its first seed, from the reconstructions kept beside its ``records``.
+    """Draw the first reconstructions of a model: originals above, methods down, stages across.
+
+    Args:
+        model: named above the strip.
+        records: of the model's cells; those of its first seed are drawn.
+        store_of: where the pictures of a record are.
+        path: of the PNG file.
 
     Returns:
         False if no reconstruction is there to draw.
     """
-    rows = [r for r in records if r.ok]
-    files = {
-        (r.cell.stage, r.cell.method): file
-        for r in rows
-        if (file := store_of(r).strip_path(r.cell.id)).is_file() and r.cell.seed == rows[0].cell.seed
+    done = [record for record in records if record.ok]
+    stores = [(record.cell, store, original_path(store, record)) for record in done if (store := store_of(record))]
+    pictures = {
+        (cell.stage, cell.method): picture
+        for cell, store, _ in stores
+        if cell.seed == done[0].cell.seed and (picture := _read(store.strip_path(cell.id))) is not None
     }
-    original = next((file for r in rows if (file := original_path(store_of(r), r)).is_file()), None)
-    if not files or original is None:
+    first = next((picture for _, _, path in stores if (picture := _read(path)) is not None), None)
+    if not pictures or first is None:
         return False
-    stages, methods = (list(dict.fromkeys(key[part] for key in files)) for part in (0, 1))
-    pictures = {key: np.asarray(Image.open(file)) for key, file in files.items()}
-    shown = np.asarray(Image.open(original))
-    aspect = shown.shape[1] / shown.shape[0]
+    stages, methods = (list(dict.fromkeys(key[part] for key in pictures)) for part in (0, 1))
+    aspect = first.shape[1] / first.shape[0]
     height = 0.85
     size = (height * aspect * len(stages) + 1.6, height * (len(methods) + 1) + 0.5)
     figure, axes = plt.subplots(len(methods) + 1, len(stages), figsize=size, squeeze=False, layout="compressed")
@@ -44,7 +115,7 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
         axes[0][column].set_title(stage, fontsize=10)
         for row, method in enumerate(["original", *methods]):
             axis = axes[row][column]
-            picture = shown if method == "original" else pictures.get((stage, method))
+            picture = first if method == "original" else pictures.get((stage, method))
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
             axis.set_xticks([])
@@ -54,13 +125,76 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
             if column == 0:
                 axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(f"{model}: reconstructions from each stage", fontsize=11)
-    save(figure, path)
-    plt.close(figure)
+    _save(figure, path)
     return True
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG, the same bytes for the same figure."""
+def draw_heat_maps(model: str, between: Sequence[Matrix], path: Path) -> bool:
+    """Draw a panel per matrix: shares from 0 to 1 on a linear scale, ratios of errors on a logarithmic one.
+
+    Args:
+        model: named above the panels.
+        between: how its stages relate.
+        path: of the PNG file.
+
+    Returns:
+        False if there is nothing to draw.
+    """
+    if not between:
+        return False
+    side = max(len(matrix.stages) for matrix in between) * 0.6 + 1.4
+    columns = min(len(between), ACROSS)
+    rows = -(-len(between) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(side * columns, side * rows), squeeze=False, layout="compressed"
+    )
+    for axis in axes.flat[len(between) :]:
+        axis.set_visible(False)
+    for axis, matrix in zip(axes.flat, between, strict=False):
+        numbers = [[float("nan") if v is None else v for v in line] for line in matrix.value]
+        limits = {"vmin": 0.0, "vmax": matrix.top} if matrix.top is not None else {"norm": "log"}
+        image = axis.imshow(numbers, cmap="viridis", **limits)
+        for i, line in enumerate(matrix.value):
+            for j, value in enumerate(line):
+                if value is not None:
+                    colour = "white" if image.norm(value) < 0.6 else "black"
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axis.set_xticks(range(len(matrix.stages)), matrix.stages, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(matrix.stages)), matrix.stages, fontsize=8)
+        axis.set_title(matrix.title, fontsize=8)
+    figure.suptitle(f"{model}: between stages", fontsize=10)
+    _save(figure, path)
+    return True
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
+    plt.close(figure)
+
+
+def _webp(picture: Pixels, side: int, quality: int) -> str:
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _width(record: Record, whole: Pixels) -> int:
+    """Return the width of one picture of a strip: models take images of any aspect, which the identity knows."""
+    height, width = record.identity["image_size"]
+    return round(whole.shape[0] * width / height)
+
+
+def _cut(whole: Pixels, width: int) -> list[Pixels]:
+    return [whole[:, start : start + width] for start in range(0, whole.shape[1], width)]
+
+
+def _read(path: Path) -> Pixels | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

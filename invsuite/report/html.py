@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,32 +14,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
-from invsuite.report.interlayer import READING, Matrix, matrices
-from invsuite.report.markdown import (
-    ARROWS,
-    NOTES,
-    Places,
-    all_places,
-    code_of,
-    missing,
-    ranked_rows,
-    versions_of,
-    weights_of,
-)
-from invsuite.report.pictures import CELLS, Pictures, StoreOf, extremes, strip
-from invsuite.results.merge import devices_of
-from invsuite.results.pictures import EACH, extreme_rows, ranking
-from invsuite.results.record import Measurement, Record, RelationRecord
-from invsuite.results.rows import Row, by_model, measures_of
+from invsuite.report.figures import Pictures, kept_pictures, strip
+from invsuite.report.markdown import ARROWS, NOTES, READING
+from invsuite.report.results import Results
+from invsuite.results.matrices import Matrix
+from invsuite.results.pictures import EACH, best_and_worst, ranking
+from invsuite.results.record import Measurement, Record
+from invsuite.results.rows import Places, Row, by_model, measures_of
 from invsuite.results.statistics import distance_from_best
 
-COSTS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
+COST_HEADS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
 MAP = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](range(256))]
 DARK_BELOW = 0.55  # of the map: there text is white
+CELLS = 1000  # cells whose pictures a page shows; of a larger matrix the first
+BETTER = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "one": "closer to 1 is better",
+    "zero": "closer to 0 is better",
+}
 
 
 def environment() -> Environment:
-    """Templates of the package; whatever they are given is escaped."""
+    """Return the templates of the package; whatever they are given is escaped."""
     return Environment(
         loader=PackageLoader("invsuite.report"),
         autoescape=True,
@@ -49,63 +46,43 @@ def environment() -> Environment:
     )
 
 
-def html_page(
-    title: str,
-    records: Sequence[Record],
-    store_of: StoreOf,
-    relations: Sequence[RelationRecord] = (),
-    notes: Sequence[str] = (),
-    placed: Places | None = None,
-) -> str:
-    """The page.
-
-    Args:
-        title: heading, which says what suite this is.
-        records: in the order of the matrix.
-        store_of: where their pictures are.
-        relations: records of how the stages of models relate.
-        notes: what to say of the records before all else.
-        placed: the places of all rows, where they are known.
-    """
-    rows, models = ranked_rows(records), by_model(records)
-    measures, placed = measures_of(rows), all_places(rows) if placed is None else placed
-    values = {name: [value(row, measure, placed) for row in rows] for name, measure in measures.items()}
-    done = [r for r in records if r.ok]
+def html_page(results: Results) -> str:
+    """Return the page of a suite's results."""
+    rows, done = results.rows, results.done
+    measures = measures_of(rows)
+    texts = {name: [cell_text(row, measure, results.places) for row in rows] for name, measure in measures.items()}
+    described = {name: _describe(measure, done) for name, measure in measures.items()}
     pictures = Pictures()
-    shown = [row.done[0] for row in rows if row.done][:CELLS]
-    wall = [part for model, own in by_model(shown).items() if (part := _wall(model, own, store_of, pictures))]
-    images = _images(shown, list(measures.values()), store_of, pictures)
-    failed = [r for r in relations if not r.ok]
+    pictured = [row.done[0] for row in rows if row.done][:CELLS]
+    walls = [_wall(model, records, results, pictures) for model, records in by_model(pictured).items()]
+    wall = [part for part in walls if part is not None]
+    images = _images(pictured, list(measures.values()), results, pictures)
     return (
         environment()
         .get_template("page.html")
         .render(
-            title=title,
-            runs=notes,
-            states=sorted(Counter(r.state for r in records).items()),
-            cells=len(records),
-            measures=[_measure(measure, done) for measure in measures.values()],
-            board=_board(rows, values, timed=len(devices_of(done)) < 2),
-            cost_heads=COSTS,
-            clocks="/".join(sorted({r.cost.clock for r in done if r.cost})) or "wall",
-            maps=[(_measure(measures[name], done), _maps(rows, name, found)) for name, found in values.items()],
-            charts=[(model, found) for model, own in models.items() if (found := charts(own))],
+            title=results.title,
+            runs=results.notes,
+            states=list(results.states.items()),
+            cells=len(results),
+            measures=list(described.values()),
+            board=_board(rows, texts, timed=len(results.devices) < 2),
+            cost_heads=COST_HEADS,
+            clocks="/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall",
+            maps=[(described[name], _maps(rows, name, line)) for name, line in texts.items()],
+            charts=[(model, drawn) for model, records in results.models.items() if (drawn := charts(records))],
             plot=(WIDTH, HEIGHT),
             wall=bool(wall),
             each=EACH,
-            beyond=sum(bool(row.done) for row in rows) - len(shown),
-            relations=[
-                (model, [_matrix(m) for m in between])
-                for model, own in models.items()
-                if (between := matrices(model, own, relations))
-            ],
-            relations_failed=failed,
+            beyond=sum(bool(row.done) for row in rows) - len(pictured),
+            relations=[(model, list(map(_matrix, between))) for model, between in results.between.items() if between],
+            relations_failed=[relation for relation in results.relations if not relation.ok],
             reading=READING.replace("**", ""),
-            missing=_missing(records),
-            origins=_origins(records),
-            weights=weights_of(done),
+            missing=_missing(results.missing),
+            origins=_origins(results),
+            weights={record.cell.model: record.weights for record in done if record.weights},
             data=_data(done),
-            records=records,
+            records=results.records,
             notes=[note.replace("**", "").replace("`", "") for note in NOTES],
             page={
                 "measures": [{"label": measure.label, "unit": measure.unit} for measure in measures.values()],
@@ -117,46 +94,20 @@ def html_page(
     )
 
 
-def _measure(metric: Measurement, done: Sequence[Record]) -> dict[str, Any]:
-    name = metric.name
-    ceilings = [r.measurements[name].ceiling for r in done if name in r.measurements]
-    ceiling = next((c for c in ceilings if c is not None), None)
-    return {
-        "name": name,
-        "label": metric.label,
-        "unit": metric.unit,
-        "arrow": ARROWS[metric.direction],
-        "better": {
-            "higher": "higher is better",
-            "lower": "lower is better",
-            "one": "closer to 1 is better",
-            "zero": "closer to 0 is better",
-        }[metric.direction],
-        "first": "descending" if metric.direction == "higher" else "ascending",
-        "doc": metric.description.replace("`", ""),
-        "ceiling": None if ceiling is None else f"{ceiling:.{metric.digits}f}",
-    }
-
-
-def _board(rows: Sequence[Row], values: dict[str, list[Shown]], timed: bool) -> list[dict[str, Any]]:
-    """Lines of the leaderboard, given what it shows of each measure of each row; ``timed`` tells whether times and
-    memory may stand side by side."""
-    return [
-        {
-            "row": row,
-            "position": row.records[0].cell.position,
-            "state": row.records[0].state,
-            "values": shown,
-            "costs": _costs(row, timed),
-        }
-        for row, *shown in zip(rows, *values.values(), strict=True)
-    ]
-
-
 @dataclass(frozen=True)
-class Shown:
-    """What a table shows of a number: its text, interval, n and place (each empty where there is none), what it is
-    sorted by, why there is no value, and the colours of its cell in a heat map."""
+class CellText:
+    """What a table shows of a number.
+
+    Attributes:
+        text: the number, or a word for why there is none.
+        sort: what the table is sorted by, empty where there is no number.
+        interval: empty where there is none.
+        n: how many images, or runs, it is of.
+        place: within the stage.
+        why: there is no number.
+        fill: colour of the cell in a heat map.
+        ink: colour of its text.
+    """
 
     text: str
     sort: str = ""
@@ -167,50 +118,94 @@ class Shown:
     fill: str = ""
     ink: str = ""
 
-    def painted(self, share: float) -> Shown:
-        """The same in the colours at ``share`` of the map, 0 to 1."""
+    def painted(self, share: float) -> CellText:
+        """Return the same in the colours at ``share`` of the map, 0 to 1."""
         ink = "#ffffff" if share < DARK_BELOW else "#000000"
         return replace(self, fill=MAP[round(share * (len(MAP) - 1))], ink=ink)
 
 
-def value(row: Row, measure: Measurement, placed: Places) -> Shown:
-    """What a table shows of a measure of a row."""
-    found, digits, direction = row.measurement(measure.name), measure.digits, measure.direction
-    if found is None or not found.ok:
-        why = row.records[0].reason if found is None else found.reason
-        state = "-" if found is None else "skipped" if found.status == "skipped" else "n/a"
-        return Shown(state, why=why or "not measured")
-    sort = found.mean if direction in ("higher", "lower") else distance_from_best(direction, found.mean)
-    interval = "no interval"
-    if found.low is not None:
-        interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    place = placed.get(measure.name, {}).get(row.name)
-    return Shown(f"{found.mean:.{digits}f}", f"{sort:.9g}", interval, found.n, place)
+def cell_text(row: Row, measure: Measurement, places: Places) -> CellText:
+    """Return what a table shows of a measure of a row."""
+    measurement, digits, direction = row.measurement(measure.name), measure.digits, measure.direction
+    if measurement is None or not measurement.ok:
+        why = row.records[0].reason if measurement is None else measurement.reason
+        state = "-" if measurement is None else "skipped" if measurement.status == "skipped" else "n/a"
+        return CellText(state, why=why or "not measured")
+    mean, low, high = measurement.mean, measurement.low, measurement.high
+    sort = mean if direction in ("higher", "lower") else distance_from_best(direction, mean)
+    interval = "no interval" if low is None else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    place = places.get(measure.name, {}).get(row.name)
+    return CellText(f"{mean:.{digits}f}", f"{sort:.9g}", interval, measurement.n, place)
 
 
-def _costs(row: Row, timed: bool) -> list[Shown]:
-    none = Shown("-")
+def _describe(measure: Measurement, done: Sequence[Record]) -> dict[str, Any]:
+    """Return what the page says of a measure: words, direction, and what a perfect reconstruction scores."""
+    same = (record.measurements[measure.name] for record in done if measure.name in record.measurements)
+    ceiling = next((m.ceiling for m in same if m.ceiling is not None), None)
+    return {
+        "name": measure.name,
+        "label": measure.label,
+        "unit": measure.unit,
+        "arrow": ARROWS[measure.direction],
+        "better": BETTER[measure.direction],
+        "first": "descending" if measure.direction == "higher" else "ascending",
+        "doc": measure.description.replace("`", ""),
+        "ceiling": None if ceiling is None else f"{ceiling:.{measure.digits}f}",
+    }
+
+
+def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], timed: bool) -> list[dict[str, Any]]:
+    """Return the lines of the leaderboard.
+
+    Args:
+        rows: of the table.
+        texts: what it shows of each measure of each row.
+        timed: whether times and memory may stand side by side.
+    """
+    return [
+        {
+            "row": row,
+            "position": row.records[0].cell.position,
+            "state": row.records[0].state,
+            "values": values,
+            "costs": _costs(row, timed),
+        }
+        for row, *values in zip(rows, *texts.values(), strict=True)
+    ]
+
+
+def _costs(row: Row, timed: bool) -> list[CellText]:
+    none = CellText("-")
     if not row.done:
-        return [none] * len(COSTS)
+        return [none] * len(COST_HEADS)
     cost = row.cost()
     numbers = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes, cost.parameters)
-    found = [Shown(text, f"{number:.9g}", n=len(row.done)) for text, number in zip(cost.texts(), numbers, strict=True)]
-    return found if timed else [none, none, none, found[-1]]
+    texts = [
+        CellText(text, f"{number:.9g}", n=len(row.done)) for text, number in zip(cost.texts(), numbers, strict=True)
+    ]
+    return texts if timed else [none, none, none, texts[-1]]
 
 
-def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[str, Any]]:
-    """A heat map of a measure, given what is shown of it of each row, for every model: stages down, methods across;
-    the brighter the better, on the scale of the rows that compete: those that see the image would darken all others."""
-    found = []
-    models: dict[str, list[tuple[Row, Shown]]] = {}
-    for row, shown in zip(rows, values, strict=True):
-        models.setdefault(row.model, []).append((row, shown))
+def _maps(rows: Sequence[Row], name: str, texts: Sequence[CellText]) -> list[dict[str, Any]]:
+    """Return a heat map of a measure for every model: stages down, methods across; the brighter the better.
+
+    The scale is that of the rows that compete: those that see the image would darken all others.
+
+    Args:
+        rows: of the table.
+        name: of the measure.
+        texts: what the table shows of it, by row.
+    """
+    maps = []
+    models: dict[str, list[tuple[Row, CellText]]] = {}
+    for row, text in zip(rows, texts, strict=True):
+        models.setdefault(row.model, []).append((row, text))
     for model, own in models.items():
-        cells = {(row.stage, row.label): shown for row, shown in own}
+        cells = {(row.stage, row.label): text for row, text in own}
         losses = {
-            (row.stage, row.label): float(distance_from_best(entry.direction, entry.mean))
-            for row, shown in own
-            if shown.sort and (entry := row.measurement(name))
+            (row.stage, row.label): float(distance_from_best(measurement.direction, measurement.mean))
+            for row, text in own
+            if text.sort and (measurement := row.measurement(name))
         }
         if not losses:
             continue
@@ -222,12 +217,12 @@ def _maps(rows: Sequence[Row], name: str, values: Sequence[Shown]) -> list[dict[
             cells[key] = cells[key].painted(share)
         stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
         lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
-        found.append({"model": model, "methods": methods, "lines": lines})
-    return found
+        maps.append({"model": model, "methods": methods, "lines": lines})
+    return maps
 
 
 def _matrix(matrix: Matrix) -> dict[str, Any]:
-    """Shares on a linear scale from 0, ratios on a logarithmic one."""
+    """Return a matrix as a heat map: shares on a linear scale from 0, ratios on a logarithmic one."""
     numbers = np.array([[np.nan if v is None else v for v in line] for line in matrix.value], dtype=np.float64)
     scaled = numbers / matrix.top if matrix.top else np.log(numbers.clip(1e-12))
     known = scaled[~np.isnan(scaled)]
@@ -235,7 +230,7 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
     shares = np.clip((scaled - low) / (high - low if high > low else 1.0), 0, 1)
     lines = []
     for i, stage in enumerate(matrix.stages):
-        cells: list[Shown | None] = []
+        cells: list[CellText | None] = []
         for j, number in enumerate(matrix.value[i]):
             ends = matrix.low[i][j], matrix.high[i][j]
             interval = "by definition" if i == j else "no interval"
@@ -244,97 +239,103 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
             if number is None:
                 cells.append(None)
             else:
-                cells.append(Shown(f"{number:.2f}{matrix.marks[i][j]}", interval=interval).painted(float(shares[i, j])))
+                text = CellText(f"{number:.2f}{matrix.marks[i][j]}", interval=interval)
+                cells.append(text.painted(float(shares[i, j])))
         lines.append((stage, cells))
     return {"title": matrix.title, "stages": matrix.stages, "lines": lines}
 
 
-def _wall(model: str, own: Sequence[Record], store_of: StoreOf, pictures: Pictures) -> dict[str, Any] | None:
-    """Numbers of the pictures of a model by stage, method and image; None where no picture was kept."""
-    originals = next((found for r in own if (found := strip(store_of(r), r, original=True))), [])
-    made = {(r.cell.stage, r.cell.method): [pictures.add(p) for p in strip(store_of(r), r)] for r in own}
-    if not originals or not any(made.values()):
+def _wall(model: str, records: Sequence[Record], results: Results, pictures: Pictures) -> dict[str, Any] | None:
+    """Return the numbers of a model's pictures by stage, method and image; None where no picture was kept."""
+    strips = (strip(results.store_of(record), record, original=True) for record in records)
+    originals = next((images for images in strips if images), [])
+    numbers = {
+        (record.cell.stage, record.cell.method): [pictures.add(p) for p in strip(results.store_of(record), record)]
+        for record in records
+    }
+    if not originals or not any(numbers.values()):
         return None
-    stages, methods = (list(dict.fromkeys(key[part] for key in made)) for part in (0, 1))
+    stages, methods = (list(dict.fromkeys(key[part] for key in numbers)) for part in (0, 1))
     return {
         "model": model,
         "stages": stages,
         "methods": methods,
-        "images": own[0].images[: len(originals)],
+        "images": records[0].images[: len(originals)],
         "originals": [pictures.add(p) for p in originals],
-        "made": [[made.get((stage, method), []) for method in methods] for stage in stages],
+        "made": [[numbers.get((stage, method), []) for method in methods] for stage in stages],
     }
 
 
 def _images(
-    shown: Sequence[Record], measures: Sequence[Measurement], store_of: StoreOf, pictures: Pictures
+    records: Sequence[Record], measures: Sequence[Measurement], results: Results, pictures: Pictures
 ) -> list[dict[str, Any]]:
-    """For every row its best and worst images: keys, numbers of pictures, and what every measure says of each."""
-    found = []
+    """Return the best and worst images of every row: keys, numbers of pictures, and every measure's value of each."""
+    entries = []
     originals: dict[tuple[str, str], int] = {}
-    for record in shown:
-        kept, cell, measured = extremes(store_of(record), record), record.cell, record.measurements
+    for record in records:
+        kept, cell, measurements = kept_pictures(results.store_of(record), record), record.cell, record.measurements
         images: dict[int, dict[str, Any]] = {}
-        for row in extreme_rows(measured):
-            key = record.images[row]
-            entry: dict[str, Any] = {"key": key, "values": [_one(measured.get(m.name), row) for m in measures]}
-            if row in kept:
-                original = originals.setdefault((cell.model, key), pictures.add(kept[row][0]))
-                entry |= {"original": original, "made": pictures.add(kept[row][1])}
-            images[row] = entry
-        orders = [ranking(measured[m.name]) if m.name in measured else [] for m in measures]
-        numbers = {row: number for number, row in enumerate(images)}
-        found.append(
+        for position in best_and_worst(measurements):
+            key = record.images[position]
+            values = [_value_text(measurements.get(measure.name), position) for measure in measures]
+            images[position] = {"key": key, "values": values}
+            if position in kept:
+                original = originals.setdefault((cell.model, key), pictures.add(kept[position][0]))
+                images[position] |= {"original": original, "made": pictures.add(kept[position][1])}
+        orders = [ranking(measurements[m.name]) if m.name in measurements else [] for m in measures]
+        numbers = {position: number for number, position in enumerate(images)}
+        entries.append(
             {
                 "cell": [cell.model, cell.stage, cell.method],
                 "images": list(images.values()),
                 "n": [len(order) for order in orders],
                 # the numbers of the best images, best first, and of the worst, worst first
-                "best": [[numbers[row] for row in order[:EACH] if row in numbers] for order in orders],
-                "worst": [[numbers[row] for row in order[::-1][:EACH] if row in numbers] for order in orders],
+                "best": [[numbers[p] for p in order[:EACH] if p in numbers] for order in orders],
+                "worst": [[numbers[p] for p in order[::-1][:EACH] if p in numbers] for order in orders],
             }
         )
-    return found
+    return entries
 
 
-def _one(measurement: Measurement | None, row: int) -> str | None:
-    """A measure of one image as text."""
-    if measurement is None or not measurement.ok or measurement.values[row] is None:
+def _value_text(measurement: Measurement | None, position: int) -> str | None:
+    """Return a measure's value of one image as text."""
+    if measurement is None or not measurement.ok or measurement.values[position] is None:
         return None
-    return f"{measurement.values[row]:.{measurement.digits}f}"
+    return f"{measurement.values[position]:.{measurement.digits}f}"
 
 
-def _missing(records: Sequence[Record]) -> list[tuple[str, list[Record], list[str]]]:
-    """Reasons, what failed first, with their records and tracebacks."""
-    reasons = sorted(missing(records).items(), key=lambda entry: not entry[0].startswith("failed"))
+def _missing(reasons: Mapping[str, list[Record]]) -> list[tuple[str, list[Record], list[str]]]:
+    """Return reasons, what failed first, with their records and tracebacks."""
+    ordered = sorted(reasons.items(), key=lambda entry: not entry[0].startswith("failed"))
     return [
-        (reason, found, list(dict.fromkeys(r.traceback for r in found if r.traceback))) for reason, found in reasons
+        (reason, records, list(dict.fromkeys(record.traceback for record in records if record.traceback)))
+        for reason, records in ordered
     ]
 
 
-def _origins(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What runs the records come from: provenance but for seed and time, with the number of cells of each."""
+def _origins(results: Results) -> list[dict[str, Any]]:
+    """Return what runs the records come from: provenance but for seed and time, with the number of cells of each."""
     counts: Counter[str] = Counter()
-    for record in records:
+    for record in results.records:
         origin = record.provenance
         facts = {
-            "Code": code_of(origin),
+            "Code": origin.code,
             "Device": f"{origin.device}, {origin.threads} threads",
             "Platform": origin.platform,
             "Determinism": f"deterministic {origin.deterministic}, TF32 {origin.tf32}",
-            "Versions": versions_of(origin),
-            "Plug-ins": ", ".join(" ".join(map(str, p.values())) for p in origin.plugins) or "none",
+            "Versions": origin.packages,
+            "Plug-ins": ", ".join(" ".join(map(str, plugin.values())) for plugin in origin.plugins) or "none",
         }
         counts[json.dumps(facts)] += 1
     return [json.loads(facts) | {"Cells": n} for facts, n in counts.items()]
 
 
 def _data(done: Sequence[Record]) -> list[str]:
-    """The sizes of the splits, each once."""
+    """Return the sizes of the splits, each once."""
     return list(
         dict.fromkeys(
-            f"fit on {d.fit} images, selected on {d.select}, scored on {d.score}; the three are disjoint"
-            for r in done
-            if (d := r.data)
+            f"fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are disjoint"
+            for record in done
+            if (data := record.data)
         )
     )

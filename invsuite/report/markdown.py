@@ -1,20 +1,18 @@
-"""Leaderboards rendered from records: markdown for people, CSV for programs."""
+"""The leaderboard of a suite as markdown, and its main numbers for a terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tabulate import tabulate
 
-from invsuite.report.algebra import algebra_section
-from invsuite.report.gap import gap_section
-from invsuite.report.interlayer import interlayer_section
+from invsuite.report.results import Results
+from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
-from invsuite.results.record import Measurement, Provenance, Record, RelationRecord, Weights
-from invsuite.results.rows import Row, by_model, measures_of, places_of, rows_of
+from invsuite.results.record import Measurement, Record
+from invsuite.results.rows import Places, Row, measures_of
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
@@ -42,168 +40,119 @@ NOTES = (
     "**Trained values** counts what the stage's own inverse has trained or solved for.",
 )
 
-#: Place of a row by a measure: {measure: {row name: place}}.
-Places = dict[str, dict[str, int]]
+READING = (
+    "Rows are the stages that are read, columns those that are predicted or applied to; 95 % intervals over images. "
+    "**CKA**: debiased linear CKA of whole representations (Kornblith et al. 2019; Nguyen et al. 2021): 1 for the same "
+    "up to rotation and scale, about 0 for unrelated ones; its interval is a jackknife. **Ridge R2**: variance of the "
+    "column's stage that is linear in the row's, on images not fitted on, place by place; ᵐ where the two share no "
+    "grid, of their means over places or queries. **Cross-application**: error of the row's inverse given the "
+    "column's representation, over its error at its own stage."
+)
 
-CSV_KEY = ("suite", "model", "stage", "method", "seed")
-CSV_END = ("ceiling", "floor", "reason", "cell")
+END_TO_END = "layerwise"  # the method that chains of modules are held against
 
 
-def markdown(
-    title: str,
-    records: Sequence[Record],
-    strips: Mapping[str, str] | None = None,
-    relations: Sequence[RelationRecord] = (),
-    maps: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
-    placed: Places | None = None,
-) -> str:
-    """The leaderboard: for every model a table a group of measures, a row a stage and method over all seeds, stages in
-    chain order; in bold every value of a stage that cannot be told apart from the best.
+def markdown(results: Results, strips: Mapping[str, str] | None = None, maps: Mapping[str, str] | None = None) -> str:
+    """Return the leaderboard: for every model a table per group of measures, with a row per stage and method.
+
+    Rows are over all seeds, stages in chain order. Every value of a stage that cannot be told apart from the best is
+    bold.
 
     Args:
-        title: heading, which says what suite this is.
-        records: in the order of the matrix.
+        results: of a suite.
         strips: file names of the strips of pictures to show, by model.
-        relations: records of how the stages of models relate.
-        maps: file names of their heat maps, by model.
-        notes: what to say of the records before all else.
-        placed: the places of all rows, where they are known.
+        maps: file names of the heat maps to show, by model.
     """
-    done, strips = [r for r in records if r.ok], strips or {}
-    placed = all_places(ranked_rows(records)) if placed is None else placed
-    lines = [f"# {title}", ""]
-    lines += [*(f"- {note}" for note in notes), ""] if notes else []
-    lines += _facts(records, done)
-    for model, own in by_model(records).items():
-        lines += [f"## {model}", "", *_tables(ranked_rows(own), placed)]
+    strips = strips or {}
+    lines = [f"# {results.title}", ""]
+    lines += [*(f"- {note}" for note in results.notes), ""] if results.notes else []
+    lines += _facts(results)
+    tables: dict[str, list[Row]] = {model: [] for model in results.models}
+    for row in results.rows:
+        tables[row.model].append(row)
+    for model, rows in tables.items():
+        lines += [f"## {model}", "", *_tables(rows, results.places)]
         lines += [f"![{strips[model]}]({strips[model]})\n"] if model in strips else []
-    lines += algebra_section(done)
-    lines += gap_section(done)
-    lines += interlayer_section(done, relations, maps or {})
-    lines += _missing_section(records)
-    lines += _legend(done)
+    lines += _ceilings(results.done)
+    lines += _fixed_points(results.done)
+    lines += _chain_gaps(results.done)
+    lines += _between_stages(results, maps or {})
+    lines += _missing(results)
+    lines += _legend(results.done)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def terminal(records: Sequence[Record]) -> str:
-    """The main numbers without intervals, narrow enough for a terminal."""
-    rows = ranked_rows(records)
-    measures = [measure for measure in measures_of(rows).values() if measure.headline]
-    return _table(rows, measures, all_places(rows), costs=True, compact=True)
+def terminal(results: Results) -> str:
+    """Return the main numbers without intervals, narrow enough for a terminal."""
+    measures = [measure for measure in measures_of(results.rows).values() if measure.headline]
+    return _table(results.rows, measures, results.places, costs=True, compact=True)
 
 
-def to_csv(records: Sequence[Record]) -> str:
-    """One line a cell and measure, plus its costs: every number with unit, direction, n and interval."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [*CSV_KEY, "status", "measure", "unit", "direction", "n", "mean", "ci95_low", "ci95_high", *CSV_END]
-    )
+def chain_gaps(records: Iterable[Record]) -> list[tuple[Record, float]]:
+    """Return records of chains of modules with their chain gap.
+
+    The gap is the mean squared error of a chain's images over that of the end-to-end network (`END_TO_END`) of the same
+    model, stage and seed, both on the selection images. Records without such a partner, or without selection errors in
+    their notes, are left out.
+    """
+    errors: dict[tuple[str, str, int], float] = {}
+    chains: list[tuple[Record, float]] = []
     for record in records:
-        cell, cost = record.cell, record.cost
-        head = [getattr(cell, key) for key in CSV_KEY]
-        if not record.ok or cost is None:
-            writer.writerow([*head, record.status, *[""] * 9, record.reason, cell.id])
-            continue
-        for name, m in record.measurements.items():
-            n = "" if m.status == "skipped" else m.n
-            numbers = ["" if v is None else v for v in (m.mean, m.low, m.high)]
-            ends = ["" if v is None else v for v in (m.ceiling, m.floor)]
-            writer.writerow([*head, m.status, name, m.unit, m.direction, n, *numbers, *ends, m.reason, cell.id])
-        for name, unit in (
-            ("fit_seconds", "s"),
-            ("fit_shared_seconds", "s"),
-            ("fit_image_passes", "images"),
-            ("fit_flops", "FLOP"),
-            ("fit_frozen_flops", "FLOP"),
-            ("parameters", "values"),
-            ("invert_seconds_per_image", "s"),
-            ("invert_flops_per_image", "FLOP"),
-            ("fit_peak_bytes", "bytes"),
-            ("invert_peak_bytes", "bytes"),
-        ):
-            value = getattr(cost, name)
-            if value is not None:  # else it was not counted for this method
-                ends = ["", "", "", "", f"clock: {cost.clock}", cell.id]
-                writer.writerow([*head, "ok", name, unit, "lower", 1, value, *ends])
-    return buffer.getvalue()
+        error = record.notes.get("selection_image_mse")
+        if error is not None and record.cell.method == END_TO_END:
+            errors[_peers(record)] = error
+        elif error is not None:
+            chains.append((record, error))
+    return [(record, error / errors[_peers(record)]) for record, error in chains if errors.get(_peers(record), 0.0) > 0]
 
 
-def code_of(provenance: Provenance) -> str:
-    """The code a record was made with."""
-    git = provenance.git
-    shown = f"commit {git['sha'][:10]}{' (dirty)' if git['dirty'] else ''}" if git["sha"] else "installed package"
-    return f"{shown}, source {provenance.source_sha256[:12]}"
+def _peers(record: Record) -> tuple[str, str, int]:
+    """Return what a chain and the end-to-end network that it is held against have in common."""
+    return record.cell.model, record.cell.stage, record.cell.seed
 
 
-def versions_of(provenance: Provenance) -> str:
-    """The packages a record was made with."""
-    return ", ".join(f"{name} {version}" for name, version in provenance.versions.items() if version)
-
-
-def weights_of(records: Sequence[Record]) -> dict[str, Weights]:
-    """Where the weights of each model come from, of those that could be had."""
-    return {r.cell.model: r.weights for r in records if r.weights is not None}
-
-
-def _facts(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
-    states = Counter(r.state for r in records)
-    lines = [f"{len(records)} cells: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())) + "."]
+def _facts(results: Results) -> list[str]:
+    """Return lines that say how many cells there are, and what they were measured on and with."""
+    states = ", ".join(f"{n} {state}" for state, n in results.states.items())
+    lines, done = [f"{len(results)} cells: {states}."], results.done
     if done:
-        origin, data = done[0].provenance, next(r.data for r in done if r.data)
-        devices = sorted({r.provenance.device for r in done})
+        data = next(record.data for record in done if record.data)
+        devices = sorted({record.provenance.device for record in done})
         lines.append(
             f"Fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are "
-            f"disjoint. Device: {'; '.join(devices)}, {origin.threads} threads."
+            f"disjoint. Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
         )
-        named = ", ".join(f"{m}: {w.source} (SHA-256 {w.sha256[:12]})" for m, w in weights_of(done).items())
+        weights = {record.cell.model: record.weights for record in done if record.weights}
+        named = ", ".join(f"{model}: {w.source} (SHA-256 {w.sha256[:12]})" for model, w in weights.items())
         lines.append(f"Weights: {named}.")
-        codes = Counter(f"{code_of(r.provenance)}; {versions_of(r.provenance)}" for r in done)
+        codes = Counter(f"{record.provenance.code}; {record.provenance.packages}" for record in done)
         whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
         lines += [f"Code{whose[code]}: {code}." for code in codes]
     return [*lines, ""]
 
 
-def ranked_rows(records: Sequence[Record]) -> list[Row]:
-    """The rows of tables: a stage that a method does not apply to is none."""
-    return rows_of([r for r in records if not r.settled])
-
-
-def all_places(rows: Sequence[Row]) -> Places:
-    """Places within each stage that at least two rows of it compete for."""
-    stages: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        stages.setdefault((row.model, row.stage), []).append(row)
-    found: Places = {}
-    for name in measures_of(rows):
-        found[name] = {}
-        for peers in stages.values():
-            found[name] |= places_of(peers, name)
-    return found
-
-
-def _tables(rows: Sequence[Row], placed: Places) -> list[str]:
-    """One table a group of measures; the first also has the costs."""
+def _tables(rows: Sequence[Row], places: Places) -> list[str]:
+    """Return a table per group of measures; the first also has the costs."""
     lines: list[str] = []
     groups: dict[str, list[Measurement]] = {}
     for measure in measures_of(rows).values():
         groups.setdefault(measure.group, []).append(measure)
     for number, (group, measures) in enumerate(groups.items() or {"": []}.items()):
         lines += [f"**{group}**", ""] if len(groups) > 1 else []
-        lines += [_table(rows, measures, placed, costs=number == 0), ""]
+        lines += [_table(rows, measures, places, costs=number == 0), ""]
     return lines
 
 
 def _table(
-    rows: Sequence[Row], measures: Sequence[Measurement], placed: Places, costs: bool, compact: bool = False
+    rows: Sequence[Row], measures: Sequence[Measurement], places: Places, costs: bool, compact: bool = False
 ) -> str:
-    done = [r for row in rows for r in row.done]
+    """Return one table; ``compact`` leaves out intervals and names the model in each row."""
+    done = [record for row in rows for record in row.done]
     common = {measure.name: _common_n(rows, measure.name) for measure in measures}
-    clocks = "/".join(sorted({r.cost.clock for r in done if r.cost})) or "wall"
+    clocks = "/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall"
     one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method"]
-    head += [heading(measure, common[measure.name]) for measure in measures]
+    head += [_heading(measure, common[measure.name]) for measure in measures]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
     body = []
     for row in rows:
@@ -212,19 +161,19 @@ def _table(
             body.append([*line, *[row.records[0].status] * len(measures), *[""] * (4 * costs)])
             continue
         for name, n in common.items():
-            line.append(_value(row.measurement(name), placed[name].get(row.name), n, compact))
+            line.append(_value(row.measurement(name), places[name].get(row.name), n, compact))
         texts = row.cost().texts()
         body.append([*line, *((texts if one_device else ["-", "-", "-", texts[-1]]) if costs else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 
-def heading(measure: Measurement, n: int | None) -> str:
+def _heading(measure: Measurement, n: int | None) -> str:
     unit = f" {measure.unit}" if measure.unit else ""
     return f"{measure.label}{unit} {ARROWS[measure.direction]}" + (f" (n={n})" if n else "")
 
 
 def _common_n(rows: Sequence[Row], name: str) -> int | None:
-    """The n most rows have, shown once in the heading; rows with another n show their own."""
+    """Return the n that most rows have, which the heading shows; rows with another n show their own."""
     counts = Counter(m.n for row in rows if (m := row.measurement(name)) and m.n)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -245,52 +194,132 @@ def _value(measurement: Measurement | None, place: int | None, n: int | None, co
     return text if measurement.n == n else f"{text} (n={measurement.n})"
 
 
-def missing(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Why cells or measures are missing, and what the suite noticed about those that are there: the records of each
-    reason."""
-    reasons: dict[str, list[Record]] = {}
+def _ceilings(records: Iterable[Record]) -> list[str]:
+    """Return lines on the linear ceiling of embeddings: rank and condition number; none without such cells."""
+    rows = []
     for record in records:
-        if not record.ok:
-            reasons.setdefault(f"{record.state}: {record.reason}", []).append(record)
-            continue
-        for flag in record.flags:
-            reasons.setdefault(f"flagged: {flag}", []).append(record)
-        for measurement in record.measurements.values():
-            if measurement.reason:
-                state = "not defined for some images" if measurement.ok else measurement.status
-                reasons.setdefault(f"{measurement.label} {state}: {measurement.reason}", []).append(record)
-    return reasons
+        notes, psnr = record.notes, record.measurements.get("psnr")
+        if "condition_number" in notes:
+            condition = notes["condition_number"]
+            rows.append(
+                [
+                    record.cell.model,
+                    record.cell.stage,
+                    f"{notes['rank']} of {notes['patch_values']}",
+                    "-" if condition is None else f"{condition:.0f}",
+                    "yes" if notes["unique"] else "no",
+                    f"{psnr.mean:.2f} (n={psnr.n})" if psnr is not None and psnr.ok else "-",
+                ]
+            )
+    text = (
+        "The patch embedding inverted by its pseudo-inverse (`exact`). Where its rank is that of the patch the inverse "
+        "is unique; elsewhere this is the likeliest patch under the fit patches' covariance: what a linear readout of "
+        "the token can reach."
+    )
+    head = ["Model", "Stage", "Rank", "Condition number", "Unique", "PSNR dB ↑"]
+    return _section("Linear ceiling", text, head, rows)
 
 
-def _missing_section(records: Sequence[Record]) -> list[str]:
+def _fixed_points(records: Iterable[Record]) -> list[str]:
+    """Return lines on the convergence of blocks that were inverted by iteration; none without such cells."""
+    rows = [
+        [
+            record.cell.model,
+            record.cell.stage,
+            block["block"],
+            "yes" if block["converged"] else f"{100 * block['converged_share']:.0f} % of images",
+            f"{block['residual']:.1e}",
+            block["iterations"],
+            block["images"],
+        ]
+        for record in records
+        for block in record.notes.get("blocks", [])
+    ]
+    text = (
+        "Residual blocks inverted by iteration (`fixedpoint`), the deepest first; where one does not converge, all "
+        "before it start from a wrong representation."
+    )
+    head = ["Model", "From stage", "Block", "Converged", "Mean residual", "Iterations", "n"]
+    return _section("Fixed points", text, head, rows)
+
+
+def _chain_gaps(records: Iterable[Record]) -> list[str]:
+    """Return lines on what composing modules costs; none where no chain has an end-to-end partner."""
+    rows = []
+    for record, gap in chain_gaps(records):
+        cell, error = record.cell, record.notes["selection_image_mse"]
+        rows.append([cell.model, cell.stage, cell.method, cell.seed, f"{error:.5f}", f"{gap:.2f}"])
+    text = (
+        "Mean squared error of the images of a chain of modules over that of the end-to-end network "
+        f"(`{END_TO_END}`) of the same stage, both on the selection images. 1 means composing costs nothing."
+    )
+    head = ["Model", "Stage", "Method", "Seed", "Selection MSE ↓", "Chain gap ↓"]
+    return _section("Chain gap", text, head, rows)
+
+
+def _section(title: str, text: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return lines of markdown: heading, text and table; none without rows."""
+    if not rows:
+        return []
+    return [f"## {title}", "", text, "", tabulate(rows, head, tablefmt="github", disable_numparse=True), ""]
+
+
+def _between_stages(results: Results, maps: Mapping[str, str]) -> list[str]:
+    """Return lines on how stages relate, with the heat maps of each model; none where nothing relates them."""
+    lines: list[str] = []
+    for model, between in results.between.items():
+        lines += [f"### {model}", ""] if between else []
+        for matrix in between:
+            lines += [_matrix_table(matrix), ""]
+        lines += [f"![{maps[model]}]({maps[model]})\n"] if model in maps else []
+    failed = [f"- {r.cell.model}: {r.status}: {r.reason}" for r in results.relations if not r.ok]
+    if not lines and not failed:
+        return []
+    return ["## Between stages", "", READING, "", *lines, *failed, *([""] if failed else [])]
+
+
+def _matrix_table(matrix: Matrix) -> str:
+    body = []
+    for i, stage in enumerate(matrix.stages):
+        line = [stage]
+        for j, value in enumerate(matrix.value[i]):
+            low, high = matrix.low[i][j], matrix.high[i][j]
+            interval = "" if i == j or low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+            line.append("-" if value is None else f"{value:.2f}{matrix.marks[i][j]}{interval}")
+        body.append(line)
+    return tabulate(body, [matrix.title, *matrix.stages], tablefmt="github", disable_numparse=True)
+
+
+def _missing(results: Results) -> list[str]:
+    """Return lines on what has no number or was flagged; none where nothing is missing."""
     lines = []
-    for reason, found in missing(records).items():
-        cells = [r.cell.row for r in found]
-        shown = ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
+    for reason, records in results.missing.items():
+        rows = [record.cell.row for record in records]
+        shown = ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
         lines.append(f"- {reason} ({shown})")
     return ["## What is missing or flagged, and why", "", *lines, ""] if lines else []
 
 
-def _bounds(measure: Measurement, done: Sequence[Record]) -> str:
-    """What a perfect reconstruction scores, and the range of what ignorant ones do."""
-    digits, same = measure.digits, [r.measurements[measure.name] for r in done if measure.name in r.measurements]
-    ceilings = {f"{m.ceiling:.{digits}f}" for m in same if m.ceiling is not None}
-    floors = [m.floor for m in same if m.floor is not None]
+def _legend(records: Sequence[Record]) -> list[str]:
+    """Return lines that say what each measure means and how to read the tables."""
+    measurements: dict[str, list[Measurement]] = {}
+    for record in records:
+        for name, measurement in record.measurements.items():
+            measurements.setdefault(name, []).append(measurement)
+    lines = [
+        f"- **{every[0].label}** ({ARROWS[every[0].direction]}): {every[0].description}{_bounds(every)}"
+        for every in measurements.values()
+    ]
+    return ["## How to read this", "", *lines, *(f"- {note}" for note in NOTES), ""]
+
+
+def _bounds(measurements: Sequence[Measurement]) -> str:
+    """Return what a perfect reconstruction scores by a measure, and the range of what ignorant ones do."""
+    digits = measurements[0].digits
+    ceilings = {f"{m.ceiling:.{digits}f}" for m in measurements if m.ceiling is not None}
+    floors = [m.floor for m in measurements if m.floor is not None]
     text = f" A perfect reconstruction scores {', '.join(sorted(ceilings))} here." if 0 < len(ceilings) < 4 else ""
     if floors:
         low, high = f"{min(floors):.{digits}f}", f"{max(floors):.{digits}f}"
         text += f" Floor by permutation: {low if low == high else f'{low} to {high}'}."
     return text
-
-
-def _legend(done: Sequence[Record]) -> list[str]:
-    lines = ["## How to read this", ""]
-    measures: dict[str, Measurement] = {}
-    for record in done:
-        for name, measurement in record.measurements.items():
-            measures.setdefault(name, measurement)
-    for measure in measures.values():
-        arrow, bounds = ARROWS[measure.direction], _bounds(measure, done)
-        lines.append(f"- **{measure.label}** ({arrow}): {measure.description}{bounds}")
-    lines += [f"- {note}" for note in NOTES]
-    return [*lines, ""]

@@ -1,12 +1,13 @@
-"""What records say about the claims of the paper: number, interval, n and verdict, side by side for ViT and DETR.
+"""The claims of the paper as checks with declared rules, and what records say about them, for ViT and DETR.
 
-No verdict goes beyond its rule in `invsuite.report.claims`; what was not measured is said to be so.
+The claims are those of Rathjens et al. 2024 (arXiv 2412.06534). `CLAIMS` is the one place to change them. No verdict
+goes beyond its rule; what was not measured is said to be so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, Literal
@@ -14,12 +15,136 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from invsuite.report.claims import BEHIND_ENCODER, CLAIMS, FAMILIES, FEWEST, FLOOR, Check, Claim, Family, Quantity, Rule
-from invsuite.results.record import Record, RelationRecord
+from invsuite.report.results import Results
+from invsuite.results.record import RelationRecord
 from invsuite.results.rows import Row, rows_of
 from invsuite.results.statistics import Array, percentile_interval, resampled_means
 
-Verdict = Literal["holds", "fails", "cannot be told"]
+Conclusion = Literal["holds", "fails", "cannot be told"]
+Family = Literal["ViT", "DETR"]
+#: Words in a model's name or weights that show its family; the first that matches counts.
+FAMILIES: dict[Family, tuple[str, ...]] = {"DETR": ("detr", "deim", "d-fine", "dfine"), "ViT": ("vit", "deit")}
+#: First letters of stages that are no part of an encoder: what a detector's decoder and any model's answer hold.
+BEHIND_ENCODER = ("decoder", "prediction", "head", "quer")
+FEWEST = 8  # images below which an interval is not trusted with a verdict
+FLOOR = "mean"  # the method whose reconstruction knows nothing of the image
+
+#: What is computed from a measure: ``left`` is the share of the first stage's gain over the mean image that is left at
+#: the last encoder stage; ``last`` its value there; ``between`` the least favourable pair of neighbouring stages.
+Quantity = Literal["left", "last", "between"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a number must be for a claim to hold.
+
+    It holds where the whole interval lies on ``side`` of ``bound``, fails where it lies on the other side, and else, or
+    with fewer than `FEWEST` images, cannot be told. ``bound`` None is the floor in the record: what the measure gives
+    by random permutation.
+    """
+
+    side: Literal["above", "below"]
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number that a claim is held against.
+
+    Attributes:
+        measure: name in the records.
+        quantity: what is computed from it.
+        description: what the number is, in words.
+        vit: the rule for a ViT; None where the claim says nothing of it.
+        detr: the rule for a DETR.
+        difference: the rule for ViT minus DETR.
+    """
+
+    measure: str
+    quantity: Quantity
+    description: str
+    vit: Rule | None = None
+    detr: Rule | None = None
+    difference: Rule | None = None
+
+    def rule(self, family: Family) -> Rule | None:
+        """Return the rule for a model of ``family``."""
+        return self.vit if family == "ViT" else self.detr
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim in the paper's sense, and its checks."""
+
+    title: str
+    text: str
+    checks: tuple[Check, ...]
+
+
+LEFT = "share of the gain over the mean image that is left from the first to the last encoder stage"
+LAST = "at the last encoder stage"
+MOST, LEAST = Rule("above", 0.5), Rule("below", 0.5)
+MORE, LESS = Rule("above", 0.0), Rule("below", 0.0)
+OVER_FLOOR, UNDER_FLOOR = Rule("above", None), Rule("below", None)
+
+
+def _kept(measure: str) -> Check:
+    """Return the check that a ViT keeps most of a measure from its first to its last encoder stage, a DETR little."""
+    return Check(measure, "left", LEFT, MOST, LEAST, MORE)
+
+
+def _beats_floor(measure: str, description: str, rule: Rule) -> Check:
+    """Return the check that both families are beyond the floor of a measure."""
+    return Check(measure, "last", f"{description} {LAST}", rule, rule)
+
+
+CLAIMS = (
+    Claim(
+        "Detail",
+        "ViT keeps fine detail deep into its encoder; DETR loses it.",
+        (
+            *(_kept(measure) for measure in ("psnr", "ssim", "lpips")),
+            Check("psnr", "last", f"PSNR {LAST}", difference=MORE),
+            Check("ssim", "last", f"SSIM {LAST}", difference=MORE),
+            Check("lpips", "last", f"LPIPS {LAST}", difference=LESS),
+        ),
+    ),
+    Claim(
+        "Spatial correspondence",
+        "A change of one object changes the reconstruction in the same place, in both models.",
+        (
+            _beats_floor("correspondence", "change within the object over its share of the area", OVER_FLOOR),
+            _beats_floor("change_auc", "the change as a detector of the object", OVER_FLOOR),
+            _beats_floor("leak", "share of the change outside of the object", UNDER_FLOOR),
+            _beats_floor("centroid_shift", "distance of the change's centre from the object's", UNDER_FLOOR),
+            _beats_floor("patch_match", "patches that match best in their own place", OVER_FLOOR),
+        ),
+    ),
+    Claim(
+        "Colour",
+        "ViT reproduces changes of colour; DETR drifts to the usual colour of the object's class.",
+        (
+            Check("hue_gain", "last", f"share of a hue turn that is reproduced {LAST}", MOST, LEAST, MORE),
+            Check("hue_gain_lch", "last", f"the same at constant lightness {LAST}", MOST, LEAST, MORE),
+            Check("chroma_gain", "last", f"share of a change of chroma that is reproduced {LAST}", MOST, LEAST, MORE),
+            Check("pull_to_prototype", "last", f"pull to the class's usual hue {LAST}", LEAST, MOST, LESS),
+        ),
+    ),
+    Claim(
+        "Inter-layer",
+        "Representations of neighbouring stages are correlated, and an inverse of one serves the next.",
+        (
+            Check(
+                "cross_application",
+                "between",
+                "error of an inverse at the neighbouring stage over that at its own, worst pair",
+                Rule("below", 1.5),
+                Rule("below", 1.5),
+            ),
+            Check("cka", "between", "debiased linear CKA of neighbouring stages, worst pair", MOST, MOST),
+        ),
+    ),
+)
 
 INTRODUCTION = """\
 # Findings: the paper's claims, measured
@@ -36,8 +161,8 @@ this method reads out: what it does not reconstruct may still be there.
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its interval (None where it has none), images and seeds, and the stages it is of."""
+class Number:
+    """A number with its interval (None where it has none), how many images and seeds it is of, and at which stages."""
 
     value: float
     low: float | None
@@ -49,22 +174,36 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Statistic:
+class Combination:
     """A number computed from the means of rows, so that two of them can be compared by one bootstrap.
 
     Attributes:
         rows: the rows that enter, over ``images``: arrays (seeds, images).
         images: keys of the images.
-        of: from means (..., rows) to the number (...).
+        formula: from means (..., rows) to the number (...).
         where: the stages it is of.
         floor: what the measure gives for a reconstruction that knows nothing.
     """
 
     rows: tuple[Array, ...]
     images: tuple[str, ...]
-    of: Callable[[Array], Array]
+    formula: Callable[[Array], Array]
     where: str
     floor: float | None = None
+
+    def number(self) -> Number | None:
+        """Return the number with its interval; None if no image is defined in all rows."""
+        means, draws, n = resampled_means(self.rows)
+        if n == 0:
+            return None
+        low, high = percentile_interval(self.formula(draws), n) if n >= 2 else (None, None)
+        return Number(float(self.formula(means)), low, high, n, _seeds(self.rows), self.where, self.floor)
+
+    def over(self, images: Sequence[str]) -> tuple[Array, ...]:
+        """Return the rows over some of the images."""
+        place = {key: index for index, key in enumerate(self.images)}
+        chosen = [place[key] for key in images]
+        return tuple(row[:, chosen] for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -79,235 +218,215 @@ class Subject:
 
     @property
     def encoder(self) -> list[str]:
-        """The stages up to the end of the encoder."""
+        """Return the stages up to the end of the encoder."""
         return [stage for stage in self.rows if not stage.startswith(BEHIND_ENCODER)]
 
 
-def findings_markdown(
-    suites: Sequence[tuple[str, Sequence[Record], Sequence[RelationRecord]]], method: str = "modular"
-) -> str:
-    """The page.
+def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str:
+    """Return the page of findings.
 
     Args:
-        suites: title, records of the cells, and records that relate the stages of a model (``stages``, and ``cka`` with
-            ``value``, ``low``, ``high``, ``n``), which may be none.
+        suites: results of each suite.
         method: the row whose reconstructions are read.
     """
     lines = [INTRODUCTION.format(method=method, fewest=FEWEST)]
-    for title, records, relations in suites:
-        lines += [f"## {title}", ""]
-        found = subjects(records, relations, method)
-        if not found:
+    for results in suites:
+        lines += [f"## {results.title}", ""]
+        models = subjects(results, method)
+        if not models:
             lines += [f"No model of a known family has finished cells of `{method}`.", ""]
             continue
-        lines += [f"- `{s.name}` ({s.family}): {', '.join(s.rows)}; encoder up to `{s.encoder[-1]}`." for s in found]
+        lines += [f"- `{s.name}` ({s.family}): {', '.join(s.rows)}; encoder up to `{s.encoder[-1]}`." for s in models]
         lines.append("")
         for claim in CLAIMS:
-            lines += claim_section(claim, found)
+            lines += claim_section(claim, models)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def subjects(records: Sequence[Record], relations: Sequence[RelationRecord], method: str) -> list[Subject]:
-    """The models that the claims speak of, with at least one encoder stage inverted by ``method``."""
+def subjects(results: Results, method: str) -> list[Subject]:
+    """Return the models that the claims speak of, with at least one encoder stage inverted by ``method``."""
     by_model: dict[str, list[Row]] = {}
-    for row in rows_of(records):
+    for row in rows_of(results.records):
         if row.done:
             by_model.setdefault(row.model, []).append(row)
-    found = []
+    models = []
     for name, rows in by_model.items():
         weights = rows[0].done[0].weights
         family = family_of(name, weights.source if weights is not None else "")
         own = {row.stage: row for row in rows if row.method == method}
         floors = {row.stage: row for row in rows if row.method == FLOOR}
-        relation = next((r for r in relations if r.cell.model == name and r.ok), None)
+        relation = next((r for r in results.relations if r.cell.model == name and r.ok), None)
         if family is not None and any(not stage.startswith(BEHIND_ENCODER) for stage in own):
-            found.append(Subject(name, family, own, floors, relation))
-    return found
+            models.append(Subject(name, family, own, floors, relation))
+    return models
 
 
 def family_of(name: str, source: str) -> Family | None:
-    """The family of a model by its name and where its weights come from; None for one no claim is about."""
+    """Return the family of a model by its name and where its weights come from; None if no claim is about it."""
     text = f"{name} {source}".lower()
     return next((family for family, words in FAMILIES.items() if any(word in text for word in words)), None)
 
 
-def claim_section(claim: Claim, found: Sequence[Subject]) -> list[str]:
-    """Lines of markdown: the checks as a table, a column a model and one for each pair of a ViT and a DETR."""
-    pairs = [(a, b) for a, b in product(found, found) if (a.family, b.family) == ("ViT", "DETR")]
-    body, verdicts = [], []
+def claim_section(claim: Claim, models: Sequence[Subject]) -> list[str]:
+    """Return lines of markdown: the checks as a table, with a column per model and per pair of a ViT and a DETR."""
+    pairs = [(a, b) for a, b in product(models, models) if (a.family, b.family) == ("ViT", "DETR")]
+    body, conclusions = [], []
     for check in claim.checks:
-        line = [f"{check.says} (`{check.measure}`)"]
-        for subject in found:
-            number = estimate(check, subject)
-            text, verdict = _cell(number, check.rule(subject.family))
-            line.append(text if number else _missing(check, subject))
-            verdicts.append(verdict)
+        line = [f"{check.description} (`{check.measure}`)"]
+        for subject in models:
+            number = number_of(check, subject)
+            text, conclusion = _cell(number, check.rule(subject.family))
+            line.append(text if number else _why_missing(check, subject))
+            conclusions.append(conclusion)
         for pair in pairs:
-            text, verdict = _cell(gap(check, *pair), check.gap) if check.gap else ("", None)
+            text, conclusion = _cell(difference(check, *pair), check.difference) if check.difference else ("", None)
             line.append(text)
-            verdicts.append(verdict)
+            conclusions.append(conclusion)
         body.append(line)
-    head = ["Check", *(f"{s.name} ({s.family})" for s in found), *(f"{a.name} minus {b.name}" for a, b in pairs)]
-    counts = Counter(v for v in verdicts if v is not None)
-    told = ", ".join(f"{counts[v]} {v}" for v in ("holds", "fails", "cannot be told") if counts[v]) or "none measured"
+    head = ["Check", *(f"{s.name} ({s.family})" for s in models), *(f"{a.name} minus {b.name}" for a, b in pairs)]
+    counts = Counter(conclusion for conclusion in conclusions if conclusion is not None)
+    known: tuple[Conclusion, ...] = ("holds", "fails", "cannot be told")
+    counted = ", ".join(f"{counts[one]} {one}" for one in known if counts[one]) or "none measured"
     return [
         f"### {claim.title}: {overall(counts)}",
         "",
-        f"*{claim.text}* Checks: {told}.",
+        f"*{claim.text}* Checks: {counted}.",
         "",
         tabulate(body, head, tablefmt="github", disable_numparse=True),
         "",
     ]
 
 
-def overall(counts: Counter[Verdict]) -> str:
-    """The verdict on a claim from those on its checks."""
+def overall(counts: Counter[Conclusion]) -> str:
+    """Return the conclusion on a claim from those on its checks."""
     if not counts:
         return "not measured"
-    for verdict in ("holds", "fails"):
-        if set(counts) == {verdict}:
-            return verdict
-    return "cannot be told"
+    return next(iter(counts)) if len(counts) == 1 else "cannot be told"
 
 
-def verdict_of(found: Estimate, rule: Rule) -> Verdict | None:
-    """The verdict of a rule; None if its bound is a floor that the records do not have."""
-    bound = found.floor if rule.bound is None else rule.bound
+def conclude(number: Number, rule: Rule) -> Conclusion | None:
+    """Return what a number says by a rule; None if the rule's bound is a floor that the records do not have."""
+    bound = number.floor if rule.bound is None else rule.bound
     if bound is None:
         return None
-    if found.low is None or found.high is None or found.n < FEWEST:
+    if number.low is None or number.high is None or number.n < FEWEST:
         return "cannot be told"
-    above, below = found.low > bound, found.high < bound
+    above, below = number.low > bound, number.high < bound
     if above or below:
         return "holds" if above == (rule.side == "above") else "fails"
     return "cannot be told"
 
 
-def estimate(check: Check, subject: Subject) -> Estimate | None:
-    """The check's number for one model; None if the records do not have it."""
+def number_of(check: Check, subject: Subject) -> Number | None:
+    """Return the check's number for one model; None if the records do not have it."""
     if check.quantity == "between":
         return _between(check, subject)
-    statistic = _statistic(check.measure, check.quantity, subject)
-    return None if statistic is None else _estimate(statistic)
+    combination = _combination(check.measure, check.quantity, subject)
+    return None if combination is None else combination.number()
 
 
-def gap(check: Check, first: Subject, second: Subject) -> Estimate | None:
-    """The difference of the check's number between two models, paired over the images both have."""
-    a, b = (_statistic(check.measure, check.quantity, subject) for subject in (first, second))
+def difference(check: Check, first: Subject, second: Subject) -> Number | None:
+    """Return the difference of the check's number between two models, paired over the images both have."""
+    a, b = (_combination(check.measure, check.quantity, subject) for subject in (first, second))
     if a is None or b is None:
         return None
     where = f"{first.name} {a.where} - {second.name} {b.where}"
     theirs = set(b.images)
     images = tuple(key for key in a.images if key in theirs)
     if len(images) >= 2:
-        rows = (*_over(a, images), *_over(b, images))
+        rows = (*a.over(images), *b.over(images))
         means, draws, n = resampled_means(rows)
         if n >= 2:
             split = len(a.rows)
-            drawn = a.of(draws[:, :split]) - b.of(draws[:, split:])
-            value = float(a.of(means[:split]) - b.of(means[split:]))
-            return Estimate(value, *percentile_interval(drawn, n), n, _seeds(rows), where)
+            drawn = a.formula(draws[:, :split]) - b.formula(draws[:, split:])
+            value = float(a.formula(means[:split]) - b.formula(means[split:]))
+            return Number(value, *percentile_interval(drawn, n), n, _seeds(rows), where)
     (one, a_draws, n_a), (two, b_draws, n_b) = resampled_means(a.rows), resampled_means(b.rows)
     if min(n_a, n_b) < 2:
         return None
     # no images in common: each model's own resamples, put together at random
-    other = b.of(b_draws)[np.random.default_rng(0).permutation(len(b_draws))]
-    value = float(a.of(one) - b.of(two))
-    low, high = percentile_interval(a.of(a_draws) - other, min(n_a, n_b))
-    return Estimate(value, low, high, min(n_a, n_b), _seeds((*a.rows, *b.rows)), f"{where}, unpaired")
+    other = b.formula(b_draws)[np.random.default_rng(0).permutation(len(b_draws))]
+    value = float(a.formula(one) - b.formula(two))
+    low, high = percentile_interval(a.formula(a_draws) - other, min(n_a, n_b))
+    return Number(value, low, high, min(n_a, n_b), _seeds((*a.rows, *b.rows)), f"{where}, unpaired")
 
 
-def _statistic(measure: str, quantity: Quantity, subject: Subject) -> Statistic | None:
+def _combination(measure: str, quantity: Quantity, subject: Subject) -> Combination | None:
+    """Return how a quantity is computed from a model's rows; None if the records do not have them."""
     first, last = subject.encoder[0], subject.encoder[-1]
     if quantity == "last":
-        return _of_rows(measure, [subject.rows[last]], lambda means: means[..., 0], last)
+        return _combine(measure, [subject.rows[last]], lambda means: means[..., 0], last)
     if first == last or last not in subject.floors:
         return None
     rows = [subject.rows[first], subject.rows[last], subject.floors[last]]
-    found = _of_rows(measure, rows, _left, f"{first} to {last}")
+    combination = _combine(measure, rows, _left, f"{first} to {last}")
     # a share of nothing says nothing: the first stage must be better than the mean image
-    if found is None or not _gains(rows[0], measure, resampled_means(found.rows)[0]):
+    if combination is None or not _gains(rows[0], measure, resampled_means(combination.rows)[0]):
         return None
-    return found
+    return combination
 
 
 def _left(means: Array) -> Array:
-    """Share of the gain over the floor that is left, from means (..., 3) of first stage, last stage and floor."""
+    """Return the share of the gain over the floor that is left, from means (..., 3) of first, last stage and floor."""
     gain = means[..., 0] - means[..., 2]
     return (means[..., 1] - means[..., 2]) / np.where(gain == 0, np.nan, gain)
 
 
 def _gains(row: Row, measure: str, means: Array) -> bool:
+    """Tell whether the first stage's mean is better than the floor's."""
     sign = -1 if row.having(measure)[0].measurements[measure].direction == "lower" else 1
     return bool(sign * (means[0] - means[2]) > 0)
 
 
-def _of_rows(measure: str, rows: Sequence[Row], of: Callable[[Array], Array], where: str) -> Statistic | None:
+def _combine(measure: str, rows: Sequence[Row], formula: Callable[[Array], Array], where: str) -> Combination | None:
     if not all(row.having(measure) for row in rows):
         return None
     images = tuple(dict.fromkeys(key for row in rows for record in row.done for key in record.images))
     floor = rows[0].having(measure)[0].measurements[measure].floor
-    return Statistic(tuple(row.values(measure, list(images)) for row in rows), images, of, where, floor)
-
-
-def _over(statistic: Statistic, images: Sequence[str]) -> tuple[Array, ...]:
-    """The statistic's rows over some of its images."""
-    place = {key: index for index, key in enumerate(statistic.images)}
-    chosen = [place[key] for key in images]
-    return tuple(row[:, chosen] for row in statistic.rows)
-
-
-def _estimate(statistic: Statistic) -> Estimate | None:
-    means, draws, n = resampled_means(statistic.rows)
-    if n == 0:
-        return None
-    low, high = percentile_interval(statistic.of(draws), n) if n >= 2 else (None, None)
-    seeds = _seeds(statistic.rows)
-    return Estimate(float(statistic.of(means)), low, high, n, seeds, statistic.where, statistic.floor)
+    return Combination(tuple(row.values(measure, list(images)) for row in rows), images, formula, where, floor)
 
 
 def _seeds(rows: Sequence[Array]) -> int:
     return max(len(row) for row in rows)
 
 
-def _between(check: Check, subject: Subject) -> Estimate | None:
-    """The least favourable pair of neighbouring encoder stages."""
+def _between(check: Check, subject: Subject) -> Number | None:
+    """Return the number of the least favourable pair of neighbouring encoder stages."""
     rule = check.rule(subject.family)
     assert rule is not None, "a check between stages has a rule for both families"
-    found = _neighbours_cka(subject) if check.measure == "cka" else _neighbours_cross(check.measure, subject)
+    numbers = _neighbours_cka(subject) if check.measure == "cka" else _neighbours_cross(check.measure, subject)
     worst = min if rule.side == "above" else max
-    return worst(found, key=lambda e: e.value) if found else None
+    return worst(numbers, key=lambda number: number.value) if numbers else None
 
 
-def _neighbours_cka(subject: Subject) -> list[Estimate]:
+def _neighbours_cka(subject: Subject) -> list[Number]:
     if subject.relation is None:
         return []
     stages, cka = subject.relation.body["stages"], subject.relation.body["cka"]
-    found = []
+    numbers = []
     for first, second in pairwise(stage for stage in stages if not stage.startswith(BEHIND_ENCODER)):
         i, j = stages.index(first), stages.index(second)
         value, low, high = (cka[key][i][j] for key in ("value", "low", "high"))
         if value is not None:
-            found.append(Estimate(value, low, high, cka["n"], 1, f"{first} and {second}"))
-    return found
+            numbers.append(Number(value, low, high, cka["n"], 1, f"{first} and {second}"))
+    return numbers
 
 
-def _neighbours_cross(measure: str, subject: Subject) -> list[Estimate]:
-    """Of the first seed: a cell's measure holds its ``row``, a summary for each other stage of the same layout."""
-    found = []
+def _neighbours_cross(measure: str, subject: Subject) -> list[Number]:
+    """Return numbers of the first seed: a measurement holds a summary for each other stage of the same layout."""
+    numbers = []
     for first, second in pairwise(subject.encoder):
         for stage, other in ((first, second), (second, first)):
             having = subject.rows[stage].having(measure)
             row: dict[str, Any] = having[0].measurements[measure].facts.get("row", {}) if having else {}
             if other in row and row[other]["mean"] is not None:
-                value = row[other]
-                where = f"inverse of {stage} at {other}"
-                found.append(Estimate(value["mean"], value["low"], value["high"], value["n"], 1, where))
-    return found
+                mean, low, high, n = (row[other][key] for key in ("mean", "low", "high", "n"))
+                numbers.append(Number(mean, low, high, n, 1, f"inverse of {stage} at {other}"))
+    return numbers
 
 
-def _missing(check: Check, subject: Subject) -> str:
-    """Why there is no number."""
+def _why_missing(check: Check, subject: Subject) -> str:
+    """Return why there is no number."""
     stages = (subject.encoder[0], subject.encoder[-1])
     if check.quantity == "left" and all(subject.rows[stage].having(check.measure) for stage in stages):
         if stages[0] == stages[1] or stages[1] not in subject.floors:
@@ -316,15 +435,15 @@ def _missing(check: Check, subject: Subject) -> str:
     return "not measured"
 
 
-def _cell(found: Estimate | None, rule: Rule | None) -> tuple[str, Verdict | None]:
-    """Text of a table's cell and its verdict, which is None where there is no rule or no number."""
-    if found is None:
+def _cell(number: Number | None, rule: Rule | None) -> tuple[str, Conclusion | None]:
+    """Return the text of a table's cell and what it says, which is None where there is no rule or no number."""
+    if number is None:
         return "not measured", None
-    interval = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    seeds = f", {found.seeds} seeds" if found.seeds > 1 else ""
-    text = f"{found.value:.2f}{interval} (n={found.n}{seeds}; {found.where})"
-    verdict = verdict_of(found, rule) if rule else None
-    if rule is None or verdict is None:
+    interval = "" if number.low is None or number.high is None else f" [{number.low:.2f}, {number.high:.2f}]"
+    seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
+    text = f"{number.value:.2f}{interval} (n={number.n}{seeds}; {number.where})"
+    conclusion = conclude(number, rule) if rule else None
+    if rule is None or conclusion is None:
         return text + (", no floor to hold it against" if rule else ""), None
-    bound = f"floor {found.floor:.2f}" if rule.bound is None else f"{rule.bound:g}"
-    return f"{text}, {rule.side} {bound}: **{verdict}**", verdict
+    bound = f"floor {number.floor:.2f}" if rule.bound is None else f"{rule.bound:g}"
+    return f"{text}, {rule.side} {bound}: **{conclusion}**", conclusion

@@ -26,7 +26,7 @@ def ranking(measurement: Measurement) -> list[int]:
     return sorted(rows, key=lambda row: float(distance_from_best(direction, values[row])))
 
 
-def extreme_rows(measurements: Mapping[str, Measurement]) -> list[int]:
+def best_and_worst(measurements: Mapping[str, Measurement]) -> list[int]:
     """Rows of the `EACH` best and worst images by every measure of a record, the very best and worst first, at most
     `MOST`."""
     ranked = [ranking(measurement) for measurement in measurements.values()]

@@ -211,6 +211,17 @@ class Provenance:
     tf32: bool
     written: str
 
+    @property
+    def code(self) -> str:
+        """Return which code it is, for people."""
+        sha, dirty = self.git["sha"], " (dirty)" if self.git.get("dirty") else ""
+        return f"{f'commit {sha[:10]}{dirty}' if sha else 'installed package'}, source {self.source_sha256[:12]}"
+
+    @property
+    def packages(self) -> str:
+        """Return the packages and their versions, for people."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
+
 
 @dataclass(slots=True)
 class Record:

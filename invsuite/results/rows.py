@@ -12,6 +12,9 @@ from invsuite.errors import UsageError, unknown_name
 from invsuite.results.record import Measurement, Record
 from invsuite.results.statistics import Array, Difference, differences, distance_from_best, places, summarise_seeds
 
+#: Place of a row by a measure: {measure: {row name: place}}.
+Places = dict[str, dict[str, int]]
+
 
 @dataclass(frozen=True)
 class RowCost:
@@ -198,6 +201,19 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     if len(ranked) < 2:
         return {}
     return dict(zip(ranked, places([losses[name] for name in ranked]), strict=True))
+
+
+def all_places(rows: Iterable[Row]) -> Places:
+    """Return the places within each stage that at least two rows of it compete for."""
+    stages: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        stages.setdefault((row.model, row.stage), []).append(row)
+    places: Places = {}
+    for name in measures_of(rows):
+        places[name] = {}
+        for peers in stages.values():
+            places[name] |= places_of(peers, name)
+    return places
 
 
 def advantage(first: Row, second: Row, measure: str) -> Difference:

@@ -1,0 +1,244 @@
+"""What a run gave: records that can be put in a frame, compared, checked, merged and rendered."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from invsuite._system.files import write_atomically
+from invsuite.results.baseline import Baseline, Judgement, judge, load_baseline
+from invsuite.results.compare import compare_rows
+from invsuite.results.frame import to_csv, to_frame
+from invsuite.results.matrices import Matrix, matrices
+from invsuite.results.merge import devices_of, merge_runs
+from invsuite.results.record import Record, RelationRecord, Weights
+from invsuite.results.rows import Places, Row, all_places, by_model, rows_of
+from invsuite.results.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUNDLED = "bundled"  # first word of where the weights of the suite's own small models come from
+
+
+@dataclass(frozen=True, eq=False)
+class Results(Sequence[Record]):
+    """The records of a suite, in the order of its tables.
+
+    Attributes:
+        records: one per cell.
+        relations: how the stages of models relate, where the suite asks for it.
+        stores: where the pictures of each run lie, by the run's name; none where nothing was written.
+        notes: what a reader must know of merged runs.
+    """
+
+    records: Sequence[Record]
+    relations: Sequence[RelationRecord] = ()
+    stores: Mapping[str, Store] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def load(cls, folder: Path, run: str = "") -> Results:
+        """Return what a store's folder holds: of every cell and every model's relations the newest record.
+
+        A model that could not be had later does not hide what it gave before.
+
+        Args:
+            folder: of the records.
+            run: what the run is called where it is merged with others; the folder by default.
+
+        Raises:
+            DataError: naming a record that was changed after it was written.
+            UsageError: naming a record of another schema.
+        """
+        store = Store(folder)
+        by_age = sorted(store.records(), key=lambda r: ("refused" not in r.identity, r.provenance.written))
+        newest = {record.cell.key: record for record in by_age}
+        relations = sorted(store.interlayer().records(), key=lambda r: r.provenance.written)
+        return cls(
+            sorted(newest.values(), key=lambda r: r.cell.order),
+            list({relation.cell.model: relation for relation in relations}.values()),
+            {run or str(folder): store},
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def done(self) -> list[Record]:
+        """Return the records with numbers."""
+        return [record for record in self.records if record.ok]
+
+    @cached_property
+    def models(self) -> dict[str, list[Record]]:
+        """Return the records of each model, in order."""
+        return by_model(self.records)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Return the rows of tables: a stage that a method does not apply to is none."""
+        return rows_of(record for record in self.records if not record.settled)
+
+    @cached_property
+    def places(self) -> Places:
+        """Return the place of every row within its stage, by each measure."""
+        return all_places(self.rows)
+
+    @cached_property
+    def between(self) -> dict[str, list[Matrix]]:
+        """Return how the stages of each model relate, as matrices."""
+        return {
+            model: matrices(own, [relation for relation in self.relations if relation.cell.model == model])
+            for model, own in self.models.items()
+        }
+
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """Return where the weights of each model come from, of those that could be had."""
+        return {record.cell.model: record.weights for record in self.records if record.weights is not None}
+
+    @property
+    def devices(self) -> list[str]:
+        """Return the devices, with their clocks, on which times were measured."""
+        return devices_of(self.records)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the suite, by which files are called."""
+        return self.records[0].cell.suite + ("-merged" if len(self.stores) > 1 else "")
+
+    @property
+    def title(self) -> str:
+        """Return the suite's title, and which models are not what a reader may take them for.
+
+        These are the small bundled ones and those with random weights, as the records say.
+        """
+        weights = self.weights
+        small = [model for model, origin in weights.items() if origin.source.startswith(f"{BUNDLED} ")]
+        random = [model for model, origin in weights.items() if origin.random]
+        merged = [f"{len(self.stores)} runs merged"] if len(self.stores) > 1 else []
+        kinds = {"small bundled models": small, "RANDOM WEIGHTS, untrained": random}
+        named = [f"{kind}: {', '.join(models)}" for kind, models in kinds.items() if models]
+        return " - ".join([self.records[0].cell.title, *merged, *named])
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Return how many records there are of each state."""
+        return dict(sorted(Counter(record.state for record in self.records).items()))
+
+    @cached_property
+    def missing(self) -> dict[str, list[Record]]:
+        """Return why cells or measures are missing, and what the suite noticed: the records of each reason."""
+        reasons: dict[str, list[Record]] = {}
+        for record in self.records:
+            if not record.ok:
+                reasons.setdefault(f"{record.state}: {record.reason}", []).append(record)
+                continue
+            for flag in record.flags:
+                reasons.setdefault(f"flagged: {flag}", []).append(record)
+            for measurement in record.measurements.values():
+                if measurement.reason:
+                    state = "not defined for some images" if measurement.ok else measurement.status
+                    reasons.setdefault(f"{measurement.label} {state}: {measurement.reason}", []).append(record)
+        return reasons
+
+    def store_of(self, record: Record) -> Store | None:
+        """Return the store that has a record's pictures, if there is one."""
+        if record.run is not None:
+            return self.stores.get(record.run.name)
+        return next(iter(self.stores.values()), None)
+
+    def to_frame(self, costs: bool = False) -> pd.DataFrame:
+        """Return one line per cell and measure: unit, direction, n, mean and 95 % interval (``low``, ``high``).
+
+        Args:
+            costs: whether time, memory, operations and trained values are lines too.
+        """
+        return to_frame(self.records, costs)
+
+    def compare(self, first: str, second: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the paired differences of two rows (MODEL/STAGE/METHOD), a line per measure.
+
+        Args:
+            first: row; the difference is positive where it is the better one.
+            second: row that it is held against.
+            metrics: names of measures; None takes every one that both rows have values of.
+
+        Raises:
+            UsageError: for a row or measure that is not there.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([asdict(c) for c in compare_rows(self.records, first, second, metrics)])
+
+    def check(self, baseline: Baseline | Path | str) -> list[Judgement]:
+        """Return the verdicts on every cell and measure of a pinned baseline, or of the file that holds it.
+
+        Raises:
+            UsageError: for a file that holds no baseline.
+        """
+        pinned = baseline if isinstance(baseline, Baseline) else load_baseline(Path(baseline))
+        return judge(self.records, pinned)
+
+    def merge(self, *others: Results) -> Results:
+        """Return this run and others as one: ranked where that is fair, told apart in words where it is not.
+
+        Of a cell that several runs have, the newest success counts (`invsuite.results.merge`).
+        """
+        runs: dict[str, list[Record]] = {}
+        relations: dict[str, list[RelationRecord]] = {}
+        stores: dict[str, Store] = {}
+        for number, results in enumerate((self, *others)):
+            own = next(iter(results.stores), f"run {number + 1}")
+            stores |= results.stores
+            for record in results.records:
+                cell = replace(record.cell, model=record.original_model)
+                runs.setdefault(record.run.name if record.run else own, []).append(replace(record, cell=cell))
+            for relation in results.relations:
+                cell_name = replace(relation.cell, model=relation.run.model if relation.run else relation.cell.model)
+                run = relation.run.name if relation.run else own
+                relations.setdefault(run, []).append(replace(relation, cell=cell_name))
+        merged = merge_runs(runs, relations)
+        return Results(merged.records, merged.relations, stores, merged.notes)
+
+    def report(self, folder: Path | str) -> list[Path]:
+        """Write tables, CSV, the page and pictures to a folder.
+
+        ``NAME.md``, ``NAME.csv`` and ``NAME.html`` are called by the suite; each model has a strip of reconstructions
+        and, where its stages are related, heat maps.
+
+        Returns:
+            The files.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        from invsuite.report.figures import draw_heat_maps, draw_strip
+        from invsuite.report.html import html_page
+        from invsuite.report.markdown import markdown
+
+        folder = Path(folder)
+        table, values, page = (folder / f"{self.name}.{ending}" for ending in ("md", "csv", "html"))
+        strips, maps = {}, {}
+        for model, records in self.models.items():
+            stem = f"{self.name}-" + re.sub(r"[^\w.-]+", "-", model).strip("-")  # a merged model's name may have blanks
+            if draw_strip(model, records, self.store_of, folder / f"{stem}.png"):
+                strips[model] = f"{stem}.png"
+            if draw_heat_maps(model, self.between[model], folder / f"{stem}-interlayer.png"):
+                maps[model] = f"{stem}-interlayer.png"
+        write_atomically(table, markdown(self, strips, maps).encode())
+        write_atomically(values, to_csv(self.records).encode())
+        write_atomically(page, html_page(self).encode())
+        return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values()))]

@@ -1,0 +1,86 @@
+"""Records as a table of numbers: one line per cell and measure, as a pandas frame or as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from invsuite.results.record import CellCost, Record
+
+#: Columns and their types in a frame.
+COLUMNS = {
+    "suite": "string",
+    "model": "string",
+    "stage": "string",
+    "method": "string",
+    "seed": "Int64",
+    "status": "string",
+    "measure": "string",
+    "unit": "string",
+    "direction": "string",
+    "n": "Int64",
+    "mean": "float64",
+    "low": "float64",
+    "high": "float64",
+    "ceiling": "float64",
+    "floor": "float64",
+    "reason": "string",
+    "cell": "string",
+}
+CSV_NAMES = {"low": "ci95_low", "high": "ci95_high"}
+
+#: What of a cell's cost a table holds, and in which unit.
+COSTS = {
+    "fit_seconds": "s",
+    "fit_shared_seconds": "s",
+    "fit_image_passes": "images",
+    "fit_flops": "FLOP",
+    "fit_frozen_flops": "FLOP",
+    "parameters": "values",
+    "invert_seconds_per_image": "s",
+    "invert_flops_per_image": "FLOP",
+    "fit_peak_bytes": "bytes",
+    "invert_peak_bytes": "bytes",
+}
+
+
+def to_frame(records: Iterable[Record], costs: bool = False) -> pd.DataFrame:
+    """Return one line per cell and measure, with unit, direction, n, mean and 95 % interval (``low``, ``high``).
+
+    A cell without numbers has one line with its status and the reason.
+
+    Args:
+        records: in the order of the lines.
+        costs: whether time, memory, operations and trained values are lines too.
+    """
+    return pd.DataFrame(_lines(records, costs), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def to_csv(records: Iterable[Record]) -> str:
+    """Return measures and costs as CSV, every number with all of its digits."""
+    frame = pd.DataFrame(_lines(records, costs=True), columns=list(COLUMNS), dtype=object)
+    return frame.rename(columns=CSV_NAMES).to_csv(index=False, lineterminator="\n")
+
+
+def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
+    """Yield what every column holds, a line at a time; None where it holds nothing."""
+    for record in records:
+        cell = record.cell
+        head = (cell.suite, cell.model, cell.stage, cell.method, cell.seed)
+        if not record.ok:
+            yield (*head, record.status, *[None] * 9, record.reason, cell.id)
+        for m in record.measurements.values() if record.ok else ():
+            numbers = (m.n if m.status != "skipped" else None, m.mean, m.low, m.high, m.ceiling, m.floor)
+            yield (*head, m.status, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
+        if record.cost is not None and costs and record.ok:
+            yield from ((*head, *line, cell.id) for line in _costs(record.cost))
+
+
+def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:
+    """Yield the columns from ``status`` to ``reason`` of every cost that was counted."""
+    for name, unit in COSTS.items():
+        value = getattr(cost, name)
+        if value is not None:
+            yield ("ok", name, unit, "lower", 1, value, None, None, None, None, f"clock: {cost.clock}")
