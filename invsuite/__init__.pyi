@@ -1,5 +1,6 @@
 # The front door: the names that a lab's script or plug-in needs, from wherever they are written.
 
+from .api import load_results as load_results
 from .benchmark.suite import load_suite as load_suite
 from .catalogue import list_methods as list_methods
 from .catalogue import list_metrics as list_metrics
@@ -31,6 +32,7 @@ from .models.base import Representation as Representation
 from .models.base import WeightsOrigin as WeightsOrigin
 from .models.load import load_model as load_model
 from .registry import register as register
+from .report.results import Results as Results
 from .results.record import Record as Record
 
 __version__: str

@@ -30,6 +30,12 @@ BUNDLED = "bundled"  # first word of where the weights of the suite's own small 
 class Results(Sequence[Record]):
     """The records of a suite, in the order of its tables.
 
+    Example:
+        >>> import invsuite
+        >>> results = invsuite.load_results("results", "quick")  # doctest: +SKIP
+        >>> results.to_frame().query("measure == 'psnr'")  # doctest: +SKIP
+        >>> results.compare("vit/embed/ridge", "vit/embed/modular", ["psnr"])  # doctest: +SKIP
+
     Attributes:
         records: one per cell.
         relations: how the stages of models relate, where the suite asks for it.
