@@ -79,7 +79,7 @@ def test_a_dead_channel_does_not_outweigh_the_others(vit: Model) -> None:
     assert float(scale.spread.min()) >= 0.099 * float(scale.spread.median())
 
 
-def test_golden_values(vit: Model, detr: Model) -> None:
+def test_pinned_values(vit: Model, detr: Model) -> None:
     """Measured once and pinned: a change of these numbers needs a new version of the measure."""
     material = scoring(noisy, 3, model=vit, stage="block03", witness=detr)
     np.testing.assert_allclose(FeatureError().compute(material).per_image, [0.1805, 0.1937, 0.1755], atol=2e-3)

@@ -334,7 +334,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_values(name: str) -> None:
+def test_pinned_values(name: str) -> None:
     """Values of one reconstruction, so that a change of a measure is seen and its version raised."""
     found = make_metric(name).compute(scoring(smeared, 3))
     np.testing.assert_allclose(found.per_image, GOLDEN[name], rtol=2e-3, atol=2e-4)

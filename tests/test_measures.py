@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 from helpers import noisy_by_content, scoring, stand_in_backbones
 
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics import functional, make_metric
-from invsuite.metrics.base import Direction, Group, Metric, Scoring, Subject
+from invsuite.metrics.base import Direction, Group, Metric, Scoring, Subject, Values
 from invsuite.models.base import Model
 from invsuite.registry import METRICS
 
@@ -47,10 +46,9 @@ def test_the_docstring_has_every_section_of_the_page(name: str) -> None:
     assert {f.name for f in fields(METRICS[name])} <= documented
 
 
-@pytest.mark.parametrize("name", functional.__all__)
-def test_functions_have_an_example_that_runs(name: str) -> None:
-    function = getattr(functional, name)
-    [found] = doctest.DocTestFinder(recurse=False).find(function, name, globs=function.__globals__ | {"np": np})
+@pytest.mark.parametrize("unit", [*(getattr(functional, name) for name in functional.__all__), Metric, Scoring, Values])
+def test_public_names_have_an_example_that_runs(unit: Any) -> None:
+    [found] = doctest.DocTestFinder(recurse=False).find(unit, globs=dict(vars(sys.modules[unit.__module__])))
     assert found.examples
     assert doctest.DocTestRunner().run(found).failed == 0
 

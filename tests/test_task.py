@@ -52,7 +52,7 @@ def test_divergence_at_its_ends() -> None:
     certain = torch.eye(4) * 1000
     np.testing.assert_allclose(jensen_shannon(certain, certain.roll(1, 0)), 1.0)
     np.testing.assert_allclose(jensen_shannon(certain, certain), 0.0, atol=1e-12)
-    # golden: half of the weight moved from one class to another
+    # known: half of the weight moved from one class to another
     half = torch.tensor([[0.5, 0.5]]).log()
     assert float(jensen_shannon(torch.tensor([[0.0, -1e3]]), half)) == pytest.approx(0.311278, abs=1e-6)
 

@@ -68,6 +68,16 @@ class Scoring:
         reconstructions: of the scored images, same shape and range.
         reconstruct: reconstructs any other images (B, 3, H, W) by the same model, stage and method.
         invert: the cell's inverse applied to any tensor (B, ...) of its stage's layout; images (B, 3, H, W) in [0, 1].
+
+    Examples:
+        >>> from invsuite import load_model, open_images
+        >>> from invsuite.data.scenes import ScenesSource
+        >>> model = load_model("vit", "bundled:vit")
+        >>> images = open_images(ScenesSource(seed=1, count=4), model.image_size)
+        >>> subject = Subject(model, ("embed",), images.samples(), images.images([0, 1, 2, 3]), images, edit_limit=2)
+        >>> scoring = Scoring(subject, "embed", 1 - subject.images, lambda x: 1 - x, lambda tensor: subject.images)
+        >>> scoring.reconstructions.shape == scoring.images.shape
+        True
     """
 
     subject: Subject
@@ -176,6 +186,10 @@ class Values:
 
     Raises:
         DataError: for a value that is NaN or infinite.
+
+    Examples:
+        >>> Values([24.1, None], undefined="no object").per_image
+        [24.1, None]
     """
 
     per_image: list[float | None]
@@ -289,6 +303,17 @@ class Metric(ABC):
         uses_edits: whether the suite's number of ``edits`` changes the values: true for measures that call
             `Scoring.edits` or read its ``edit_limit``.
         uses_witness: whether the suite's second model changes the values.
+
+    Examples:
+        >>> @dataclass(frozen=True)
+        ... class WorstError(Metric):
+        ...     "Largest difference of one colour value of the reconstruction from the image's own."
+        ...     name, label, direction = "worst_error", "Worst error", "lower"
+        ...     def compute(self, scoring):
+        ...         errors = (scoring.reconstructions[:] - scoring.images[:]).abs()
+        ...         return Values(errors.amax((1, 2, 3)).tolist())
+        >>> WorstError.description()
+        "Largest difference of one colour value of the reconstruction from the image's own."
     """
 
     name: ClassVar[str]

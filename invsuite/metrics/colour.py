@@ -55,9 +55,10 @@ def hue_gain(
         masks: (n, H, W), bool: the turned pixels.
         turns: by how much the hue was turned; 1 is the full circle.
 
-    >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)  # red, green after the turn
-    >>> hue_gain(images, images, images.roll(1, 1), torch.ones(1, 4, 4, dtype=torch.bool)).round(decimals=2)
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)  # red, green after the turn
+        >>> hue_gain(images, images, images.roll(1, 1), torch.ones(1, 4, 4, dtype=torch.bool)).round(decimals=2)
+        tensor([1.], dtype=torch.float64)
     """
     return _hsv_gain(images, before, after, masks, turns).values
 
@@ -121,10 +122,11 @@ def chroma_gain(
 
     Arguments as for `colour_gain`.
 
-    >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    >>> grey = torch.full_like(images, 0.5)
-    >>> chroma_gain(images, grey, images, grey, torch.ones(1, 4, 4, dtype=torch.bool)).round(decimals=2)
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+        >>> grey = torch.full_like(images, 0.5)
+        >>> chroma_gain(images, grey, images, grey, torch.ones(1, 4, 4, dtype=torch.bool)).round(decimals=2)
+        tensor([1.], dtype=torch.float64)
     """
     return _slope_gain(_chroma_column, (images, edited, before, after), masks).values
 
@@ -132,7 +134,7 @@ def chroma_gain(
 def colour_gain(
     images: torch.Tensor, edited: torch.Tensor, before: torch.Tensor, after: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
-    """Return the slope (n,), in float64, of the reconstructions' change in the a*b* plane of CIELab on the images' own.
+    """Return the slope (n,), in float64, of the reconstructions' change in a* and b* of CIELab on the images' own.
 
     1 keeps the change, 0 ignores it; NaN where the edit hardly changes the images.
 
@@ -143,9 +145,10 @@ def colour_gain(
         after: reconstructions of ``edited``.
         masks: (n, H, W), bool: the edited pixels.
 
-    >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
-    >>> colour_gain(images, images.flip(1), images, images, torch.ones(1, 4, 4, dtype=torch.bool))
-    tensor([0.], dtype=torch.float64)
+    Examples:
+        >>> images = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+        >>> colour_gain(images, images.flip(1), images, images, torch.ones(1, 4, 4, dtype=torch.bool))
+        tensor([0.], dtype=torch.float64)
     """
     return _slope_gain(_a_and_b, (images, edited, before, after), masks).values
 
@@ -419,7 +422,7 @@ class ChromaGainGrey(ChromaGain):
 class ColourGainSet(SlopeGain):
     """One object's HSV hue is set to red, saturation and value kept: how much of it the reconstruction follows.
 
-    Slope of the reconstruction's change in the a*b* plane of CIELab on the change shown, over the object's pixels. 1
+    Slope of the reconstruction's change in a* and b* of CIELab on the change shown, over the object's pixels. 1
     keeps the change, 0 ignores it.
 
     Args:
@@ -444,7 +447,7 @@ class ColourGainSet(SlopeGain):
 class ColourGainSwap(SlopeGain):
     """Red and blue of one object are swapped: how much of it the reconstruction follows.
 
-    Slope of the reconstruction's change in the a*b* plane of CIELab on the change shown, over the object's pixels. 1
+    Slope of the reconstruction's change in a* and b* of CIELab on the change shown, over the object's pixels. 1
     keeps the change, 0 ignores it.
 
     Args:
@@ -469,7 +472,7 @@ class ColourGainSwap(SlopeGain):
 class ColourGainSwapImage(ColourGainSwap):
     """Red and blue of the whole image are swapped: how much of it the reconstruction follows.
 
-    Slope of the reconstruction's change in the a*b* plane of CIELab on the change shown. 1 keeps the change, 0 ignores
+    Slope of the reconstruction's change in a* and b* of CIELab on the change shown. 1 keeps the change, 0 ignores
     it.
     """
 
@@ -484,9 +487,10 @@ def delta_e(images: torch.Tensor, reconstructions: torch.Tensor, masks: torch.Te
 
     Both are (n, 3, H, W) in [0, 1], ``masks`` (n, H, W), bool. About 1 is just noticeable.
 
-    >>> images = torch.zeros(1, 3, 2, 2)
-    >>> delta_e(images, images + 1, torch.ones(1, 2, 2, dtype=torch.bool)).round(decimals=2)
-    tensor([100.], dtype=torch.float64)
+    Examples:
+        >>> images = torch.zeros(1, 3, 2, 2)
+        >>> delta_e(images, images + 1, torch.ones(1, 2, 2, dtype=torch.bool)).round(decimals=2)
+        tensor([100.], dtype=torch.float64)
     """
     from skimage.color import deltaE_ciede2000
 
@@ -530,7 +534,7 @@ class DeltaE(TurnedHue):
 class ColourLeak(TurnedHue):
     r"""One object's hue is turned: share of the reconstruction's change of colour that lies outside of it.
 
-    Squared changes in the a*b* plane of CIELab count.
+    Squared changes in a* and b* of CIELab count.
 
     Formula:
         $$ 1 - \frac{\sum_{M} e}{\sum e}, \qquad e_{ij} = \lVert (a^*, b^*)(\hat{x}'_{ij}) - (a^*, b^*)(\hat{x}_{ij})

@@ -22,8 +22,9 @@ NO_CHANGE = 1e-12  # squared change below which a reconstruction has not changed
 def change_map(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Return the squared change (N, H, W), in float64, of images (N, C, H, W); NaN throughout an image without any.
 
-    >>> change_map(torch.zeros(1, 3, 1, 2), torch.tensor([[[[0.0, 1.0]]]]).expand(1, 3, 1, 2))
-    tensor([[[0., 3.]]], dtype=torch.float64)
+    Examples:
+        >>> change_map(torch.zeros(1, 3, 1, 2), torch.tensor([[[[0.0, 1.0]]]]).expand(1, 3, 1, 2))
+        tensor([[[0., 3.]]], dtype=torch.float64)
     """
     energy = (after - before).double().square().sum(1)
     return torch.where(energy.sum((1, 2), keepdim=True) < NO_CHANGE, torch.nan, energy)
@@ -32,8 +33,9 @@ def change_map(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 def share_inside(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return the share (N,), 0 to 1, of each change map (N, H, W) that lies inside its mask (N, H, W).
 
-    >>> share_inside(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]]))
-    tensor([0.7500])
+    Examples:
+        >>> share_inside(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]]))
+        tensor([0.7500])
     """
     return (energy * masks).sum((1, 2)) / energy.sum((1, 2))
 
@@ -43,8 +45,9 @@ def lift(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
     1 is a change spread evenly, 1 / (area share) one wholly inside. Both arguments are (N, H, W).
 
-    >>> lift(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]]))
-    tensor([1.5000], dtype=torch.float64)
+    Examples:
+        >>> lift(torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[True, False]]]))
+        tensor([1.5000], dtype=torch.float64)
     """
     return share_inside(energy, masks) / masks.double().mean((1, 2))
 
@@ -52,8 +55,9 @@ def lift(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def centroid_shift(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return the distance (N,) in pixels between the centroids of change maps and of masks, both (N, H, W).
 
-    >>> centroid_shift(torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[True, False, False]]]))
-    tensor([2.], dtype=torch.float64)
+    Examples:
+        >>> centroid_shift(torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[True, False, False]]]))
+        tensor([2.], dtype=torch.float64)
     """
     return (_centroid(energy) - _centroid(masks.double())).norm(dim=1)
 
@@ -77,8 +81,9 @@ def auc(energy: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     By the Mann-Whitney statistic: the chance that a pixel inside changed more than one outside, ties one half. Both
     arguments are (N, H, W).
 
-    >>> auc(torch.tensor([[[3.0, 1.0, 2.0, 0.0]]]), torch.tensor([[[True, True, False, False]]]))
-    tensor([0.7500], dtype=torch.float64)
+    Examples:
+        >>> auc(torch.tensor([[[3.0, 1.0, 2.0, 0.0]]]), torch.tensor([[[True, True, False, False]]]))
+        tensor([0.7500], dtype=torch.float64)
     """
     inside = masks.flatten(1).cpu()
     within, without = inside.sum(1), (~inside).sum(1)

@@ -18,9 +18,10 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, fines
 def psnr(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Return the PSNR in dB (B,) of images (B, 3, H, W) in [0, 1], of each by itself; infinite for a copy.
 
-    >>> images = torch.full((2, 3, 8, 8), 0.5)
-    >>> psnr(images + 0.1, images).round(decimals=2)
-    tensor([20., 20.])
+    Examples:
+        >>> images = torch.full((2, 3, 8, 8), 0.5)
+        >>> psnr(images + 0.1, images).round(decimals=2)
+        tensor([20., 20.])
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -32,9 +33,10 @@ def ssim(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
     Windows that reach over the border are left out.
 
-    >>> images = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
-    >>> ssim(images, images).round(decimals=2)
-    tensor([1., 1.])
+    Examples:
+        >>> images = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
+        >>> ssim(images, images).round(decimals=2)
+        tensor([1., 1.])
     """
     _, full = _ssim(reconstructions, images, return_full_image=True)
     border = WINDOW // 2  # torchmetrics reflects the image there and counts it
@@ -53,9 +55,10 @@ def ms_ssim(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor
     Contrast and structure at every scale, luminance too at the coarsest, each to its exponent (Wang, Simoncelli & Bovik
     2003, eq. 7); negative terms, which have no power, count as zero.
 
-    >>> images = torch.linspace(0, 1, 176).expand(2, 3, 176, 176)
-    >>> ms_ssim(1 - images, images)
-    tensor([0., 0.])
+    Examples:
+        >>> images = torch.linspace(0, 1, 176).expand(2, 3, 176, 176)
+        >>> ms_ssim(1 - images, images)
+        tensor([0., 0.])
     """
     terms = []
     for _ in SCALES[:-1]:

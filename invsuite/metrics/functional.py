@@ -3,11 +3,12 @@
 Images are (N, 3, H, W) in [0, 1], masks (N, H, W) bool, change maps (N, H, W). Each function gives one value per image,
 NaN where it is not defined, unless it says otherwise.
 
->>> import torch
->>> from invsuite.metrics.functional import psnr
->>> images = torch.full((2, 3, 8, 8), 0.5)
->>> psnr(images + 0.1, images).round(decimals=2)
-tensor([20., 20.])
+Examples:
+    >>> import torch
+    >>> from invsuite.metrics.functional import psnr
+    >>> images = torch.full((2, 3, 8, 8), 0.5)
+    >>> psnr(images + 0.1, images).round(decimals=2)
+    tensor([20., 20.])
 """
 
 from invsuite.metrics.colour import chroma_gain, colour_gain, delta_e, hue_gain

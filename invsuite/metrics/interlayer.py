@@ -93,9 +93,10 @@ def _rmse(reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 def centred_gram(features: torch.Tensor) -> torch.Tensor:
     """Return the linear Gram matrix (n, n), in float64, of features (n, d), centred over the examples.
 
-    >>> centred_gram(torch.tensor([[0.0], [2.0]]))
-    tensor([[ 1., -1.],
-            [-1.,  1.]], dtype=torch.float64)
+    Examples:
+        >>> centred_gram(torch.tensor([[0.0], [2.0]]))
+        tensor([[ 1., -1.],
+                [-1.,  1.]], dtype=torch.float64)
     """
     gram = features.new_zeros((len(features), len(features)), dtype=torch.float64)
     for part in features.split(2**14, dim=1):
@@ -111,10 +112,11 @@ def debiased_cka(grams: torch.Tensor) -> torch.Tensor:
     With the unbiased HSIC of Song et al. 2012, eq. 5, as Nguyen et al. 2021 use it: independent features give about 0
     for any n > 3. A matrix of zeros (features that do not vary) gives NaN.
 
-    >>> gram = centred_gram(torch.arange(5.0)[:, None])
-    >>> debiased_cka(torch.stack([gram, 2 * gram])).round(decimals=2)
-    tensor([[1., 1.],
-            [1., 1.]], dtype=torch.float64)
+    Examples:
+        >>> gram = centred_gram(torch.arange(5.0)[:, None])
+        >>> debiased_cka(torch.stack([gram, 2 * gram])).round(decimals=2)
+        tensor([[1., 1.],
+                [1., 1.]], dtype=torch.float64)
     """
     n = grams.shape[-1]
     eye = torch.eye(n, dtype=torch.bool, device=grams.device)

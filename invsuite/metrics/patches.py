@@ -26,9 +26,10 @@ def cut_patches(images: torch.Tensor, per_side: int = PER_SIDE) -> tuple[torch.T
 
     Pixels left over at the bottom and right are left out.
 
-    >>> patches, grid = cut_patches(torch.rand(2, 3, 24, 36))
-    >>> patches.shape, grid
-    (torch.Size([2, 216, 3, 4]), (12, 18))
+    Examples:
+        >>> patches, grid = cut_patches(torch.rand(2, 3, 24, 36))
+        >>> patches.shape, grid
+        (torch.Size([2, 216, 3, 4]), (12, 18))
     """
     side = patch_side((images.shape[2], images.shape[3]), per_side)
     grid = (images.shape[2] // side, images.shape[3] // side)
@@ -58,9 +59,10 @@ def matched_share(
         radius: how many rows and columns away a match still counts.
         reach: how many rows and columns away candidates are.
 
-    >>> patches, grid = cut_patches(torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)))
-    >>> matched_share(patches, patches, grid)
-    tensor([1.])
+    Examples:
+        >>> patches, grid = cut_patches(torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)))
+        >>> matched_share(patches, patches, grid)
+        tensor([1.])
     """
     truth, textured = _standardised(originals, NO_TEXTURE)
     candidates, not_flat = _standardised(patches, FLAT)
@@ -81,8 +83,9 @@ def _standardised(patches: torch.Tensor, least: float) -> tuple[torch.Tensor, to
 def affinity(patches: torch.Tensor) -> torch.Tensor:
     """Return mean squared differences (N, P * (P - 1) / 2), in float64, between any two patches of (N, P, 3, K).
 
-    >>> affinity(torch.tensor([0.0, 0.5, 0.5])[None, :, None, None].expand(1, 3, 3, 4))
-    tensor([[0.2500, 0.2500, 0.0000]], dtype=torch.float64)
+    Examples:
+        >>> affinity(torch.tensor([0.0, 0.5, 0.5])[None, :, None, None].expand(1, 3, 3, 4))
+        tensor([[0.2500, 0.2500, 0.0000]], dtype=torch.float64)
     """
     pixels = patches.flatten(2).double()
     pixels = pixels - pixels.mean(1, keepdim=True)  # near zero, so that the difference of products stays exact
@@ -96,8 +99,9 @@ def affinity(patches: torch.Tensor) -> torch.Tensor:
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return Spearman's rank correlation (N,) of rows (N, K), ties at their mean rank; NaN where a row is constant.
 
-    >>> rank_correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 4.0, 9.0]])).round(decimals=2)
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> rank_correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 4.0, 9.0]])).round(decimals=2)
+        tensor([1.], dtype=torch.float64)
     """
     a, b = (r - r.mean(1, keepdim=True) for r in (ranks(first), ranks(second)))
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()

@@ -58,7 +58,7 @@ _prototypes: dict[str, dict[str, Prototype]] = {}  # by the split's digest
 def prototypes(fit: Split) -> dict[str, Prototype]:
     """Return the usual colour of each class by its name, measured on the objects of the first images of a split.
 
-    At most `FIT_IMAGES` are used. An object's colour is the mean of its pixels in the a*b* plane of CIELab, in which
+    At most `FIT_IMAGES` are used. An object's colour is the mean of its pixels in a* and b* of CIELab, in which
     pixels without chroma weigh nothing. A class's hue is the circular median of its objects' (Mardia & Jupp 2000,
     section 2.2), weighted by their chroma: unlike the mean it is not drawn aside by the few objects of other colours.
 
@@ -102,8 +102,9 @@ def pull(reconstructed: Array, edited: Array, prototype: Array) -> Array:
 
     All are in radians (n,). The way is the shorter arc; beyond either end values leave [0, 1].
 
-    >>> pull(np.array([0.5]), np.array([0.0]), np.array([1.0]))
-    array([0.5])
+    Examples:
+        >>> pull(np.array([0.5]), np.array([0.0]), np.array([1.0]))
+        array([0.5])
     """
     return _arc(reconstructed - edited) / _arc(prototype - edited)
 

@@ -52,8 +52,9 @@ def segments_of(scoring: Scoring) -> TensorLike:
 def borders(segments: torch.Tensor) -> torch.Tensor:
     """Return the pixels (N, H, W), bool, whose right or lower neighbour is of another segment.
 
-    >>> borders(torch.tensor([[[0, 0, 1]]]))
-    tensor([[[False,  True, False]]])
+    Examples:
+        >>> borders(torch.tensor([[[0, 0, 1]]]))
+        tensor([[[False,  True, False]]])
     """
     border = torch.zeros_like(segments, dtype=torch.bool)
     border[:, :, :-1] |= segments[:, :, 1:] != segments[:, :, :-1]
@@ -68,10 +69,11 @@ def edges(images: torch.Tensor) -> torch.Tensor:
     stronger (non-maximum suppression), else it is 0; of two equal ones the upper or left stays, where `borders` has
     the border. The frame is repeated outwards.
 
-    >>> images = torch.zeros(1, 3, 1, 6)
-    >>> images[..., 3:] = 0.8
-    >>> edges(images)
-    tensor([[[0.0000, 0.0000, 0.4000, 0.0000, 0.0000, 0.0000]]])
+    Examples:
+        >>> images = torch.zeros(1, 3, 1, 6)
+        >>> images[..., 3:] = 0.8
+        >>> edges(images)
+        tensor([[[0.0000, 0.0000, 0.4000, 0.0000, 0.0000, 0.0000]]])
     """
     kernel = SOBEL.to(images)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
@@ -111,9 +113,10 @@ def boundary_f(strength: torch.Tensor, truth: torch.Tensor, distance: float) -> 
     within it of an edge. Thresholds are quantiles of each image's own edges, so that contrast does not count. NaN
     without borders, 0 without edges. ``truth`` is (N, H, W), bool, as `borders` gives it.
 
-    >>> truth = torch.tensor([[[False, True, False, False]]])
-    >>> boundary_f(torch.tensor([[[0.0, 0.0, 0.4, 0.0]]]), truth, 1.0)
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> truth = torch.tensor([[[False, True, False, False]]])
+        >>> boundary_f(torch.tensor([[[0.0, 0.0, 0.4, 0.0]]]), truth, 1.0)
+        tensor([1.], dtype=torch.float64)
     """
     near_border = (dilated(truth.to(strength), distance) > 0).flatten(1)
     ordered, order = strength.flatten(1).sort(1)
@@ -194,9 +197,10 @@ def variance_between(images: torch.Tensor, segments: torch.Tensor) -> torch.Tens
     Eta squared, between / (between + within), sums of squares over the three channels. ``segments`` (N, H, W) are whole
     numbers from 0. NaN for a single segment or a flat image.
 
-    >>> images = torch.tensor([0.2, 0.2, 0.9]).expand(1, 3, 1, 3)
-    >>> variance_between(images, torch.tensor([[[0, 0, 1]]])).round(decimals=2)
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> images = torch.tensor([0.2, 0.2, 0.9]).expand(1, 3, 1, 3)
+        >>> variance_between(images, torch.tensor([[[0, 0, 1]]])).round(decimals=2)
+        tensor([1.], dtype=torch.float64)
     """
     most = int(segments.max()) + 1
     pixels = images.double().flatten(2)

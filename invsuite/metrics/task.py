@@ -41,8 +41,9 @@ def top_k_agreement(truth: torch.Tensor, answers: torch.Tensor, k: int) -> torch
 
     Both are logits (N, classes).
 
-    >>> top_k_agreement(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[2.0, 3.0, 1.0]]), k=1)
-    tensor([0.], dtype=torch.float64)
+    Examples:
+        >>> top_k_agreement(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[2.0, 3.0, 1.0]]), k=1)
+        tensor([0.], dtype=torch.float64)
     """
     return (answers.topk(k, 1).indices == truth.argmax(1, keepdim=True)).any(1).double()
 
@@ -52,8 +53,9 @@ def jensen_shannon(truth: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
 
     Lin 1991, doi 10.1109/18.61115.
 
-    >>> jensen_shannon(torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]]))
-    tensor([1.], dtype=torch.float64)
+    Examples:
+        >>> jensen_shannon(torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]]))
+        tensor([1.], dtype=torch.float64)
     """
 
     def nats(truth: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
