@@ -12,7 +12,7 @@ from helpers import TINY_SUITE, invoke, scene_split, scoring
 from PIL import Image
 
 from invsuite.benchmark import cells
-from invsuite.benchmark.cells import Plan, Selection, UnavailableModel, make_plan
+from invsuite.benchmark.cells import LoadedModel, Plan, Selection, UnavailableModel, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics.consistency import FeatureError, WitnessError, measure_scales, resized
@@ -113,13 +113,17 @@ def plan_of(tmp_path: Path, witness: str = "", metrics: str = '"psnr", "witness_
     return make_plan(load_suite(str(path)), Selection(models=("vit",)), lambda note: None)
 
 
-def test_the_witness_is_part_of_a_cell_that_asks_it(tmp_path: Path) -> None:
-    def first(*words: str) -> str:
-        return plan_of(tmp_path, *words).cells[0].id
+def test_the_witness_is_part_of_the_measures_that_ask_it(tmp_path: Path) -> None:
+    def identities(witness: str = "") -> tuple[str, str, str]:
+        plan = plan_of(tmp_path, witness)
+        [entry] = plan.models
+        assert isinstance(entry, LoadedModel)
+        psnr, error = (entry.identity_of(metric, plan.suite.edits) for metric in plan.metrics)
+        return plan.cells[0].id, psnr, error
 
-    assert first("bundled:detr") != first()
-    assert first("bundled:detr", '"psnr"') == first("", '"psnr"'), "measures that ask no witness do not change"
-    assert first("detr:/no/such/folder") not in (first(), first("bundled:detr"))
+    without, loaded, unavailable = identities(), identities("bundled:detr"), identities("detr:/no/such/folder")
+    assert without[:2] == loaded[:2] == unavailable[:2], "the cell and measures that ask no witness do not change"
+    assert len({without[2], loaded[2], unavailable[2]}) == 3
 
 
 def test_a_model_is_not_its_own_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vit: Model) -> None:
