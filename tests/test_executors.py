@@ -376,7 +376,7 @@ def test_a_worker_that_sees_other_images_records_it(begun: Run, tmp_path: Path) 
     job = Job(begun.plan.suite, Selection(methods=("mean", "ridge"), metrics=("psnr",)), tmp_path, RunOptions())
     said: list[Message] = []
     worker = Worker((), pickle.dumps(job), "cpu", torch.get_num_threads(), said.append)
-    assert worker.compute(pickle.dumps(other)) == FINISHED
+    assert worker.compute(pickle.dumps(other)) == Finished(busy=False, failed=len(cells))
     assert {r.fault for r in begun.store.records()} == {"data"}
     assert [type(m) for m in said] == [Said, Said, CellDone, CellDone]
     assert "put them on storage that both see" in next(begun.store.records()).reason

@@ -140,9 +140,9 @@ class Finished:
     """
 
     busy: bool
-    reused: int
-    added: int
-    failed: int
+    reused: int = 0
+    added: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True)
