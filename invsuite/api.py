@@ -17,7 +17,7 @@ from invsuite.benchmark.executors import make_executor
 from invsuite.benchmark.executors.base import Job, Placement
 from invsuite.benchmark.fetch import fetch, needs
 from invsuite.benchmark.progress import ConsoleReporter
-from invsuite.benchmark.runner import STRIP_IMAGES, Redo, Run, RunOptions, estimate
+from invsuite.benchmark.runner import Redo, Run, RunOptions, estimate
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
 from invsuite.benchmark.suite_file import SuiteFile, read_suite
@@ -26,7 +26,7 @@ from invsuite.report.efficiency import efficiency_markdown
 from invsuite.report.markdown import terminal
 from invsuite.report.paper_claims import findings_markdown
 from invsuite.report.results import Results
-from invsuite.report.study import analyse, key_of, plan_pairs, read_answers, read_key, study_page, study_table
+from invsuite.report.study import analyse, make_study, read_answers, read_key, study_table
 from invsuite.results.baseline import Judgement, load_baseline, pin, summary, summary_markdown
 from invsuite.results.compare import Comparison, compare_rows, comparison_table
 from invsuite.results.kept import LIMIT
@@ -269,17 +269,13 @@ def write_study(
     suite_name: str, out: Path, methods: Sequence[str] | None, questions: int, seed: int
 ) -> tuple[Path, Path]:
     """Write the page of a blind study of a suite's pictures, and the key that tells its methods; returns both files."""
-    suite = read_suite(suite_name)
-    results, store = load_results(out, suite.name), store_of(suite, out)
-    records = [r for r in results.done if r.cell.seed == suite.seeds[0]]
-    chosen = choose("method", list(dict.fromkeys(r.cell.method for r in records)), methods)
-    records = [r for r in records if r.cell.method in chosen and store.strip_path(r.cell.id).is_file()]
-    images = min([STRIP_IMAGES, *(len(r.images) for r in records)])
-    key = key_of(suite.name, plan_pairs(records, images, questions, seed))
-    page, key_path = out / f"{suite.name}-study.html", _key_path(suite.name, out)
-    write_atomically(page, study_page(key, results, seed).encode())
+    results = load_results(out, read_suite(suite_name).name)
+    known = list(dict.fromkeys(record.cell.method for record in results.done))
+    key, page = make_study(results, choose("method", known, methods), questions, seed)
+    path, key_path = out / f"{results.name}-study.html", _key_path(results.name, out)
+    write_atomically(path, page.encode())
     write_atomically(key_path, json.dumps(asdict(key), indent=1).encode())
-    return page, key_path
+    return path, key_path
 
 
 def study_results(suite_name: str, out: Path, files: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:

@@ -85,7 +85,7 @@ def after(seconds: float, out: Path) -> Moment:
     def wait(process: subprocess.Popen[str]) -> None:
         begun = time.time()
         while process.poll() is None and not any(
-            path.stat().st_mtime >= begun - 0.01 for path in out.rglob("*-original.png") if path.exists()
+            path.stat().st_mtime >= begun - 0.01 for path in out.rglob("*-originals.webp") if path.exists()
         ):
             time.sleep(0.02)
         end = time.perf_counter() + seconds

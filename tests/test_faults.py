@@ -217,7 +217,7 @@ def test_a_signal_lets_the_write_finish_and_ends_with_130(
 
     def signalled(handle: int) -> None:
         writes[0] += 1
-        if writes[0] == 4:  # the original's strip, the first cell's strip and extremes, and now its record
+        if writes[0] == 4:  # the original's strip, the first cell's first and best images, and now its record
             signal.raise_signal(number)
         fsync(handle)
 

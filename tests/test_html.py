@@ -11,7 +11,6 @@ from pathlib import Path
 import invented
 import numpy as np
 import pytest
-import torch
 from browser import launched, opened
 from helpers import TINY_SUITE, invoke
 from invented import measurement
@@ -22,7 +21,7 @@ from test_store_and_check import record as a_record
 from invsuite.report.figures import Pictures, kept_pictures
 from invsuite.report.html import _maps, cell_text, html_page
 from invsuite.report.results import Results
-from invsuite.results.pictures import EACH, MOST, best_and_worst, ranking, sheet
+from invsuite.results.pictures import EACH, MOST, best_and_worst, first_sheet, paired_sheet, ranking, read_sheet
 from invsuite.results.rows import measures_of, rows_of
 from invsuite.results.store import Store
 
@@ -267,7 +266,7 @@ def test_records_without_pictures_or_numbers_make_a_page(results: Results, brows
             assert page.locator("#images").count() == (1 if name == "bare" else 0)
 
 
-def test_extremes_are_the_best_and_worst_of_every_measure() -> None:
+def test_the_best_and_worst_of_every_measure_are_pictured() -> None:
     up = measurement("up", [3.0, None, 1.0, 2.0, 5.0, 4.0, 0.0, 9.0])
     one = measurement("one", [None, 1.0, 0.1, None, 5.0, None, None, None], direction="one")
     assert ranking(up) == [7, 4, 5, 0, 3, 2, 6]
@@ -280,23 +279,31 @@ def test_extremes_are_the_best_and_worst_of_every_measure() -> None:
     assert len(best_and_worst(many)) == MOST
 
 
-def test_kept_extremes_come_back_as_they_were(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, 3, 4, 6, generator=generator).repeat_interleave(20, 2).repeat_interleave(20, 3)
-    made = 1 - images
-    store = Store(tmp_path)
-    record = replace(invented.record(extremes=[5, 0, 9]), identity={"image_size": [80, 120]})
-    store.extremes_path(record.cell.id).write_bytes(sheet(images, made))
+def test_kept_pictures_come_back_as_they_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 4, 6, 3), dtype=np.uint8).repeat(20, 1).repeat(20, 2)
+    store, record = Store(tmp_path), invented.record(best_and_worst=[5, 0, 9])
+    store.best_and_worst_path(record.cell.id).write_bytes(paired_sheet(images, 255 - images))
     kept = kept_pictures(store, record)
     assert list(kept) == [5, 0, 9]
-    for row, image, other in zip((5, 0, 9), images, made, strict=True):
-        for found, true in zip(kept[row], (image, other), strict=True):
-            assert found.shape == (80, 120, 3)
-            assert np.abs(found / 255 - true.permute(1, 2, 0).numpy()).mean() < 0.02
-    assert Image.open(store.extremes_path(record.cell.id)).size == (360, 160)
-    large = sheet(torch.rand(2, 3, 64, 640), torch.rand(2, 3, 64, 640))
-    store.extremes_path("b").write_bytes(large)
-    assert Image.open(store.extremes_path("b")).size == (320, 32), "large pictures are made smaller"
+    for position, image in zip((5, 0, 9), images, strict=True):
+        for picture, true in zip(kept[position], (image, 255 - image), strict=True):
+            assert picture.shape == (80, 120, 3)
+            assert np.abs(picture.astype(float) - true).mean() < 5
+    large = rng.integers(0, 256, (2, 64, 640, 3), dtype=np.uint8)
+    store.best_and_worst_path("b").write_bytes(paired_sheet(large, large))
+    assert [[p.shape for p in line] for line in read_sheet(store.best_and_worst_path("b"))] == [[(16, 160, 3)] * 2] * 2
+
+
+def test_the_first_pictures_of_a_cell_lose_nothing(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 30, 17, 3), dtype=np.uint8)
+    path = tmp_path / "a.webp"
+    path.write_bytes(first_sheet(pictures))
+    [line] = read_sheet(path)
+    assert np.array_equal(np.stack(line), pictures)
+    Image.fromarray(pictures[0]).save(path)
+    assert read_sheet(path) == [], "a file that does not say what it shows"
+    assert read_sheet(tmp_path / "none.webp") == []
 
 
 def test_many_pictures_are_made_smaller() -> None:

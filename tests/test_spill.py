@@ -39,8 +39,8 @@ def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Measurement], byt
     return {
         (record.cell.model, record.cell.stage, record.cell.method): (
             record.measurements,
-            store.strip_path(record.cell.id).read_bytes(),
-            record.extremes,
+            store.first_path(record.cell.id).read_bytes(),
+            record.best_and_worst,
         )
         for record in load_results(folder)
     }

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from browser import launched, opened
 from helpers import invoke
-from PIL import Image
 from playwright.sync_api import Browser
 
 from invsuite.api import store_of
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import DataError, UsageError
 from invsuite.report.study import Answer, analyse, plan_pairs, strengths
+from invsuite.results.pictures import first_sheet
 from invsuite.results.record import Record
 
 METHODS = ("mean", "ridge", "layerwise", "modular")
@@ -27,7 +27,9 @@ QUESTIONS = 12
 
 
 def record(method: str, stage: str) -> Record:
-    return invented.record("vit", stage, method, images=6)
+    one = invented.record("vit", stage, method, images=6)
+    one.cell.suite = "quick"
+    return one
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +38,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     store = store_of(load_suite("quick"), folder)
     rng = np.random.default_rng(0)
-    names = ["vit-original"]
+    paths = [store.originals_path("vit")]
     for stage in ("embed", "block03"):
         for method in METHODS:
             store.write(record(method, stage))
-            names.append(record(method, stage).cell.id)
-    for name in names:
-        Image.fromarray(rng.integers(0, 256, (24, 144, 3), dtype=np.uint8)).save(store.strip_path(name))
+            paths.append(store.first_path(record(method, stage).cell.id))
+    for path in paths:
+        path.write_bytes(first_sheet(rng.integers(0, 256, (6, 24, 24, 3), dtype=np.uint8)))
     done = invoke("study", "--out", folder, "--questions", QUESTIONS)
     assert done.exit_code == 0, done.output
     return folder

@@ -6,7 +6,6 @@ neither fitted nor inverted again: the measure is computed on the reconstruction
 
 from __future__ import annotations
 
-import io
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 import torch
-from PIL import Image
 
 from invsuite._system.files import write_atomically
 from invsuite._system.memory import free_memory, is_out_of_memory
@@ -38,11 +36,10 @@ from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
 from invsuite.results.kept import LIMIT, KeptTensors
-from invsuite.results.pictures import best_and_worst, sheet
+from invsuite.results.pictures import FIRST, Pixels, best_and_worst, first_sheet, paired_sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
 
-STRIP_IMAGES = 6  # reconstructions kept per cell for the strips of pictures
 CHECKED_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
 USUAL_PASSES, USUAL_IMAGES = 10_000, 1_000  # where the suite does not say how many
 MEASURE = 0.3  # image passes that a measure takes per image: from 0.1 of a ViT-B's to 1 of a tiny model's
@@ -425,7 +422,7 @@ class Session:
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
             self.problem = problem_record(error) | {"weights": weights_of(model)}
             return
-        write_atomically(run.store.strip_path(f"{entry.spec.name}-original"), _strip(images[:STRIP_IMAGES]))
+        write_atomically(run.store.originals_path(entry.spec.name), first_sheet(_pixels(images[:FIRST])))
 
     def fit(self, fit_id: str, cells: Sequence[Cell], wait: bool) -> bool:
         """Compute the cells of one fit that are still to do; False if another process has it and ``wait`` is not set.
@@ -527,17 +524,17 @@ class Session:
             notes = notes | {"inversion_curve": curve.notes()}
         flops = flops_per_image(model, cell.stage, fitted.inverter, subject.images[:1])
         measurements = self._measure(inverter, reconstructions, run.plan.metrics)
-        write_atomically(store.strip_path(cell.id), _strip(reconstructions[:STRIP_IMAGES]))
-        extremes = best_and_worst({measurement.name: measurement for measurement in measurements})
-        if extremes:
-            pictures = sheet(subject.images[extremes], reconstructions[extremes])
-            write_atomically(store.extremes_path(cell.id), pictures)
+        write_atomically(store.first_path(cell.id), first_sheet(_pixels(reconstructions[:FIRST])))
+        pictured = best_and_worst({measurement.name: measurement for measurement in measurements})
+        if pictured:
+            sheet = paired_sheet(_pixels(subject.images[pictured]), _pixels(reconstructions[pictured]))
+            write_atomically(store.best_and_worst_path(cell.id), sheet)
         cost, count = fitted.cost, len(subject.images)
         return {
             "status": "ok",
             "measurements": {measurement.name: measurement for measurement in measurements},
             "images": [sample.key for sample in subject.samples],
-            "extremes": extremes,
+            "best_and_worst": pictured,
             "cost": CellCost(
                 clock_name(model.device),
                 fit_seconds=cost.stage_seconds.get(cell.stage, 0.0),
@@ -637,9 +634,6 @@ def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
     return body
 
 
-def _strip(images: torch.Tensor) -> bytes:
-    """Return images side by side as PNG bytes."""
-    row = from_unit_range(torch.cat(list(images.cpu()), dim=2)).permute(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(row.numpy()).save(buffer, "PNG", compress_level=1)  # a fifth of the time for a fifth more bytes
-    return buffer.getvalue()
+def _pixels(images: torch.Tensor) -> Pixels:
+    """Return images (N, 3, H, W) in [0, 1] as pixels (N, H, W, 3)."""
+    return from_unit_range(images.cpu()).permute(0, 2, 3, 1).numpy()

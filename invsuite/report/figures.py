@@ -13,11 +13,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from invsuite._system.files import write_atomically
 from invsuite.results.matrices import Matrix
+from invsuite.results.pictures import Pixels, read_sheet
 from invsuite.results.record import Record
 from invsuite.results.store import Store
 
@@ -26,7 +26,6 @@ SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the s
 BYTES = 5_000_000  # of all pictures of a page together, as they are embedded
 QUALITY = 80  # of WebP
 
-Pixels = NDArray[np.uint8]
 #: Gives the store that has the pictures of a record, if there is one.
 StoreOf = Callable[[Record], Store | None]
 
@@ -56,31 +55,21 @@ class Pictures:
         return encoded
 
 
-def strip(store: Store | None, record: Record, original: bool = False) -> list[Pixels]:
-    """Return the first reconstructions of a cell, or the images themselves; none where no file is."""
-    if store is None:
-        return []
-    whole = _read(original_path(store, record) if original else store.strip_path(record.cell.id))
-    return [] if whole is None else _cut(whole, _width(record, whole))
+def first_pictures(store: Store | None, record: Record) -> list[Pixels]:
+    """Return the first reconstructions of a cell; none where no file is."""
+    return _line(store.first_path(record.cell.id)) if store is not None else []
 
 
-def original_path(store: Store, record: Record) -> Path:
-    """Return the file of the images of which `strip` shows the reconstructions."""
-    return store.strip_path(f"{record.original_model}-original")
+def originals(store: Store | None, record: Record) -> list[Pixels]:
+    """Return the images of which `first_pictures` are the reconstructions."""
+    return _line(store.originals_path(record.original_model)) if store is not None else []
 
 
 def kept_pictures(store: Store | None, record: Record) -> dict[int, tuple[Pixels, Pixels]]:
     """Return image and reconstruction by the image's position, of a cell's best and worst and of its first images."""
-    kept: dict[int, tuple[Pixels, Pixels]] = {}
-    if store is None:
-        return kept
-    rows = record.extremes
-    whole = _read(store.extremes_path(record.cell.id)) if rows else None
-    if whole is not None:
-        above, below = np.split(whole, 2)
-        width = whole.shape[1] // len(rows)
-        kept = dict(zip(rows, zip(_cut(above, width), _cut(below, width), strict=True), strict=True))
-    first = zip(strip(store, record, original=True), strip(store, record), strict=False)
+    pairs = read_sheet(store.best_and_worst_path(record.cell.id)) if store is not None else []
+    kept = dict(zip(record.best_and_worst, zip(*pairs, strict=True), strict=True)) if pairs else {}
+    first = zip(originals(store, record), first_pictures(store, record), strict=False)
     return kept | dict(enumerate(first))  # what other parts of the page show is embedded once
 
 
@@ -97,16 +86,16 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
         False if no reconstruction is there to draw.
     """
     done = [record for record in records if record.ok]
-    stores = [(record.cell, store, original_path(store, record)) for record in done if (store := store_of(record))]
-    pictures = {
-        (cell.stage, cell.method): picture
-        for cell, store, _ in stores
-        if cell.seed == done[0].cell.seed and (picture := _read(store.strip_path(cell.id))) is not None
+    strips = {
+        (record.cell.stage, record.cell.method): np.concatenate(pictures, axis=1)
+        for record in done
+        if record.cell.seed == done[0].cell.seed and (pictures := first_pictures(store_of(record), record))
     }
-    first = next((picture for _, _, path in stores if (picture := _read(path)) is not None), None)
-    if not pictures or first is None:
+    original = next((images for record in done if (images := originals(store_of(record), record))), [])
+    if not strips or not original:
         return False
-    stages, methods = (list(dict.fromkeys(key[part] for key in pictures)) for part in (0, 1))
+    first = np.concatenate(original, axis=1)
+    stages, methods = (list(dict.fromkeys(key[part] for key in strips)) for part in (0, 1))
     aspect = first.shape[1] / first.shape[0]
     height = 0.85
     size = (height * aspect * len(stages) + 1.6, height * (len(methods) + 1) + 0.5)
@@ -115,7 +104,7 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
         axes[0][column].set_title(stage, fontsize=10)
         for row, method in enumerate(["original", *methods]):
             axis = axes[row][column]
-            picture = first if method == "original" else pictures.get((stage, method))
+            picture = first if method == "original" else strips.get((stage, method))
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
             axis.set_xticks([])
@@ -183,18 +172,6 @@ def _webp(picture: Pixels, side: int, quality: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _width(record: Record, whole: Pixels) -> int:
-    """Return the width of one picture of a strip: models take images of any aspect, which the identity knows."""
-    height, width = record.identity["image_size"]
-    return round(whole.shape[0] * width / height)
-
-
-def _cut(whole: Pixels, width: int) -> list[Pixels]:
-    return [whole[:, start : start + width] for start in range(0, whole.shape[1], width)]
-
-
-def _read(path: Path) -> Pixels | None:
-    if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def _line(path: Path) -> list[Pixels]:
+    """Return the pictures of a sheet of one line."""
+    return next(iter(read_sheet(path)), [])

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
-from invsuite.report.figures import Pictures, kept_pictures, strip
+from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
 from invsuite.report.markdown import ARROWS, NOTES, READING
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
@@ -247,21 +247,21 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
 
 def _wall(model: str, records: Sequence[Record], results: Results, pictures: Pictures) -> dict[str, Any] | None:
     """Return the numbers of a model's pictures by stage, method and image; None where no picture was kept."""
-    strips = (strip(results.store_of(record), record, original=True) for record in records)
-    originals = next((images for images in strips if images), [])
+    stores = [(record, results.store_of(record)) for record in records]
+    images = next((kept for record, store in stores if (kept := originals(store, record))), [])
     numbers = {
-        (record.cell.stage, record.cell.method): [pictures.add(p) for p in strip(results.store_of(record), record)]
-        for record in records
+        (record.cell.stage, record.cell.method): [pictures.add(p) for p in first_pictures(store, record)]
+        for record, store in stores
     }
-    if not originals or not any(numbers.values()):
+    if not images or not any(numbers.values()):
         return None
     stages, methods = (list(dict.fromkeys(key[part] for key in numbers)) for part in (0, 1))
     return {
         "model": model,
         "stages": stages,
         "methods": methods,
-        "images": records[0].images[: len(originals)],
-        "originals": [pictures.add(p) for p in originals],
+        "images": records[0].images[: len(images)],
+        "originals": [pictures.add(p) for p in images],
         "made": [[numbers.get((stage, method), []) for method in methods] for stage in stages],
     }
 
@@ -271,7 +271,7 @@ def _images(
 ) -> list[dict[str, Any]]:
     """Return the best and worst images of every row: keys, numbers of pictures, and every measure's value of each."""
     entries = []
-    originals: dict[tuple[str, str], int] = {}
+    numbered: dict[tuple[str, str], int] = {}  # pictures of the images themselves, by model and key
     for record in records:
         kept, cell, measurements = kept_pictures(results.store_of(record), record), record.cell, record.measurements
         images: dict[int, dict[str, Any]] = {}
@@ -280,7 +280,7 @@ def _images(
             values = [_value_text(measurements.get(measure.name), position) for measure in measures]
             images[position] = {"key": key, "values": values}
             if position in kept:
-                original = originals.setdefault((cell.model, key), pictures.add(kept[position][0]))
+                original = numbered.setdefault((cell.model, key), pictures.add(kept[position][0]))
                 images[position] |= {"original": original, "made": pictures.add(kept[position][1])}
         orders = [ranking(measurements[m.name]) if m.name in measurements else [] for m in measures]
         numbers = {position: number for number, position in enumerate(images)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from invsuite._system.validation import Natural, NotEmpty, build
 from invsuite.errors import DataError, UsageError
-from invsuite.report.figures import Pictures, strip
+from invsuite.report.figures import Pictures, first_pictures, originals
 from invsuite.report.html import environment
 from invsuite.report.results import Results
 from invsuite.results.record import CellName, Record
@@ -176,26 +176,38 @@ def key_of(suite: str, pairs: Sequence[Pair]) -> Key:
     return Key(FORMAT, suite, hashlib.sha256(listed.encode()).hexdigest()[:16], tuple(pairs))
 
 
-def study_page(key: Key, results: Results, seed: int) -> str:
-    """Return the page: reconstructions side by side, and nothing that tells whose they are.
+def make_study(results: Results, methods: Collection[str], count: int, seed: int) -> tuple[Key, str]:
+    """Return the key of a study and its page: reconstructions side by side, and nothing that tells whose they are.
 
     Args:
-        key: of the study.
-        results: with the records and pictures of all its cells.
-        seed: of the order of the pictures in the page, which would else tell how they were collected.
+        results: of a suite; cells of the first seed whose pictures are kept are compared.
+        methods: which may be asked for.
+        count: questions.
+        seed: of all chance; also of the order of the pictures in the page, which would else tell how they were
+            collected.
+
+    Raises:
+        UsageError: if no two methods have pictures at the same stage.
     """
-    by_id = {record.cell.id: record for record in results.records}
-    cells = {cell: by_id[cell] for pair in key.pairs for cell in pair.cells}
-    shown = {cell: strip(results.store_of(record), record) for cell, record in cells.items()}
-    originals = {record.cell.model: strip(results.store_of(record), record, original=True) for record in cells.values()}
-    pictures = Pictures()
+    pictures = {
+        record.cell.id: shown
+        for record in results.done
+        if record.cell.method in methods
+        and record.cell.seed == results[0].cell.seed
+        and (shown := first_pictures(results.store_of(record), record))
+    }
+    records = [record for record in results.done if record.cell.id in pictures]
+    images = {record.cell.model: originals(results.store_of(record), record) for record in records}
+    depth = min(map(len, (*pictures.values(), *images.values())), default=0)
+    key = key_of(results.name, plan_pairs(records, depth, count, seed))
+    embedded = Pictures()
     numbers = [
-        [pictures.add(images[pair.image]) for images in (originals[pair.model], *(shown[cell] for cell in pair.cells))]
+        [embedded.add(row[pair.image]) for row in (images[pair.model], *(pictures[cell] for cell in pair.cells))]
         for pair in key.pairs
     ]
-    order = np.random.default_rng([seed, 1]).permutation(len(pictures.pixels))
+    order = np.random.default_rng([seed, 1]).permutation(len(embedded.pixels))
     place = np.argsort(order)
-    encoded = pictures.encode(SIDES, QUALITY)
+    encoded = embedded.encode(SIDES, QUALITY)
     page = {
         "format": FORMAT,
         "suite": key.suite,
@@ -204,7 +216,7 @@ def study_page(key: Key, results: Results, seed: int) -> str:
         "pairs": [[int(place[number]) for number in each] for each in numbers],
         "pictures": [encoded[number] for number in order],
     }
-    return environment().get_template("study.html").render(title="Which reconstruction keeps more?", page=page)
+    return key, environment().get_template("study.html").render(title="Which reconstruction keeps more?", page=page)
 
 
 def read_key(path: Path) -> Key:

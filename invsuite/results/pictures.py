@@ -1,53 +1,88 @@
-"""The best and the worst images of a cell by each of its measures: which they are, and their pictures in one file."""
+"""The pictures beside a cell's record: which images they show, and the one format in which they are written and read.
+
+A sheet is a WebP file of lines of equally large pictures; it says itself how many there are.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch.nn.functional import interpolate
 
-from invsuite.data.base import from_unit_range
 from invsuite.results.record import Measurement
 from invsuite.results.statistics import distance_from_best
 
+FIRST = 6  # images whose reconstructions by every cell are kept as they are, for strips and studies
 EACH = 3  # best and worst images kept of each measure
 MOST = 48  # images kept of a cell, however many measures there are
-SIDE = 160  # pixels of the longer side; larger pictures are made smaller
-QUALITY, EFFORT = 90, 1  # of WebP; twice the time makes it 4 % smaller
+LARGE, SMALL = 512, 160  # pixels of the longer side of first and of best and worst images; larger ones are made smaller
+QUALITY, EFFORT = 90, 1  # of lossy WebP; twice the time makes it 4 % smaller
+DESCRIPTION = 0x010E  # EXIF's tag for what an image shows
+
+Pixels = NDArray[np.uint8]
 
 
 def ranking(measurement: Measurement) -> list[int]:
-    """Return the rows of the images on which a measure is defined, best first; ties in the images' order."""
+    """Return the positions of the images on which a measure is defined, best first; ties in the images' order."""
     values, direction = measurement.values, measurement.direction
-    rows = [row for row, value in enumerate(values) if value is not None]
-    return sorted(rows, key=lambda row: float(distance_from_best(direction, values[row])))
+    positions = [position for position, value in enumerate(values) if value is not None]
+    return sorted(positions, key=lambda position: float(distance_from_best(direction, values[position])))
 
 
 def best_and_worst(measurements: Mapping[str, Measurement]) -> list[int]:
-    """Rows of the `EACH` best and worst images by every measure of a record, the very best and worst first, at most
-    `MOST`."""
-    ranked = [ranking(measurement) for measurement in measurements.values()]
+    """Return the positions of the `EACH` best and worst images by every measure, at most `MOST`.
+
+    The very best and worst come first.
+    """
+    rankings = [ranking(measurement) for measurement in measurements.values()]
     picked = (
-        order[place] for depth in range(EACH) for order in ranked if depth < len(order) for place in (-1 - depth, depth)
+        order[place]
+        for depth in range(EACH)
+        for order in rankings
+        if depth < len(order)
+        for place in (-1 - depth, depth)
     )
     return list(dict.fromkeys(picked))[:MOST]
 
 
-def sheet(images: torch.Tensor, reconstructions: torch.Tensor) -> bytes:
-    """WebP bytes: images (n, 3, H, W) in [0, 1] side by side, their reconstructions below."""
-    both = torch.cat([torch.cat(list(part), dim=2) for part in (_fit(images), _fit(reconstructions))], dim=1)
-    buffer = io.BytesIO()
-    Image.fromarray(from_unit_range(both).permute(1, 2, 0).numpy()).save(buffer, "WEBP", quality=QUALITY, method=EFFORT)
+def first_sheet(images: Pixels) -> bytes:
+    """Return the sheet of the first images (n, H, W, 3), which loses nothing of those no larger than `LARGE`."""
+    return _sheet([images], LARGE, lossless=True, method=0)  # as fast as PNG
+
+
+def paired_sheet(images: Pixels, reconstructions: Pixels) -> bytes:
+    """Return the sheet of images (n, H, W, 3) and, below them, their reconstructions, small and nearly as they are."""
+    return _sheet([images, reconstructions], SMALL, quality=QUALITY, method=EFFORT)
+
+
+def read_sheet(path: Path) -> list[list[Pixels]]:
+    """Return the lines of pictures (H, W, 3) in a file; none if it is not there or no sheet."""
+    if not path.is_file():
+        return []
+    with Image.open(path) as image:
+        count = re.fullmatch(r"(\d+) lines of (\d+) pictures", str(image.getexif().get(DESCRIPTION)))
+        whole = np.asarray(image.convert("RGB"))
+    if count is None:
+        return []
+    lines, columns = map(int, count.groups())
+    return [np.split(line, columns, axis=1) for line in np.split(whole, lines)]
+
+
+def _sheet(lines: list[Pixels], side: int, **options: bool | int) -> bytes:
+    """Return pictures no larger than ``side`` as WebP, encoded as ``options`` say."""
+    joined = np.concatenate([np.concatenate([_shrunk(picture, side) for picture in line], axis=1) for line in lines])
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[DESCRIPTION] = f"{len(lines)} lines of {len(lines[0])} pictures"
+    Image.fromarray(joined).save(buffer, "WEBP", exif=exif, **options)
     return buffer.getvalue()
 
 
-def _fit(images: torch.Tensor) -> torch.Tensor:
-    """Images no larger than `SIDE` on the longer side, on the CPU."""
-    images = images.cpu()
-    scale = SIDE / max(images.shape[-2:])
-    if scale >= 1:
-        return images
-    return interpolate(images, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
+def _shrunk(picture: Pixels, side: int) -> Pixels:
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=None)
+    return np.asarray(image)

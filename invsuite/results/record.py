@@ -240,7 +240,7 @@ class Record:
         earlier: measurements under other settings that later runs replaced, kept so that no number is lost.
         additions: which measures were computed after the inversion, by a later run, and where those numbers come from.
         images: keys of the scored images, in the order of every measurement's values.
-        extremes: positions of the best and the worst reconstructions, whose pictures are kept.
+        best_and_worst: positions of the best and the worst reconstructions, whose pictures are kept.
         cost: of the fit and the inversion.
         notes: what the method says of its fit and its inversions.
         flags: what the suite noticed about the reconstructions.
@@ -261,7 +261,7 @@ class Record:
     earlier: list[Measurement] = field(default_factory=list)
     additions: list[Addition] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
-    extremes: list[int] = field(default_factory=list)
+    best_and_worst: list[int] = field(default_factory=list)
     cost: CellCost | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)

@@ -202,13 +202,17 @@ class Store(RecordFolder[Record]):
         """Return what is kept beside the records for measures that are added later (`invsuite.results.kept`)."""
         return KeptTensors(self.folder / "kept", limit, note)
 
-    def strip_path(self, cell_id: str) -> Path:
-        """Return the file of a cell's first few reconstructions."""
-        return self.folder / f"{cell_id}.png"
+    def originals_path(self, model: str) -> Path:
+        """Return the file of a model's first few scored images."""
+        return self.folder / f"{model}-originals.webp"
 
-    def extremes_path(self, cell_id: str) -> Path:
+    def first_path(self, cell_id: str) -> Path:
+        """Return the file of a cell's first few reconstructions."""
+        return self.folder / f"{cell_id}.webp"
+
+    def best_and_worst_path(self, cell_id: str) -> Path:
         """Return the file of a cell's best and worst reconstructions, below their images."""
-        return self.folder / f"{cell_id}-extremes.webp"
+        return self.folder / f"{cell_id}-best-and-worst.webp"
 
     def fit_path(self, fit_id: str) -> Path:
         """Return the folder for the state of a fit that is under way."""
