@@ -75,7 +75,7 @@ def bundled() -> Setting:
     """The bundled ViT on scenes, three stages."""
     fit, select, held_out = (Split(Scenes(seed, n), tuple(range(n))) for seed, n in ((11, 1200), (12, 32), (13, 50)))
     stages = ("embed", "block03", "block06")
-    model = load_model("vit", "bundled:vit")
+    model = load_model("bundled:vit")
     problem = Problem(model, stages, stages, fit, select, Budget(image_passes=PASSES, batch=BATCH["reference"]), seed=0)
     return Setting(problem, held_out, method(96, "ridge"))
 
@@ -85,7 +85,7 @@ def vit_tiny() -> Setting:
     data = os.environ.get("INVSUITE_TEST_DATA", "")
     if not (Path(data) / "photos").is_dir():
         pytest.skip("INVSUITE_TEST_DATA does not name a folder with real weights and photos")
-    model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
+    model = load_model("timm:vit_tiny_patch16_224", "vit_tiny")
     photos, coco = Path(data) / "photos" / "train", Path(data) / "coco" / "tiny_coco"
     spec = DataSpec(FolderSource(str(photos)), HeldBackSource(32), CocoSource(str(coco), "val2017", 50))
     splits = open_splits(spec, model.image_size)

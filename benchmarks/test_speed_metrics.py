@@ -86,7 +86,7 @@ def test_all_measures_against_fitting_an_inverse_network(random_backbones: None,
 
     def measure() -> dict[str, float]:
         stages = ("embed", "block03", "block06", "block09", "block12")
-        witness = load_model("witness", "bundled:detr")
+        witness = load_model("bundled:detr", "witness")
         subject = Subject(model, stages, samples, images, splits[0], EDITS, CLASSES, witness)
         scoring = Scoring(subject, STAGE, blurred, reconstruct, invert)
         seconds = {}
@@ -118,7 +118,7 @@ def test_all_measures_against_fitting_an_inverse_network(random_backbones: None,
 
 def test_boxes_of_a_detector(benchmark: BenchmarkFixture) -> None:
     """All box measures of 100 scenes by the bundled DETR, against one forward pass over them."""
-    model = load_model("detr", "bundled:detr")
+    model = load_model("bundled:detr")
     samples = Split(Scenes(13, COUNT), tuple(range(COUNT))).samples()
     images = torch.stack([sample.image for sample in samples])
     begun = time.perf_counter()

@@ -34,5 +34,7 @@ from .models.load import load_model as load_model
 from .registry import register as register
 from .report.results import Results as Results
 from .results.record import Record as Record
+from .single import fit as fit
+from .single import score as score
 
 __version__: str

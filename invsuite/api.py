@@ -46,7 +46,6 @@ class BenchOptions:
     seeds: tuple[int, ...] | None = None
     random_weights: bool = False
     placement: Placement = field(default_factory=Placement)
-    plugins: tuple[Path, ...] = ()
     out: Path = Path("results")
     dry_run: bool = False
     redo: Redo = "unfinished"
@@ -72,7 +71,7 @@ def store_of(suite: Suite | SuiteFile, out: Path) -> Store:
 def run_bench(options: BenchOptions) -> BenchResult:
     """Run what is missing, render, and say what was done."""
     suite = load_suite(options.suite)
-    executor = make_executor(options.placement, options.plugins)
+    executor = make_executor(options.placement)
     how = RunOptions(options.redo, options.cell_seconds, round(options.keep_gib * 2**30))
     store = store_of(suite, options.out)
     selection = Selection(
@@ -211,6 +210,9 @@ def load_results(folder: Path | str = "results", suite: str = "") -> Results:
 
     Raises:
         UsageError: if there are no records, or of several suites and none is named.
+
+    Example:
+        >>> load_results("results", "quick").to_frame()  # doctest: +SKIP
     """
     folders = Path(folder) / "records"
     names = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []

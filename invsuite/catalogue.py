@@ -22,12 +22,18 @@ def _first_line(doc: str | None) -> str:
 
 
 def list_models() -> list[Row]:
-    """Return the bundled models with their measured quality, the aliases, and the adapters of any other model."""
+    """Return the bundled models with their measured quality, the aliases, and the adapters of any other model.
+
+    Example:
+        >>> import invsuite
+        >>> [row["model"] for row in invsuite.list_models() if row["weights"] == "bundled"]
+        ['vit', 'detr']
+    """
     from invsuite.models.adapters.bundled import BUILDERS, card
 
     rows = []
     for name in BUILDERS:
-        model, facts = load_model(name, f"bundled:{name}"), card(name)
+        model, facts = load_model(f"bundled:{name}"), card(name)
         what = f"{facts['architecture']}; {facts['measured']['summary']}"
         rows.append(_model_row(name, f"bundled:{name}", ", ".join(model.stages), "bundled", model.origin.licence, what))
     for alias, source in ALIASES.items():
@@ -47,7 +53,13 @@ def _model_row(model: str, source: str, stages: str, weights: str, licence: str,
 
 
 def list_methods() -> list[Row]:
-    """Return every method with its family, its source, and its parameters: default, and what they accept."""
+    """Return every method with its family, its source, and its parameters: default, and what they accept.
+
+    Example:
+        >>> import invsuite
+        >>> {row["method"]: row["family"] for row in invsuite.list_methods()}["ridge"]
+        'closed form'
+    """
     return [
         {"method": name, "family": cls.family, "source": cls.source, "parameters": ", ".join(_parameters(cls))}
         for name, cls in METHODS.items()
@@ -67,7 +79,13 @@ def _parameters(cls: type[Any]) -> list[str]:
 
 
 def list_metrics() -> list[Row]:
-    """Return every measure with its direction and unit, those of one table together."""
+    """Return every measure with its direction and unit, those of one table together.
+
+    Example:
+        >>> import invsuite
+        >>> {row["metric"]: row["better"] for row in invsuite.list_metrics()}["lpips"]
+        'lower'
+    """
     from invsuite.metrics.base import Group
 
     groups = get_args(Group)

@@ -19,7 +19,7 @@ import typer
 from invsuite._system.environment import go_offline, prepare_threads
 from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
-from invsuite.registry import load_plugins, plugin_files
+from invsuite.registry import load_plugins
 
 if TYPE_CHECKING:
     from invsuite.benchmark.runner import Redo
@@ -205,7 +205,6 @@ def bench(
         seeds=_seeds(seeds),
         random_weights=random_weights,
         placement=Placement(executor, device, workers, threads, gpus, address, retries),
-        plugins=plugin_files(),
         out=out,
         dry_run=dry_run,
         redo=_redo(retry_failed, only_missing, refresh),

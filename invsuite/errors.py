@@ -15,6 +15,14 @@ class InvsuiteError(Exception):
     Attributes:
         exit_code: what the command line returns.
         fault: how a record calls what happened.
+
+    Example:
+        >>> import invsuite
+        >>> try:
+        ...     invsuite.load_suite("quik")
+        ... except invsuite.InvsuiteError as error:
+        ...     print(error.exit_code, error)
+        2 unknown suite 'quik': did you mean quick? known: ci, efficiency, general, paper, photos, quick
     """
 
     exit_code = 1
@@ -22,9 +30,19 @@ class InvsuiteError(Exception):
 
 
 class UsageError(InvsuiteError):
-    """A name, option or suite key that does not exist or does not fit (exit code 2)."""
+    """A name, option or suite key that does not exist or does not fit (exit code 2).
+
+    Example:
+        >>> import invsuite
+        >>> try:
+        ...     invsuite.Budget(image_passes=64, seconds=60)
+        ... except invsuite.UsageError as error:
+        ...     print(error.fault)
+        usage
+    """
 
     exit_code = 2
+    fault = "usage"
 
 
 class SetupError(InvsuiteError):
@@ -44,7 +62,16 @@ class DiskError(SetupError):
 
 
 class Unavailable(SetupError):
-    """Weights or data that cannot be had on this machine; a cell that needs them is recorded as ``skipped``."""
+    """Weights or data that cannot be had on this machine; a cell that needs them is recorded as ``skipped``.
+
+    Example:
+        >>> import invsuite
+        >>> try:
+        ...     invsuite.open_images("/no/such/folder", (96, 96))
+        ... except invsuite.Unavailable as error:
+        ...     print(error)
+        photo folder '/no/such/folder' does not exist
+    """
 
     fault = "unavailable"
 
@@ -53,6 +80,13 @@ class NotApplicable(InvsuiteError):
     """A method that by its nature cannot answer at a stage, such as an exact inverse of a map that has none.
 
     The cell is recorded as ``skipped`` with the reason: nothing broke, and no other method replaces it.
+
+    Example:
+        A method raises it from `Method.fit` for all stages, or puts it into ``Fitted.refused`` for one:
+
+        >>> from invsuite import NotApplicable
+        >>> NotApplicable("a pooling layer has no exact inverse").fault
+        'not applicable'
     """
 
     fault = "not applicable"

@@ -164,7 +164,22 @@ REGISTRIES: tuple[Registry[Any], ...] = (METHODS, METRICS, ADAPTERS, SOURCES)
 
 
 class Register:
-    """The decorators by which units register themselves."""
+    """The decorators by which units register themselves.
+
+    Example:
+        >>> import invsuite
+        >>> @invsuite.register.metric
+        ... class Brightness(invsuite.Metric):
+        ...     name = "brightness"
+        ...     label = "Brightness"
+        ...     direction = "zero"
+        ...
+        ...     def compute(self, scoring):
+        ...         means = [stack.mean((1, 2, 3)) for stack in (scoring.reconstructions, scoring.images)]
+        ...         return invsuite.Values((means[0] - means[1]).tolist())
+        >>> any(row["metric"] == "brightness" for row in invsuite.list_metrics())
+        True
+    """
 
     def method(self, cls: AnyClass) -> AnyClass:
         """Register a `Method` under its ``name``."""

@@ -23,12 +23,12 @@ from invsuite.models.load import load_model
 
 @pytest.fixture(scope="session")
 def vit() -> Model:
-    return load_model("vit", "bundled:vit")
+    return load_model("bundled:vit")
 
 
 @pytest.fixture(scope="session")
 def detr() -> Model:
-    return load_model("detr", "bundled:detr")
+    return load_model("bundled:detr")
 
 
 @pytest.fixture(scope="session")

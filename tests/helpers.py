@@ -133,7 +133,7 @@ Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 @lru_cache(maxsize=1)
 def scored_model() -> Model:
     """The model that `scoring` measures on."""
-    return load_model("vit", "bundled:vit")
+    return load_model("bundled:vit")
 
 
 def copy(images: torch.Tensor) -> torch.Tensor:

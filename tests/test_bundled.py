@@ -74,6 +74,6 @@ def test_the_recipe_runs_and_writes_what_the_loader_reads(tmp_path: Path, monkey
     assert any("left" in line for line in lines)
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     for name in ("vit", "detr"):
-        model = load_model(name, f"bundled:{name}")
+        model = load_model(f"bundled:{name}")
         assert model.origin.sha256 == card["models"][name]["sha256"]
         assert torch.isfinite(model.predict(torch.rand(1, 3, 96, 96)).logits).all()

@@ -40,7 +40,7 @@ def assert_chain_is_forward(model: Model, images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["vit", "detr"])
 def test_bundled_chain_equals_forward(name: str, scenes: Split) -> None:
-    assert_chain_is_forward(load_model(name, f"bundled:{name}"), scenes.images(slice(0, 4)))
+    assert_chain_is_forward(load_model(f"bundled:{name}"), scenes.images(slice(0, 4)))
 
 
 def test_queries_in_another_order_are_the_same_predictions(detr: Model, scenes: Split) -> None:
@@ -100,7 +100,7 @@ def test_detr_loads_from_a_local_checkpoint(detr: Model, tmp_path: Path) -> None
     DetrImageProcessor(
         size={"height": 96, "width": 96}, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]
     ).save_pretrained(tmp_path)
-    model = load_model("local", f"detr:{tmp_path}")
+    model = load_model(f"detr:{tmp_path}", "local")
     assert model.image_size == (96, 96)
     normalise = model.components[0].module.parts["normalise"]
     assert normalise.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -117,7 +117,7 @@ def test_detr_checkpoint_with_a_missing_tensor_is_refused(detr: Model, tmp_path:
     weights.pop("class_labels_classifier.weight")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(WeightsError, match=r"class_labels_classifier\.weight"):
-        load_model("local", f"detr:{tmp_path}")
+        load_model(f"detr:{tmp_path}", "local")
 
 
 def test_timm_loads_from_a_local_file(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_timm_loads_from_a_local_file(tmp_path: Path) -> None:
     network = timm.create_model("test_vit", pretrained=False, num_classes=5)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    models = [load_model("t", f"timm:test_vit@{tmp_path / file}") for file in ("w.safetensors", "w.pth")]
+    models = [load_model(f"timm:test_vit@{tmp_path / file}", "t") for file in ("w.safetensors", "w.pth")]
     images = torch.rand(1, 3, *models[0].image_size)
     assert torch.equal(models[0].predict(images).logits, models[1].predict(images).logits)
     assert models[0].predict(images).logits.shape == (1, 5)
@@ -143,19 +143,19 @@ def test_timm_file_that_does_not_fit_or_is_not_there(tmp_path: Path) -> None:
     weights["blocks.1.norm1.weight"] = torch.zeros(3)
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"'blocks\.1\.norm1\.weight' is \(3,\), expected \(64,\)"):
-        load_model("t", f"timm:test_vit@{tmp_path / 'w.safetensors'}")
+        load_model(f"timm:test_vit@{tmp_path / 'w.safetensors'}", "t")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_model("t", f"timm:test_vit@{tmp_path / 'cut.safetensors'}")
+        load_model(f"timm:test_vit@{tmp_path / 'cut.safetensors'}", "t")
     with pytest.raises(Unavailable, match="does not exist"):
-        load_model("t", f"timm:test_vit@{tmp_path / 'no.safetensors'}")
+        load_model(f"timm:test_vit@{tmp_path / 'no.safetensors'}", "t")
     with pytest.raises(UsageError, match="did you mean test_vit"):
-        load_model("t", "timm:tset_vit")
+        load_model("timm:tset_vit", "t")
 
 
 def test_missing_checkpoint_is_unavailable_not_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="hf download"):
-        load_model("d", f"detr:{tmp_path / 'nowhere'}")
+        load_model(f"detr:{tmp_path / 'nowhere'}", "d")
 
 
 def test_representations_of_one_pass_are_the_chains(vit: Model, scenes: Split) -> None:
@@ -180,7 +180,7 @@ def test_vit_embedding_is_the_normalised_patches(vit: Model, scenes: Split) -> N
 
 @pytest.mark.parametrize("name", ["vit", "detr"])
 def test_models_are_in_eval_mode_and_frozen(name: str) -> None:
-    model = load_model(name, f"bundled:{name}")
+    model = load_model(f"bundled:{name}")
     assert not any(m.training for m in model.network.modules())
     assert not any(p.requires_grad for p in model.network.parameters())
     model.network.train()
@@ -226,5 +226,5 @@ def test_one_changed_byte_in_the_weights_is_refused(tmp_path: Path, monkeypatch:
     (copy / "vit.safetensors").write_bytes(bytes(data))
     monkeypatch.setattr(bundled, "FOLDER", copy)
     with pytest.raises(WeightsError, match=r"SHA-256"):
-        load_model("vit", "bundled:vit")
-    load_model("detr", "bundled:detr")
+        load_model("bundled:vit")
+    load_model("bundled:detr")

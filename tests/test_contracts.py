@@ -144,7 +144,7 @@ def test_a_constant_measure_is_told_what_it_breaks() -> None:
 def test_a_model_in_train_mode_and_repeated_images_are_told() -> None:
     from invsuite.models.load import load_model
 
-    model = load_model("vit", "bundled:vit")
+    model = load_model("bundled:vit")
     model.network.train()
     assert MODEL_CONTRACTS[1].claim in problems(try_contracts("model", "vit", MODEL_CONTRACTS, model))
 

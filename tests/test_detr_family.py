@@ -289,7 +289,7 @@ def saved(folder: Path, name: str, processor: Any) -> Path:
 def test_a_checkpoints_own_processor_is_obeyed(tmp_path: Path) -> None:
     """RT-DETR only rescales: its processor's mean and deviation are there and not to be used."""
     plain = RTDetrImageProcessor(size={"height": 64, "width": 96}, do_normalize=False)
-    model = load_model("m", f"detr:{saved(tmp_path / 'rt', 'rt-detr', plain)}")
+    model = load_model(f"detr:{saved(tmp_path / 'rt', 'rt-detr', plain)}", "m")
     assert model.image_size == (64, 96)
     normalise = model.components[0].module.parts["normalise"]
     assert normalise.mean.flatten().tolist() == [0, 0, 0]
@@ -306,17 +306,17 @@ def test_a_checkpoints_own_processor_is_obeyed(tmp_path: Path) -> None:
 
 def test_a_source_may_say_the_size_and_the_canvas(tmp_path: Path) -> None:
     folder = saved(tmp_path, "detr-resnet", DetrImageProcessor(size={"height": 32, "width": 32}))
-    assert load_model("m", f"detr:{folder}@64x96").image_size == (64, 96)
-    padded = load_model("m", f"detr:{folder}@64x96/96x128")
+    assert load_model(f"detr:{folder}@64x96", "m").image_size == (64, 96)
+    padded = load_model(f"detr:{folder}@64x96/96x128", "m")
     assert padded.image_size == (64, 96)
     assert padded.layout("encoder").grid == (3, 4)
     yolos = saved(tmp_path / "yolos", "yolos", YolosImageProcessor(size={"height": 64, "width": 64}))
-    assert load_model("y", f"detr:{yolos}").stages == ("embed", "encoder1", "encoder2", "encoder", "prediction")
+    assert load_model(f"detr:{yolos}", "y").stages == ("embed", "encoder1", "encoder2", "encoder", "prediction")
     with pytest.raises(UsageError, match="no padding mask"):
-        load_model("y", f"detr:{yolos}@64x96/96x128")
+        load_model(f"detr:{yolos}@64x96/96x128", "y")
 
 
 def test_another_kind_of_checkpoint_is_refused(tmp_path: Path) -> None:
     resnet("stage4").save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"checkpoint of 'resnet'; this adapter cuts: .*d_fine.*yolos"):
-        load_model("m", f"detr:{tmp_path}")
+        load_model(f"detr:{tmp_path}", "m")

@@ -188,7 +188,7 @@ def test_a_small_export_is_a_chain(tmp_path: Path) -> None:
         f'[prediction]\ntask = "classification"\nlogits = "logits"\n'
         f'[stages]\nfine = "{fine}"\ncoarse = "{coarse}"\nboth = ["{fine}", "{coarse}"]\n'
     )
-    model = load_model("small", f"onnx:{path}")
+    model = load_model(f"onnx:{path}", "small")
     assert model.stages == ("fine", "coarse", "both", "prediction")
     assert model.image_size == (16, 24)
     images = torch.rand(2, 3, 16, 24, requires_grad=True)
@@ -221,7 +221,7 @@ def test_a_wrong_operator_does_not_pass_the_check_of_the_chain(
     card = 'input = "images"\n[prediction]\ntask = "classification"\nlogits = "logits"\n'
     (tmp_path / "small.toml").write_text(card)
     images = torch.rand(3, 3, 16, 24)
-    model = load_model("small", f"onnx:{path}")
+    model = load_model(f"onnx:{path}", "small")
     check_chain(model, images)
     (theirs,) = session(path).run(None, {"images": images[:1].numpy()})
     assert np.array_equal(model.reference(images).logits[:1].numpy(), theirs)
@@ -234,7 +234,7 @@ def test_a_wrong_operator_does_not_pass_the_check_of_the_chain(
 def test_without_its_packages_a_file_is_refused(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "find_spec", lambda name: None if name == package else True)
     with pytest.raises(Unavailable, match=rf"'onnx:a\.onnx' needs {package}: pip install 'invsuite\[onnx\]'$"):
-        load_model("m", "onnx:a.onnx")
+        load_model("onnx:a.onnx", "m")
 
 
 def test_an_exported_vit_holds_what_the_vit_holds(vit: Model, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_an_exported_vit_holds_what_the_vit_holds(vit: Model, tmp_path: Path) ->
     for number, found in ((3, names[2]), (6, names[5])):
         card += f'block{number:02d} = {{ tensors = "{found[0]}", kind = "tokens", grid = [12, 12], prefix = 1 }}\n'
     (tmp_path / "card.toml").write_text(card)
-    model = load_model("exported", f"onnx:{path}@{tmp_path / 'card.toml'}")
+    model = load_model(f"onnx:{path}@{tmp_path / 'card.toml'}", "exported")
     images = torch.rand(2, 3, 96, 96)
     ours, theirs = (m.represent(images, ("block03", "block06")) for m in (model, vit))
     for stage in ours:
@@ -261,30 +261,30 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = export(Small().eval(), tmp_path / "small.onnx", (16, 24))
     with pytest.raises(Unavailable, match="does not exist"):
-        load_model("m", f"onnx:{tmp_path / 'no.onnx'}")
+        load_model(f"onnx:{tmp_path / 'no.onnx'}", "m")
     with pytest.raises(UsageError, match=r"needs a card .* write small\.toml beside it"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
     head = 'input = "images"\n[prediction]\ntask = "classification"\nlogits = "logit"\n'
     (tmp_path / "small.toml").write_text(head)
     with pytest.raises(UsageError, match="'logit', which is no tensor of the graph: did you mean logits"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
     (tmp_path / "small.toml").write_text(head.replace("task", "taks"))
     with pytest.raises(UsageError, match=r"unknown key 'prediction\.taks': did you mean prediction\.task"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
     tokens = '[stages]\na = { tensors = "logits", kind = "map" }\n'
     (tmp_path / "small.toml").write_text(head.replace('"logit"', '"logits"') + tokens)
     with pytest.raises(UsageError, match="stage 'a': tensors of shapes"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(WeightsError, match="cannot be read as ONNX"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
     from onnx import helper
 
     info = helper.make_empty_tensor_value_info
     graph = helper.make_graph([helper.make_node("NonZero", ["x"], ["y"])], "g", [info("x")], [info("y")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
     with pytest.raises(UsageError, match="not supported: NonZero"):
-        load_model("m", f"onnx:{path}")
+        load_model(f"onnx:{path}", "m")
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def detector(extra_data: Path) -> tuple[Model, Path]:
     path = extra_data / "models" / "deimv2_hgnetv2_atto_coco.onnx"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    return load_model("deimv2", f"onnx:{path}"), path
+    return load_model(f"onnx:{path}", "deimv2"), path
 
 
 def photos(extra_data: Path, folder: str, count: int) -> Split:

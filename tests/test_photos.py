@@ -29,7 +29,7 @@ def hub_cache(extra_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_real_vit_loads_from_the_hub_cache(hub_cache: Path) -> None:
-    model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
+    model = load_model("timm:vit_tiny_patch16_224", "vit_tiny")
     assert model.image_size == (224, 224)
     assert model.components[0].module.parts["normalise"].mean.flatten().tolist() == [0.5, 0.5, 0.5]
     assert len(model.origin.sha256) == 64
@@ -42,7 +42,7 @@ def test_ridge_on_real_photos_lands_where_it_should(hub_cache: Path) -> None:
     """A plain per-token ridge, written apart, fit on 700 of these photos and scored on val2017's 50, measured 32.7 dB
     at the embedding and 16.0 dB after block 6, on photos resized bilinearly. The checkpoint wants bicubic, whose
     sharper photos cost 0.2 dB after block 6 and 1.9 dB at the embedding; the intercept per place gives 1.4 dB there."""
-    model = load_model("vit_tiny", "timm:vit_tiny_patch16_224")
+    model = load_model("timm:vit_tiny_patch16_224", "vit_tiny")
     spec = DataSpec(
         FolderSource(str(hub_cache / "photos" / "train" / "nips2017")),
         HeldBackSource(300),

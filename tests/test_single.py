@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers import invoke, small_suite
 
-from invsuite.benchmark.single import fit, score
 from invsuite.data.scenes import ScenesSource
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.methods.base import FitCost, Fitted, Inverter
@@ -16,6 +15,7 @@ from invsuite.methods.networks import Layerwise
 from invsuite.methods.problem import Budget
 from invsuite.models.base import Model
 from invsuite.results.store import Store
+from invsuite.single import fit, score
 
 FIT, SELECT, SCORE = ScenesSource(61, 24), ScenesSource(62, 4), ScenesSource(63, 4)
 

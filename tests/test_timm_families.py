@@ -238,15 +238,15 @@ def test_random_weights_are_always_the_same_and_leave_the_generator_alone() -> N
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    one = load_model("t", "timm:test_vit", random_weights=True)
+    one = load_model("timm:test_vit", "t", random_weights=True)
     assert torch.equal(torch.rand(1), expected)
-    two = load_model("t", "timm:test_vit", random_weights=True)
+    two = load_model("timm:test_vit", "t", random_weights=True)
     assert one.fingerprint() == two.fingerprint() == one.origin.sha256
     assert one.origin.random
     assert one.origin.source == "random weights, seed 0 (architecture of timm test_vit)"
-    bundled = load_model("b", "bundled:vit", random_weights=True)
+    bundled = load_model("bundled:vit", "b", random_weights=True)
     assert bundled.origin.random
-    assert bundled.origin.sha256 != load_model("b", "bundled:vit").origin.sha256
+    assert bundled.origin.sha256 != load_model("bundled:vit", "b").origin.sha256
 
 
 NEVER_NAMED = ("shvit_s1", "starnet_s050", "test_mambaout")
@@ -335,14 +335,14 @@ def test_a_local_file_of_any_family_loads_or_says_which_tensor_does_not_fit(name
     weights = timm.create_model(name, pretrained=False, num_classes=5).state_dict()
     path = tmp_path / "w.safetensors"
     save_file(weights, path)
-    model = load_model("t", f"timm:{name}@{path}")
+    model = load_model(f"timm:{name}@{path}", "t")
     assert model.predict(torch.rand(1, 3, *model.image_size)).logits.shape == (1, 5)
     assert not model.origin.random
     key = next(iter(weights))
     weights[key] = torch.zeros(3)
     save_file(weights, path)
     with pytest.raises(WeightsError, match=rf"'{re.escape(key)}' is \(3,\), expected"):
-        load_model("t", f"timm:{name}@{path}")
+        load_model(f"timm:{name}@{path}", "t")
 
 
 def test_the_list_of_models_tells_stages_weights_and_licence() -> None:

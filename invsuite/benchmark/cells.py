@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
@@ -21,7 +20,7 @@ from invsuite.methods.training.engine import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
-from invsuite.models.load import ALIASES, load_model, split_source
+from invsuite.models.load import ALIASES, load_model, name_of
 from invsuite.registry import METHODS, METRICS
 
 #: JSON with sorted keys.
@@ -163,22 +162,13 @@ def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
     inside = None if words is None else [w for w in words if w not in outside]
     chosen = () if inside == [] else choose("model", named, inside)
     specs = [m for m in suite.models if m.name in chosen]
-    specs += [ModelSpec(_row_name(source), source, ()) for source in dict.fromkeys(outside)]
+    specs += [ModelSpec(name_of(source), source, ()) for source in dict.fromkeys(outside)]
     if selection.random_weights:
         specs = [replace(spec, name=f"{spec.name}-random", random_weights=True) for spec in specs]
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
             raise UsageError(f"{count} models would be called '{name}' in the tables: run them one at a time")
     return specs
-
-
-def _row_name(source: str) -> str:
-    """Return the name in tables and files of a model that only its source names."""
-    if source in ALIASES:
-        return source
-    _, name = split_source(source)
-    architecture, _, file = name.partition("@")
-    return "-".join([architecture.strip("/").replace("/", "-"), *([Path(file).stem] if file else [])])
 
 
 def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelSpec:
@@ -332,7 +322,7 @@ def find_witness(spec: ModelSpec, model: Model, needed: bool, note: Callable[[st
         return NotApplicable(f"the suite names no witness for model '{spec.name}'")
     note(f"loading the witness of '{spec.name}' ({spec.witness})")
     try:
-        witness = load_model(f"witness of {spec.name}", spec.witness)
+        witness = load_model(spec.witness, f"witness of {spec.name}")
     except Unavailable as error:
         return error
     if witness.origin.sha256 == model.origin.sha256:
@@ -363,7 +353,7 @@ def _load(
     """Return the model with its cut, or why it cannot be had, with the stages as the user wrote them."""
     note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
     try:
-        model = load_model(spec.name, spec.source, spec.random_weights)
+        model = load_model(spec.source, spec.name, spec.random_weights)
         if model.uncut:
             note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
         return cut_of(spec, model, words), model

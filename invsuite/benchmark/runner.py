@@ -36,6 +36,7 @@ from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
 from invsuite.results.kept import LIMIT, KeptTensors
+from invsuite.results.outcome import RunOutcome
 from invsuite.results.pictures import FIRST, Pixels, best_and_worst, first_sheet, paired_sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
@@ -118,25 +119,6 @@ class Todo:
     lacking: tuple[Metric, ...] = ()
 
 
-@dataclass
-class Outcome:
-    """Counts of one run.
-
-    Attributes:
-        computed: cells that were fitted and inverted.
-        reused: cells whose record was there.
-        added: those of them that measures were added to.
-        failed: cells that broke, or that measures could not be added to.
-        skipped: cells that cannot have numbers.
-    """
-
-    computed: int = 0
-    reused: int = 0
-    added: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-
 @dataclass(frozen=True)
 class Run:
     """What every step of one run needs.
@@ -157,7 +139,7 @@ class Run:
     report: Reporter
     options: RunOptions
     stamps: dict[str, int | None]
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: RunOutcome = field(default_factory=RunOutcome)
     _unavailable: dict[str, bool] = field(default_factory=dict)
 
     def todo(self, entry: LoadedModel | UnavailableModel, cell: Cell) -> Todo | None:
@@ -298,7 +280,9 @@ def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, opti
     return run
 
 
-def run(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None) -> Outcome:
+def run(
+    plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None
+) -> RunOutcome:
     """Compute what every cell lacks, or the cells that ``options`` name, one after the other.
 
     Other processes may run the same plan on the same store: each fit is computed by one of them.

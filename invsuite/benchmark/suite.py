@@ -90,6 +90,12 @@ def load_suite(name_or_path: str) -> Suite:
     Raises:
         UsageError: for an unknown suite, a key that is missing, unknown or of the wrong type, or a unit that is not
             registered.
+
+    Example:
+        >>> import invsuite
+        >>> suite = invsuite.load_suite("quick")
+        >>> [model.name for model in suite.models], suite.budget.kind
+        (['vit', 'detr'], 'passes')
     """
     file = read_suite(name_or_path)
     with naming(suite_path(name_or_path)):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from invsuite._system.identity import NOT_IDENTITY
+from invsuite._system.validation import build
 from invsuite.data.base import Source
 from invsuite.data.folder import FolderSource
 from invsuite.data.geometry import BICUBIC, Resampling
 from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
 from invsuite.errors import UsageError
+from invsuite.registry import SOURCES
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,15 @@ class DataSpec:
         return (self.fit, self.select, self.score)
 
 
-def open_images(source: Source | str, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Split:
-    """Return the images of a source, or of a folder of photos, after its known pictures have been checked.
+def open_images(source: Source | str, size: tuple[int, int], resampling: Resampling = BICUBIC, **fields: Any) -> Split:
+    """Return the images of a source, after its known pictures have been checked.
 
     Args:
-        source: where they come from; the path of a folder, in which ``$NAME`` is an environment variable.
+        source: where they come from: a source, the path of a folder of photos (``$NAME`` is an environment variable),
+            or with ``fields`` the name of a kind of data.
         size: (H, W) that a model takes (`Model.image_size`).
         resampling: how its checkpoint wants photos resized (`Model.resampling`).
+        fields: the keys of a suite's ``[data.*]`` for that kind.
 
     Raises:
         DataError: if known pictures do not come out of the same code as they should.
@@ -42,12 +47,12 @@ def open_images(source: Source | str, size: tuple[int, int], resampling: Resampl
         UsageError: if there are fewer images than the source's ``count``.
 
     Examples:
-        >>> from invsuite.data.scenes import ScenesSource
-        >>> scenes = open_images(ScenesSource(seed=1, count=8), size=(96, 96))
+        >>> scenes = open_images("scenes", size=(96, 96), seed=1, count=8)
         >>> scenes.images([0, 1]).shape
         torch.Size([2, 3, 96, 96])
     """
-    source = FolderSource(source) if isinstance(source, str) else source
+    if isinstance(source, str):
+        source = build(SOURCES[source], fields, source) if fields else FolderSource(source)
     source.check(size)
     dataset = source.open(size, resampling)
     count = source.count or len(dataset)

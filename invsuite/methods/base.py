@@ -36,6 +36,10 @@ class FitCost:
             together share them).
         total_seconds: the whole fit; the suite fills it in.
         peak_bytes: most memory during the fit; the suite fills it in.
+
+    Example:
+        >>> FitCost(image_passes={"block03": 200}, parameters={"block03": 3}).image_passes
+        {'block03': 200}
     """
 
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +78,11 @@ class Inverter:
 
     A method's inverter overrides `invert`, a floor's that ``uses_image`` overrides `invert_with_image`; all else is
     optional.
+
+    Example:
+        >>> class Grey(Inverter):
+        ...     def invert(self, representation):
+        ...         return torch.full((len(representation), 3, 96, 96), 0.5)
     """
 
     #: Whether it is shown the true image: a level on the scale (a mean colour, a thumbnail), no method of inversion.
@@ -124,6 +133,14 @@ class Fitted:
         refused: the stages at which the method does not apply, with the reason; they are not inverted.
         method: that was fitted; the suite fills it in.
         problem: it was fitted to; the suite fills it in.
+
+    Example:
+        >>> import invsuite
+        >>> model = invsuite.load_model("bundled:vit")
+        >>> images = invsuite.open_images("scenes", model.image_size, seed=1, count=16)
+        >>> fitted = invsuite.fit("mean", model, ["embed"], images)
+        >>> fitted.reconstruct(images.images([0, 1]), "embed").shape
+        torch.Size([2, 3, 96, 96])
     """
 
     inverter: Inverter
@@ -171,6 +188,21 @@ class Method(ABC):
         uses_budget: whether it depends on the budget.
         reads_fit: whether it takes all fit images through the model once, for all stages together.
         uses_image: whether it is a floor that is shown the image itself.
+
+    Example:
+        >>> class Half(Inverter):
+        ...     def invert(self, representation):
+        ...         return torch.full((len(representation), 3, 96, 96), 0.5)
+        >>> @dataclass(frozen=True)
+        ... class HalfGrey(Method):
+        ...     name = "half-grey"
+        ...     family = "floor"
+        ...     source = "where it was published"
+        ...
+        ...     def fit(self, problem):
+        ...         return Fitted(Half(), no_fit(problem.stages))
+        >>> HalfGrey().params()
+        {}
     """
 
     name: ClassVar[str]

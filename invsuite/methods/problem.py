@@ -41,6 +41,12 @@ class Budget:
 
     Raises:
         UsageError: naming the keys, if no limit or several are set or one is negative.
+
+    Example:
+        >>> Budget(image_passes=6000).kind
+        'passes'
+        >>> Budget(seconds=60).limit
+        60
     """
 
     image_passes: int | None = None
@@ -169,6 +175,16 @@ class Problem:
         budget: what each trained inverse may spend.
         seed: of every random draw.
         context: plumbing of the suite's training engine, and the progress hook.
+
+    Example:
+        A method's ``fit`` is given one; `invsuite.fit` puts it together:
+
+        >>> import invsuite
+        >>> model = invsuite.load_model("bundled:vit")
+        >>> images = invsuite.open_images("scenes", model.image_size, seed=1, count=16)
+        >>> problem = invsuite.fit("mean", model, ["embed", "block03"], images).problem
+        >>> problem.stages, len(problem.fit), len(problem.select)
+        (('embed', 'block03'), 14, 2)
     """
 
     model: Model

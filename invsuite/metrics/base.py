@@ -72,7 +72,7 @@ class Scoring:
     Examples:
         >>> from invsuite import load_model, open_images
         >>> from invsuite.data.scenes import ScenesSource
-        >>> model = load_model("vit", "bundled:vit")
+        >>> model = load_model("bundled:vit")
         >>> images = open_images(ScenesSource(seed=1, count=4), model.image_size)
         >>> subject = Subject(model, ("embed",), images.samples(), images.images([0, 1, 2, 3]), images, edit_limit=2)
         >>> scoring = Scoring(subject, "embed", 1 - subject.images, lambda x: 1 - x, lambda tensor: subject.images)

@@ -260,7 +260,7 @@ class Model:
 
     Examples:
         >>> from invsuite import load_model
-        >>> model = load_model("vit", "bundled:vit")
+        >>> model = load_model("bundled:vit")
         >>> model.usual_stages(2)
         ('embed', 'block03', 'block06')
         >>> tokens = model.represent(torch.zeros(1, 3, 96, 96), ["block03"])["block03"]

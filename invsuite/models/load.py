@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invsuite.errors import UsageError
@@ -39,13 +40,21 @@ def split_source(source: str) -> tuple[Adapter, str]:
     return ADAPTERS[adapter], name
 
 
-def load_model(name: str, source: str, random_weights: bool = False) -> Model:
+def name_of(source: str) -> str:
+    """Return what tables and files call a model that only its source names."""
+    if source in ALIASES:
+        return source
+    architecture, _, file = split_source(source)[1].partition("@")
+    return "-".join([architecture.strip("/").replace("/", "-"), *([Path(file).stem] if file else [])])
+
+
+def load_model(source: str, name: str = "", random_weights: bool = False) -> Model:
     """Load a frozen model.
 
     Args:
-        name: what tables call the model.
         source: ``ADAPTER:NAME`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
             ``detr:/a/local/folder``, ``onnx:/a/file.onnx``) or an alias.
+        name: what tables call the model; `name_of` the source by default.
         random_weights: whether to give the architecture random weights, always the same ones.
 
     Raises:
@@ -54,10 +63,11 @@ def load_model(name: str, source: str, random_weights: bool = False) -> Model:
         WeightsError: if they are damaged or do not fit.
 
     Examples:
-        >>> load_model("detector", "bundled:detr").stages
+        >>> load_model("bundled:detr", "detector").stages
         ('backbone', 'encoder1', 'encoder2', 'encoder', 'decoder1', 'decoder2', 'decoder', 'prediction')
     """
     adapter, rest = split_source(source)
+    name = name or name_of(source)
     if not random_weights:
         return adapter.load(name, rest)
     if adapter.random is not None:

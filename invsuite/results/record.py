@@ -247,6 +247,14 @@ class Record:
         weights: of the model.
         data: counts of images.
         run: the run a merged record comes from; it is not stored.
+
+    Example:
+        >>> import invsuite
+        >>> images = invsuite.open_images("scenes", (96, 96), seed=1, count=16)
+        >>> fitted = invsuite.fit("mean", "bundled:vit", ["embed"], images)
+        >>> [record] = invsuite.score(fitted, invsuite.open_images("scenes", (96, 96), seed=2, count=4), ["psnr"])
+        >>> record.cell.row, record.status, record.measurements["psnr"].n
+        ('vit/embed/mean', 'ok', 4)
     """
 
     cell: CellName

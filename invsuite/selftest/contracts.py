@@ -95,7 +95,7 @@ def check_unit(name: str, parameters: Mapping[str, Any] | None = None) -> list[C
     """
     tree = dict(parameters or {})
     if ":" in name and name.partition(":")[0] in ADAPTERS:
-        return try_contracts("model", name, MODEL_CONTRACTS, load_model("model", name))
+        return try_contracts("model", name, MODEL_CONTRACTS, load_model(name, "model"))
     if name in METHODS:
         return try_contracts("method", name, METHOD_CONTRACTS, MethodTrial(make_method(name, tree)))
     if name in METRICS:
@@ -156,7 +156,7 @@ class MethodTrial:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self.model = load_model("vit", "bundled:vit")
+        self.model = load_model("bundled:vit")
         budget = Budget(image_passes=32, batch=16)
         self.problem = Problem(self.model, STAGES, STAGES, little_split(71, 24), little_split(72, 8), budget, seed=0)
         self.images = little_split(73, IMAGES).images(slice(None))
@@ -270,7 +270,7 @@ class MetricTrial:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.model = load_model("vit", "bundled:vit")
+        self.model = load_model("bundled:vit")
         self.scored, self.fit = little_split(74, IMAGES), little_split(75, 12)
 
     def values(self, reconstruct: Callable[[torch.Tensor], torch.Tensor], edits: int = 3) -> Values:

@@ -55,7 +55,7 @@ def _truncated() -> Iterator[None]:
 
 
 def _load_bundled() -> None:
-    load_model("vit", "bundled:vit")
+    load_model("bundled:vit")
 
 
 class _RunsCode:
@@ -74,7 +74,7 @@ def _load_checkpoint() -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
         torch.save(contents(), path)
-        load_model("local", f"timm:test_vit@{path}")
+        load_model(f"timm:test_vit@{path}", "local")
 
 
 CARD = """
@@ -103,7 +103,7 @@ def _check_onnx() -> None:
         path = Path(folder) / "small.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
         path.with_suffix(".toml").write_text(CARD, encoding="utf-8")
-        check_chain(load_model("small", f"onnx:{path}"), torch.rand(2, 3, 8, 8))
+        check_chain(load_model(f"onnx:{path}", "small"), torch.rand(2, 3, 8, 8))
 
 
 #: what only an installation with the packages for ONNX files can try

@@ -6,9 +6,7 @@ Importing this package imports neither torch nor Ray: a worker's environment is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invsuite.errors import UsageError, unknown_name
@@ -31,8 +29,8 @@ TAKERS = {
 }
 
 
-def make_executor(placement: Placement, plugins: Sequence[Path] = ()) -> Executor:
-    """Return the executor that ``placement`` names; its workers load ``plugins``.
+def make_executor(placement: Placement) -> Executor:
+    """Return the executor that ``placement`` names; its workers load the plug-ins of this process.
 
     Raises:
         UsageError: for an unknown name, an option that is not for it, or one whose package is not installed.
@@ -43,5 +41,5 @@ def make_executor(placement: Placement, plugins: Sequence[Path] = ()) -> Executo
     for option, takers in TAKERS.items():
         if getattr(placement, option) is not None and placement.executor not in takers:
             raise UsageError(f"--{option} is not for --executor {placement.executor}, but for {' and '.join(takers)}")
-    executor: Executor = import_module(EXECUTORS[placement.executor]).Executor(placement, plugins)
+    executor: Executor = import_module(EXECUTORS[placement.executor]).Executor(placement)
     return executor

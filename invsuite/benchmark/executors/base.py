@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 
 from invsuite.benchmark.cells import Cell, Plan, Selection
-from invsuite.benchmark.runner import Outcome, Reporter, RunOptions
+from invsuite.benchmark.runner import Reporter, RunOptions
 from invsuite.benchmark.suite import ModelSpec, Suite
 from invsuite.errors import InvsuiteError
+from invsuite.results.outcome import RunOutcome
 
 RETRIES = 2  # how often a fit is tried again whose worker was lost, if nothing else is said
 
@@ -59,7 +60,7 @@ class Executor(Protocol):
 
     device: torch.device
 
-    def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
+    def run(self, plan: Plan, job: Job, report: Reporter) -> RunOutcome:
         """Every cell that ``job.options`` ask for gets its record.
 
         Raises:

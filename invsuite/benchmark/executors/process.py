@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import psutil
 import torch
@@ -23,17 +22,19 @@ from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Job, Lost, Message, Placement, Task
 from invsuite.benchmark.executors.child import main
 from invsuite.benchmark.executors.pool import STOP_SECONDS, Pool, tasks_of
-from invsuite.benchmark.runner import Outcome, Reporter, begin
+from invsuite.benchmark.runner import Reporter, begin
+from invsuite.registry import plugin_files
+from invsuite.results.outcome import RunOutcome
 from invsuite.results.store import Store
 
 
 class Executor:
     """An executor whose workers are processes of this machine; each sees its own device only."""
 
-    def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
+    def __init__(self, placement: Placement) -> None:
         self.devices = pick_devices(placement.device)
         self.device = self.devices[0]
-        self.plugins, self.placement = tuple(plugins), placement
+        self.placement = placement
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
         if self.device.type == "cpu":
             self.threads = placement.threads or torch.get_num_threads()
@@ -43,7 +44,7 @@ class Executor:
             self.threads = placement.threads or max(1, cores // self.workers)
         self.crowded = self.workers * self.threads > cores
 
-    def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
+    def run(self, plan: Plan, job: Job, report: Reporter) -> RunOutcome:
         """Give fits to whichever worker is free, those of one model to one worker as far as possible."""
         run = begin(plan, Store(job.folder), self.device, report, job.options)
         tasks = tasks_of(run)
@@ -53,7 +54,7 @@ class Executor:
                     f"{self.workers} workers of {self.threads} threads are more than this machine has cores: a smaller "
                     "--threads is faster (and changes last digits)"
                 )
-            crew = ProcessCrew(self.workers, self.devices, self.threads, self.plugins, pickle.dumps(job))
+            crew = ProcessCrew(self.workers, self.devices, self.threads, pickle.dumps(job))
             Pool(run, crew, tasks, self.placement.retries).work()
         return run.outcome
 
@@ -70,10 +71,8 @@ class ProcessHandle:
 class ProcessCrew:
     """The worker processes of a run, on ``devices`` in turn."""
 
-    def __init__(
-        self, size: int, devices: Sequence[torch.device], threads: int, plugins: tuple[Path, ...], job: bytes
-    ) -> None:
-        self.size, self.devices, self.threads, self.plugins, self.job = size, devices, threads, plugins, job
+    def __init__(self, size: int, devices: Sequence[torch.device], threads: int, job: bytes) -> None:
+        self.size, self.devices, self.threads, self.job = size, devices, threads, job
         self._handles: dict[Connection, ProcessHandle] = {}
 
     def start(self, number: int) -> ProcessHandle:
@@ -81,7 +80,7 @@ class ProcessCrew:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         device = self.devices[number % len(self.devices)]
-        arguments = (theirs, environment(device, self.threads), self.plugins, self.job, device.type, self.threads)
+        arguments = (theirs, environment(device, self.threads), plugin_files(), self.job, device.type, self.threads)
         process = context.Process(target=main, args=arguments, daemon=True)
         process.start()
         theirs.close()  # so that the pipe ends with the process

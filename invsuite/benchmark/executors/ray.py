@@ -12,7 +12,7 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Broken, Job, Lost, Message, Placement, Task
 from invsuite.benchmark.executors.pool import STOP_SECONDS, Pool, tasks_of
 from invsuite.benchmark.executors.worker import Worker
-from invsuite.benchmark.runner import Outcome, Reporter, begin
+from invsuite.benchmark.runner import Reporter, begin
 from invsuite.errors import InvsuiteError, SetupError, UsageError
+from invsuite.registry import plugin_files
+from invsuite.results.outcome import RunOutcome
 from invsuite.results.store import Store
 
 try:
@@ -44,13 +46,13 @@ INHERITED = ("INVSUITE_", "HF_", "TRANSFORMERS_", "TORCH_HOME")
 class Executor:
     """An executor whose workers are actors; those that do not fit the cluster yet start when they do."""
 
-    def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
+    def __init__(self, placement: Placement) -> None:
         if placement.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"device '{placement.device}': Ray chooses it; use auto, cpu or cuda, and --gpus")
         self.device = pick_device("cpu" if placement.device == "cpu" else "auto")
-        self.placement, self.plugins = placement, tuple(path.expanduser().resolve() for path in plugins)
+        self.placement = placement
 
-    def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
+    def run(self, plan: Plan, job: Job, report: Reporter) -> RunOutcome:
         """Give fits to whichever worker is free, those of one model to one worker as far as possible."""
         run = begin(plan, Store(job.folder), self.device, report, job.options)
         tasks = tasks_of(run)
@@ -58,7 +60,7 @@ class Executor:
             with _connected(self.placement.address or "auto"):
                 share = share_of(self.placement)
                 report.note(f"up to {share.workers} workers of {share.cpus} CPUs and {share.gpus:g} GPUs")
-                Pool(run, RayCrew(share, self.plugins, pickle.dumps(job)), tasks, self.placement.retries).work()
+                Pool(run, RayCrew(share, pickle.dumps(job)), tasks, self.placement.retries).work()
         return run.outcome
 
 
@@ -218,8 +220,8 @@ class RayHandle:
 class RayCrew:
     """The actors of a run, each with its share of the cluster."""
 
-    def __init__(self, share: Share, plugins: tuple[Path, ...], job: bytes) -> None:
-        self.size, self.share, self.plugins, self.job = share.workers, share, plugins, job
+    def __init__(self, share: Share, job: bytes) -> None:
+        self.size, self.share, self.job = share.workers, share, job
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
         )
@@ -239,7 +241,7 @@ class RayCrew:
             runtime_env={"env_vars": variables | thread_variables(share.cpus)},
         )
         device = "cuda" if share.gpus else "cpu"
-        started = actor.remote(self._mailbox, self._started, Path.cwd(), self.plugins, self.job, device, share.cpus)
+        started = actor.remote(self._mailbox, self._started, Path.cwd(), plugin_files(), self.job, device, share.cpus)
         handle = self._handles[self._started] = RayHandle(number, self._started, started, started.ready.remote())
         return handle
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 
 from invsuite._system.devices import pick_device
 from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Job, Placement
-from invsuite.benchmark.runner import Outcome, Reporter, run
+from invsuite.benchmark.runner import Reporter, run
+from invsuite.results.outcome import RunOutcome
 from invsuite.results.store import Store
 
 
 class Executor:
-    """An executor without workers; plug-ins are loaded already."""
+    """An executor without workers."""
 
-    def __init__(self, placement: Placement, plugins: Sequence[Path]) -> None:
+    def __init__(self, placement: Placement) -> None:
         self.device = pick_device(placement.device)
         if placement.threads is not None:
             torch.set_num_threads(placement.threads)
 
-    def run(self, plan: Plan, job: Job, report: Reporter) -> Outcome:
+    def run(self, plan: Plan, job: Job, report: Reporter) -> RunOutcome:
         """Compute model by model and fit by fit."""
         return run(plan, Store(job.folder), self.device, report, job.options)

@@ -23,7 +23,7 @@ from invsuite.methods.problem import Budget, Problem
 from invsuite.metrics import make_metric
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
-from invsuite.results.record import Record
+from invsuite.report.results import Results
 from invsuite.results.store import Store
 
 PASSES = 16_000  # image passes of a trained method where the caller names no budget
@@ -76,13 +76,13 @@ def fit(
 
     Example:
         >>> import invsuite
-        >>> model = invsuite.load_model("vit", "bundled:vit")
-        >>> scenes = invsuite.open_images(invsuite.Scenes(seed=1, count=24), model.image_size)
+        >>> model = invsuite.load_model("bundled:vit")
+        >>> scenes = invsuite.open_images("scenes", model.image_size, seed=1, count=24)
         >>> fitted = invsuite.fit("ridge", model, ["block03"], scenes)
         >>> fitted.reconstruct(scenes.images([0]), "block03").shape
         torch.Size([1, 3, 96, 96])
     """
-    chain = load_model(model.rpartition(":")[2], model) if isinstance(model, str) else model
+    chain = load_model(model) if isinstance(model, str) else model
     chain.to(pick_device(device))
     unit = make_method(method, {}) if isinstance(method, str) else method
     fit_images = _opened(images, chain)
@@ -106,8 +106,8 @@ def score(
     edits: int = 8,
     witness: str = "",
     folder: Path | None = None,
-) -> list[Record]:
-    """Score a fitted method on images that it has not seen, and return a record per stage.
+) -> Results:
+    """Score a fitted method on images that it has not seen.
 
     Args:
         fitted: by `fit`.
@@ -120,6 +120,15 @@ def score(
     Raises:
         UsageError: for an unknown measure, or images that the method was fitted on.
         Unavailable: if images cannot be had.
+
+    Example:
+        >>> import invsuite
+        >>> model = invsuite.load_model("bundled:vit")
+        >>> images = [invsuite.open_images("scenes", model.image_size, seed=seed, count=8) for seed in (1, 2)]
+        >>> fitted = invsuite.fit("mean", model, ["block03"], images[0])
+        >>> results = invsuite.score(fitted, images[1], ["psnr"])
+        >>> results.to_frame()[["method", "stage", "measure", "n"]].values.tolist()
+        [['mean', 'block03', 'psnr', 8]]
     """
     method, problem = fitted.method, fitted.problem
     if method is None or problem is None:
@@ -150,7 +159,8 @@ def score(
         run = begin(plan, store, model.device, Silent(), RunOptions(redo="all", keep_bytes=0))
         session = Session(run, entry, trained=0)
         session.invert(session.shared_fit(cells[0].fit_id, cells, fitted), cells)
-        return [record for cell in cells if (record := store.read(cell.id)) is not None]
+        records = [record for cell in cells if (record := store.read(cell.id)) is not None]
+    return Results(records, stores={str(folder): store} if folder else {})
 
 
 def _opened(images: Split | Source | str, model: Model) -> Split:
