@@ -171,6 +171,8 @@ class PartialForward:
         images: some (B, C, H, W), as it takes them; what modules before a border answer to the first is kept.
         calls: of one forward, as `watch_calls` returns them.
         borders: where runs will start.
+        contiguous: whether representations are laid out anew in memory, as rows follow one another; else they stay as
+            the network laid them out. Sums add in the order of memory, so this changes last digits.
     """
 
     def __init__(
@@ -179,8 +181,10 @@ class PartialForward:
         images: torch.Tensor,
         calls: Sequence[Call],
         borders: Sequence[Border],
+        contiguous: bool = True,
     ) -> None:
         self.network = network
+        self._contiguous = contiguous
         self.shape = tuple(images.shape[1:])
         self._past = {border: _outermost_before(calls, border) for border in borders}
         paths = {path for past in self._past.values() for path in past}
@@ -197,7 +201,10 @@ class PartialForward:
         def run(tensor: torch.Tensor) -> Any:
             tensors = [tensor] if start is None else start.arrangement.write(tensor)
             output = self.run(tensors, start.border if start else None, stop.border if stop else None)
-            return output if stop is None else stop.arrangement.read(output).contiguous()
+            if stop is None:
+                return output
+            representation = stop.arrangement.read(output)
+            return representation.contiguous() if self._contiguous else representation
 
         return run
 

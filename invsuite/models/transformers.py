@@ -246,7 +246,8 @@ def detector_chain(
     image = torch.zeros(1, 3, *image_size)
     places = family.places(detector, image)
     calls = watch_calls(detector, image)
-    pieces = PartialForward(detector, image, calls, [place.cut.border for place in places])
+    borders = [place.cut.border for place in places]
+    pieces = PartialForward(detector, image, calls, borders, contiguous=False)
     cuts = {place.stage: place.cut for place in places}
     components: list[Component] = []
     for place, before in zip(places, (None, *places), strict=False):
