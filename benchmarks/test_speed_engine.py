@@ -103,7 +103,7 @@ def reference_loop(setting: Setting) -> tuple[float, dict[str, float]]:
     """Wall seconds of the plain loop, and the held-out PSNR of its chains."""
     problem = setting.problem
     # the same networks, closed-form paths as initialised; measuring their scales is not charged to the reference
-    links, _ = method(setting.method.width, "random").started_links(problem, problem.stages[-1])
+    links, _ = method(setting.method.width, "random").initialised_modules(problem, problem.stages[-1])
     optimisers = {stage: torch.optim.Adam(link.train().parameters(), lr=RATE) for stage, link in links.items()}
     size, losses, seen = problem.budget.batch, [], 0
     generator = torch.Generator().manual_seed(0)

@@ -12,12 +12,12 @@ from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan, Selection, UnavailableModel, choose, make_plan
-from invsuite.benchmark.estimate import plan_cost
+from invsuite.benchmark.estimate import cell_passes, plan_cost
 from invsuite.benchmark.executors import make_executor
 from invsuite.benchmark.executors.base import Job, Placement
 from invsuite.benchmark.fetch import fetch, needs
 from invsuite.benchmark.progress import ConsoleReporter
-from invsuite.benchmark.runner import Redo, Run, RunOptions, estimate
+from invsuite.benchmark.runner import Redo, Run, RunOptions
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
 from invsuite.benchmark.suite_file import SuiteFile, read_suite
@@ -135,7 +135,7 @@ def _describe(run: Run) -> BenchResult:
     """Return the matrix and its cost, for ``--dry-run``."""
     plan, device = run.plan, run.device
     rows = [
-        {"cell": cell.id, "state": _state(run, entry, cell), "image passes": round(estimate(plan, cell))}
+        {"cell": cell.id, "state": _state(run, entry, cell), "image passes": round(cell_passes(plan, cell))}
         for entry in plan.models
         for cell in entry.cells
     ]

@@ -22,9 +22,10 @@ from invsuite.methods.networks import compose
 from invsuite.methods.problem import Engine, Problem
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training import engine
-from invsuite.methods.training.engine import Job, Recipe, draws, train
+from invsuite.methods.training.engine import Trainee, draws, train
 from invsuite.methods.training.features import FeatureCache, FeatureStream, expected_distinct
 from invsuite.methods.training.initialisation import place_rows, solve_path
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Layout, Model, image_layout
 
 MakeProblem = Callable[..., Problem]
@@ -137,7 +138,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
 
     with pytest.raises(Killed):
         make_method(name, params).fit(in_context(problem, progress=kill, checkpoints=tmp_path))
-    assert list(tmp_path.glob("*.safetensors"))
+    assert list(tmp_path.glob("*.pt"))
     steps: list[int] = []
 
     def note_step(done: int, total: int, note: str) -> None:
@@ -173,7 +174,7 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(
     for other in (replace(problem, seed=1), make_problem(linear_chain, ("first",), passes=128)):
         clean = made(in_context(other, checkpoints=None))
         assert torch.equal(made(in_context(other, checkpoints=tmp_path)), clean)
-    (file,) = tmp_path.glob("*.safetensors")
+    (file,) = tmp_path.glob("*.pt")
     file.write_bytes(file.read_bytes()[:500])
     assert torch.equal(made(problem), first), "a truncated file counts as none"
 
@@ -191,7 +192,7 @@ def test_a_sweep_chooses_a_rate_and_is_part_of_the_budget(linear_chain: Model, m
             assert notes["learning_rate"] == 1e-3
             assert notes["curve"][0][0] == 2 * 64, "two trials of a tenth of the budget each"
             assert fitted.cost.image_passes[stage] == 640
-    with pytest.raises(UsageError, match="learning rate is -1"):
+    with pytest.raises(UsageError, match=r"'recipe.sweep\[0\]' is -1.0, expected more than 0"):
         Recipe(sweep=[-1.0])
     with pytest.raises(UsageError, match="sweep_share"):
         Recipe(sweep_share=1.0)
@@ -201,18 +202,18 @@ def test_training_stops_early_where_selection_gets_worse(linear_chain: Model, ma
     """A network that starts at the answer, with a rate that throws it off: the start is kept, the rest not spent."""
     problem = make_problem(linear_chain, ("first",), passes=1600)
 
-    def job() -> Job:
+    def trainee() -> Trainee:
         module = nn.Linear(192, 192)
         nn.init.eye_(module.weight)
         nn.init.zeros_(module.bias)
-        return Job("copy", module, ("first",), lambda m, images, t: F.mse_loss(m(t["first"]), t["first"]))
+        return Trainee("copy", module, ("first",), lambda m, images, t: F.mse_loss(m(t["first"]), t["first"]))
 
-    patient, stopped = job(), job()
+    patient, stopped = trainee(), trainee()
     train(problem, [patient], Recipe(learning_rate=0.5, patience=0))
-    outcome = train(problem, [stopped], Recipe(learning_rate=0.5, patience=3)).outcomes["copy"]
-    assert outcome.stopped_early
-    assert 800 <= outcome.image_passes < 1600
-    assert outcome.best_at_pass == 0
+    result = train(problem, [stopped], Recipe(learning_rate=0.5, patience=3)).results["copy"]
+    assert result.stopped_early
+    assert 800 <= result.cost.image_passes < 1600
+    assert result.selected_at_pass == 0
     for kept in (patient, stopped):
         assert torch.equal(kept.module.weight, torch.eye(192))
 
@@ -224,21 +225,21 @@ def test_the_ridge_start_is_ridge_regression(vit: Model, make_problem: MakeProbl
     images = scene_split(909, 4).images(slice(0, 4))
     found = vit.represent(images, problem.stages)
     method = make_method("modular", {"width": 16, "depth": 1, "recipe": {"flip": False}})
-    links, start = method.started_links(problem, "block03")
+    modules, initial = method.initialised_modules(problem, "block03")
     ridge = Ridge().fit(problem)
     expected = ridge.invert(found["embed"], images)
     with torch.no_grad():
-        made = links["embed"].eval()(found["embed"].tensor).clamp(0, 1)
-        chained = compose(links, ("embed", "block03")).eval()(found["block03"].tensor).clamp(0, 1)
+        made = modules["embed"].eval()(found["embed"].tensor).clamp(0, 1)
+        chained = compose(modules, ("embed", "block03")).eval()(found["block03"].tensor).clamp(0, 1)
     torch.testing.assert_close(made, expected, atol=2e-3, rtol=0)
     ridge_error = F.mse_loss(ridge.invert(found["block03"], images), images)
     assert F.mse_loss(chained, images) < 1.2 * ridge_error
-    spent = start.spent(("embed", "block03"))
+    cost = initial.cost_of(("embed", "block03"))
     rows = 96 * 144
     linear, features = 96 * (96 + 3 * 8 * 8), 7 * 96  # own channels, four neighbours' and twice as many random ones
-    assert spent.flops == 2.0 * rows * (linear + features * (features + 96) + 2 * 96 * 96)
-    assert spent.seconds > 0
-    assert spent.frozen_flops > 0
+    assert cost.flops == 2.0 * rows * (linear + features * (features + 96) + 2 * 96 * 96)
+    assert cost.seconds > 0
+    assert cost.frozen_flops > 0
 
 
 def test_a_place_is_read_with_its_four_neighbours() -> None:

@@ -74,11 +74,12 @@ def test_the_matrix_is_the_embeddings_own() -> None:
 
 
 def test_of_all_patches_that_fit_the_nearest_to_the_mean_is_given() -> None:
-    found = probe_patch_map(small_vit(16), "embed")
+    model = small_vit(16)
+    found = probe_patch_map(model, "embed")
     mean = torch.full((48,), 0.5, dtype=torch.float64)
-    inverse = PatchInverse.of(found, mean, None)
-    torch.testing.assert_close(found.matrix.T @ inverse.inverse.T @ found.matrix.T, found.matrix.T)
-    within = inverse.inverse @ found.matrix
+    inverse = PatchInverse.of(model, "embed", found, mean, None).tensors["inverse"]
+    torch.testing.assert_close(found.matrix.T @ inverse.T @ found.matrix.T, found.matrix.T)
+    within = inverse @ found.matrix
     torch.testing.assert_close(within, torch.eye(16, dtype=torch.float64), atol=1e-6, rtol=0)
 
 

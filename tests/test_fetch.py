@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,16 @@ from invsuite._system.environment import SWITCHES, go_offline
 from invsuite._system.flops import count_flops
 from invsuite._system.needs import Need
 from invsuite.benchmark.cells import Selection, make_plan
-from invsuite.benchmark.estimate import calibrate, plan_cost
+from invsuite.benchmark.estimate import MEASURE, cell_passes, plan_cost, time_model
 from invsuite.benchmark.fetch import fetch, needs
-from invsuite.benchmark.runner import MEASURE, estimate, work
+from invsuite.benchmark.runner import Todo, work
 from invsuite.benchmark.suite import load_suite
 from invsuite.data import coco
 from invsuite.data.coco import ARCHIVES, Archive, CocoSource
 from invsuite.data.folder import FolderSource
 from invsuite.errors import DataError, Unavailable, UsageError
 from invsuite.models.base import Model
+from invsuite.registry import forget_plugins, load_plugins
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +89,7 @@ def test_a_dry_run_estimates_from_timed_pieces(
     assert 0 < estimate["hours"] < 1
     assert estimate["unknown"] == []
     monkeypatch.setattr("invsuite.benchmark.estimate.timed", lambda work, device: 1e-11 * (1 + count_flops(work)))
-    found = calibrate(vit, ["embed", "block06"], torch.device("cpu"))
+    found = time_model(vit, ["embed", "block06"], torch.device("cpu"))
     weights = sum(p.numel() * 4 for p in vit.network.parameters())
     assert found.weight_bytes == weights
     # at least each block's input and its hidden layer, twice as wide, of 145 tokens of 96 values
@@ -100,6 +102,38 @@ def test_a_dry_run_estimates_from_timed_pieces(
     assert costs["layerwise"] > costs["modular"] > costs["mean"] > 0
 
 
+OWN_DESCENTS = """
+from dataclasses import dataclass, replace
+
+from invsuite import Method, register
+from invsuite.methods.optimisation.presets import Optimisation
+
+
+@register.method
+@dataclass(frozen=True)
+class Own(Method):
+    rounds: int = 3
+
+    name = "own"
+    family = "hybrid"
+    source = "a test"
+
+    def fit(self, problem):
+        raise NotImplementedError
+
+    def work(self, facts):
+        return replace(super().work(facts), updates=self.rounds)
+
+
+@register.method
+@dataclass(frozen=True)
+class Preset(Optimisation):
+    ensemble: int = 2
+
+    name = "preset"
+"""
+
+
 def test_the_time_left_knows_fit_images_and_measures(tmp_path: Path) -> None:
     """24 fit images read once for two stages, 4 scored and twice 2 edited; each measure is worth some passes more."""
     methods = {"mean": "{}", "ridge": "{}", "layerwise": "{ width = 8 }", "optimisation": "{ iterations = 5 }"}
@@ -109,10 +143,38 @@ def test_the_time_left_knows_fit_images_and_measures(tmp_path: Path) -> None:
         make_plan(load_suite(str(path)), Selection(metrics=measures), lambda _: None)
         for measures in (("psnr",), ("psnr", "ssim"))
     )
-    passes = {cell.method.name: estimate(one, cell) for cell in one.cells}
+    passes = {cell.method.name: cell_passes(one, cell) for cell in one.cells}
     assert passes == {"mean": 8, "ridge": 8 + 24 / 2, "layerwise": 8 + 32, "optimisation": 8 + 5 * 8}
-    more = [work(two, b) - work(one, a) for a, b in zip(one.cells, two.cells, strict=True)]
+    whole = Todo(inversion=True)
+    more = [work(two, b, whole) - work(one, a, whole) for a, b in zip(one.cells, two.cells, strict=True)]
     assert more == pytest.approx([MEASURE * 8] * len(one.cells))
+    assert work(two, two.cells[0], Todo(False, two.metrics[:1])) == MEASURE * 8, (
+        "a measure that is added inverts nothing"
+    )
+
+
+@pytest.fixture
+def _plugins_are_forgotten() -> Iterator[None]:
+    yield
+    forget_plugins()
+
+
+@pytest.mark.usefixtures("_plugins_are_forgotten")
+def test_a_plugin_that_descends_is_costed_by_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of any class and family says its updates per image; one that is derived from a preset has its own."""
+    plugin = tmp_path / "own.py"
+    plugin.write_text(OWN_DESCENTS)
+    load_plugins([plugin])
+    path = tmp_path / "own.toml"
+    path.write_text(small_suite("own", {"own": "{ rounds = 7 }", "preset": "{ iterations = 5 }", "mean": "{}"}))
+    plan = make_plan(load_suite(str(path)), Selection(), lambda _: None)
+    passes = {cell.method.name: cell_passes(plan, cell) for cell in plan.cells}
+    assert passes == {"own": 8 + 7 * 8, "preset": 8 + 5 * 2 * 8, "mean": 8}
+    monkeypatch.setattr("invsuite.benchmark.estimate.timed", lambda piece, device: 1e-11 * (1 + count_flops(piece)))
+    ids = {name: {cell.id for cell in plan.cells if cell.method.name == name} for name in passes}
+    hours = {name: plan_cost(plan, cells, torch.device("cpu")).hours for name, cells in ids.items()}
+    updates = {name: hours[name] - hours["mean"] for name in ("own", "preset")}
+    assert updates["preset"] == pytest.approx(updates["own"] * 10 / 7)
 
 
 def zipped(tmp_path: Path, names: list[str]) -> Path:

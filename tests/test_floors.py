@@ -1,4 +1,4 @@
-"""Floors, oracles and random weights."""
+"""Floors, also those that are shown the image, and random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invsuite._system import spill
 from invsuite._system.spill import SpilledTensor
 from invsuite.errors import NotApplicable
 from invsuite.methods import make_method
-from invsuite.methods.oracles import thumbnail_size
+from invsuite.methods.floors import thumbnail_size
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
 from invsuite.registry import METHODS

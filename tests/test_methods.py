@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
+from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import scene_split
+from safetensors.torch import load, save
 from torch import nn
 
 from invsuite._system.linear import NormalEquations, error_of, solve
 from invsuite.data.base import check_images
 from invsuite.errors import ConvergenceError, NotApplicable, UsageError
 from invsuite.inverses.convolution import SpatialToSpatial, coarsening
-from invsuite.inverses.networks import ARCHITECTURES, InverseNetwork, InverseSettings, make_inverse
+from invsuite.inverses.networks import Architecture, InverseNetwork, InverseSettings, make_inverse
 from invsuite.methods import make_method
-from invsuite.methods.base import Fitted, Method
+from invsuite.methods.base import FitCost, Fitted, Method
 from invsuite.methods.networks import Layerwise, Modular, NetworkMethod
 from invsuite.methods.problem import Problem
 from invsuite.methods.ridge import images_from, patches_of
-from invsuite.methods.training.engine import Job, Recipe, train
-from invsuite.methods.training.moments import Moments
+from invsuite.methods.training.engine import Trainee, train
+from invsuite.methods.training.initialisation import Moments
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Layout, Model, image_layout
 from invsuite.registry import METHODS
 
@@ -69,6 +74,16 @@ def invert(fitted: Fitted, problem: Problem, images: torch.Tensor) -> dict[str, 
     return {stage: fitted.invert(found[stage], images) for stage in asked}
 
 
+def restore(method: Method, fitted: Fitted, problem: Problem) -> Fitted:
+    """The same from the tensors and notes that went through a file; nobody looks at the images of the fit."""
+    kept = {name: tensor.detach().contiguous().clone() for name, tensor in (fitted.inverter.tensors() or {}).items()}
+    notes = json.loads(json.dumps(fitted.notes))
+    unread = replace(problem, fit=Mock(spec=()), select=Mock(spec=()))
+    inverter = method.restore(unread, load(save(kept)), notes)
+    assert inverter is not None
+    return Fitted(inverter, FitCost())
+
+
 def psnr(made: torch.Tensor, images: torch.Tensor) -> float:
     return float(-10 * F.mse_loss(made, images).log10())
 
@@ -85,7 +100,7 @@ def test_contract(
     name: str, which: str, stages: tuple[str, ...], make_problem: MakeProblem, request: pytest.FixtureRequest
 ) -> None:
     """Images in [0, 1] of the right shape; the model's weights, buffers and mode untouched; the cost accounted for;
-    the same seed gives the same images."""
+    the same seed gives the same images, and so does an inverter that is restored from what it keeps."""
     model: Model = request.getfixturevalue(which)
     before = model.fingerprint()
     images = scene_split(904, 3).images(slice(0, 3))
@@ -107,6 +122,30 @@ def test_contract(
     second = reconstruct(small(name), problem, images)
     for stage in first:
         assert torch.equal(first[stage], second[stage])
+    assert (fitted.inverter.tensors() is None) == (name == "nearest")
+    if name != "nearest":
+        for some in (tuple(first), tuple(first)[:1]):
+            restored = restore(small(name), fitted, replace(problem, stages=some))
+            third = invert(restored, replace(problem, stages=some), images)
+            assert all(torch.equal(first[stage], third[stage]) for stage in some)
+
+
+@pytest.mark.parametrize("name", ["layerwise", "modular", "modular-finetuned"])
+def test_networks_of_the_paper_are_restored(name: str, detr: Model, make_problem: MakeProblem) -> None:
+    """Batch-normalised decoders and transposed convolutions too, whose weights lie channels last."""
+    images = scene_split(904, 3).images(slice(0, 3))
+    problem = make_problem(detr, ("backbone", "encoder"), passes=32)
+    method = make_method(name, {"architecture": "paper", "depth": 1})
+    fitted = method.fit(problem)
+    first, second = (invert(f, problem, images) for f in (fitted, restore(method, fitted, problem)))
+    assert all(torch.equal(first[stage], second[stage]) for stage in problem.stages)
+
+
+def test_nothing_is_restored_from_other_tensors(linear_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(linear_chain, ("first", "second"))
+    for name in ("ridge", "exact", "layerwise", "modular"):
+        fitted = small(name).fit(replace(problem, stages=("first",)))
+        assert small(name).restore(problem, fitted.inverter.tensors() or {}, {}) is None, name
 
 
 def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem) -> None:
@@ -223,7 +262,7 @@ def test_inverse_networks_train_in_train_mode_and_score_in_eval_mode(
             return x.mean() * self.scale
 
     problem = make_problem(linear_chain, ("first",), passes=32)
-    job = Job("spy", Spy(), ("first",), lambda m, images, t: (m(t["first"]) - 1).square())
+    job = Trainee("spy", Spy(), ("first",), lambda m, images, t: (m(t["first"]) - 1).square())
     train(problem, [job], Recipe(evaluations=1))
     # a counted step, the start in eval mode, two steps in train mode, one selection batch in eval mode
     assert modes == [True, False, True, True, False]
@@ -234,7 +273,7 @@ def test_inverse_networks_train_in_train_mode_and_score_in_eval_mode(
 
 def test_training_that_diverges_says_so(linear_chain: Model, make_problem: MakeProblem) -> None:
     problem = make_problem(linear_chain, ("first",), passes=32)
-    job = Job("bad", nn.Linear(192, 1), ("first",), lambda m, images, t: m(t["first"]).mean() * torch.nan)
+    job = Trainee("bad", nn.Linear(192, 1), ("first",), lambda m, images, t: m(t["first"]).mean() * torch.nan)
     with pytest.raises(ConvergenceError, match="'bad'"):
         train(problem, [job], Recipe())
 
@@ -313,7 +352,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize(
     ("source", "target"),
     [
@@ -407,7 +446,7 @@ def test_predictions_are_read_as_decisions_or_probabilities() -> None:
     elsewhere[..., 5:] += 0.3
     for architecture, reads_confidence in (("paper", False), ("light", True)):
         network = make_inverse(source, target, InverseSettings(architecture, 16))
-        network.source_scale.measured(answer.mean(0), torch.arange(1.0, 10)[None])
+        network.source_scale.set(answer.mean(0), torch.arange(1.0, 10)[None])
         assert torch.allclose(network(answer), network(surer)) != reads_confidence
         assert not torch.allclose(network(answer), network(elsewhere))
 
@@ -425,7 +464,7 @@ def test_batch_normalised_inverses_use_running_statistics_when_scoring(detr: Mod
     assert all(m.num_batches_tracked == 4 and not m.training for m in norms), "four steps; counting one left no trace"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize(("which", "last"), [("vit", "head"), ("detr", "prediction")])
 def test_predictions_are_a_stage(
     which: str, last: str, architecture: str, make_problem: MakeProblem, request: pytest.FixtureRequest
@@ -453,7 +492,7 @@ def test_channel_scales_are_measured() -> None:
     moments = Moments(layout)
     for part in (values[:20], values[20:]):
         moments.add(part)
-    network.source_scale.measured(moments.mean, moments.std)
+    network.source_scale.set(moments.mean, moments.std)
     scaled = network.source_scale(values)
     torch.testing.assert_close(scaled.mean(0), torch.zeros(4, 3), atol=1e-4, rtol=0)
     torch.testing.assert_close(scaled.square().mean((0, 1))[:2], torch.ones(2), atol=1e-3, rtol=0)
@@ -468,24 +507,24 @@ def test_channel_scales_are_measured() -> None:
     ("kind", "params", "message"),
     [
         ("rigde", {}, "did you mean ridge"),
-        ("optimisation", {"iteration": 3}, "did you mean iterations"),
-        ("optimisation", {"iterations": "many"}, "expected int"),
-        ("modular", {"recipe": {"learning": 1.0}}, "did you mean learning_rate"),
+        ("optimisation", {"iteration": 3}, "did you mean methods.optimisation.iterations"),
+        ("optimisation", {"iterations": "many"}, "expected a whole number"),
+        ("modular", {"recipe": {"learning": 1.0}}, "did you mean methods.modular.recipe.learning_rate"),
         ("optimisation", {"pixels": "fuorier"}, "did you mean fourier"),
-        ("optimisation", {"restarts": 0}, "'restarts' of method 'optimisation' is 0, expected 1 or more"),
-        ("dip", {"learning_rate": 0.0}, "learning_rate > 0"),
-        ("mahendran2015", {"tv_at": {"embed": -1}}, "'tv_at.embed' of method 'mahendran2015' is -1"),
+        ("optimisation", {"restarts": 0}, "'methods.optimisation.restarts' is 0, expected 1 or more"),
+        ("dip", {"learning_rate": 0.0}, "'methods.dip.learning_rate' is 0.0, expected more than 0"),
+        ("mahendran2015", {"tv_at": {"embed": -1}}, "'methods.mahendran2015.tv_at.embed' is -1"),
         ("ridge", {"choose": "gvc"}, "did you mean gcv"),
         ("ridge", {"neighbourhood": 2}, "expected 1, 3, 5"),
         ("exact", {"metric": "euclid"}, "did you mean euclidean"),
-        ("fixedpoint", {"tolerance": 0.0}, "tolerance > 0"),
+        ("fixedpoint", {"tolerance": 0.0}, "expected more than 0"),
         ("random-weights", {"inverse": "rigde"}, "did you mean ridge"),
-        ("random-weights", {"inverse": "bicubic"}, "'bicubic' is no inverse"),
-        ("modular", {"architecture": "papr"}, "unknown architecture 'papr': did you mean paper"),
-        ("modular", {"width": 0}, "width 0"),
-        ("modular-cycle", {"share": 1.5}, "'share' of method 'modular-cycle' is 1.5"),
-        ("modular-finetuned", {"rate": 0.0}, "'rate' of method 'modular-finetuned'"),
-        ("modular-noised", {"noise": -0.1}, "'noise' of method 'modular-noised' is -0.1"),
+        ("random-weights", {"inverse": "bicubic"}, "'bicubic', which inverts nothing"),
+        ("modular", {"architecture": "papr"}, "unknown methods.modular.architecture 'papr': did you mean paper"),
+        ("modular", {"width": 0}, "'methods.modular.width' is 0, expected 1 or more"),
+        ("modular-cycle", {"share": 1.5}, "'methods.modular-cycle.share' is 1.5, expected more than 0 and less than 1"),
+        ("modular-finetuned", {"rate": 0.0}, "'methods.modular-finetuned.rate' is 0.0"),
+        ("modular-noised", {"noise": -0.1}, "'methods.modular-noised.noise' is -0.1"),
     ],
 )
 def test_wrong_parameters_are_named(kind: str, params: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from invsuite.errors import NotApplicable, UsageError, WeightsError
-from invsuite.inverses.networks import ARCHITECTURES, InverseSettings, make_inverse
+from invsuite.inverses.networks import Architecture, InverseSettings, make_inverse
 from invsuite.methods import make_method
 from invsuite.methods.problem import Problem
 from invsuite.models.arrangement import OneTensor
@@ -120,7 +120,7 @@ def test_every_stage_has_an_inverse(name: str) -> None:
     target = image_layout(model.image_size)
     for stage in model.stages:
         source = model.layout(stage)
-        for architecture in ARCHITECTURES:
+        for architecture in get_args(Architecture):
             blocks = min(1, model.blocks(None, stage))
             network = make_inverse(source, target, InverseSettings(architecture, 8, 1, blocks)).eval()
             with torch.no_grad():

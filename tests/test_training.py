@@ -15,16 +15,17 @@ from invsuite._system.flops import count_flops
 from invsuite.errors import UsageError
 from invsuite.methods import make_method
 from invsuite.methods.problem import Budget, Problem
-from invsuite.methods.training.engine import Job, Recipe, train
+from invsuite.methods.training.engine import Trainee, train
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Model
 
 MakeProblem = Callable[..., Problem]
 
 
-def linear_job(name: str = "linear") -> Job:
+def linear_trainee(name: str = "linear") -> Trainee:
     """A linear readout of the second stage's tokens to the first's: 192 x 192 weights and 192 biases."""
     torch.manual_seed(1)
-    return Job(
+    return Trainee(
         name, nn.Linear(192, 192), ("first", "second"), lambda m, images, t: F.mse_loss(m(t["second"]), t["first"])
     )
 
@@ -34,10 +35,10 @@ def test_the_loop_is_plain_adamw_with_warm_up_cosine_and_clipping(
 ) -> None:
     """The loop's weights are, bit for bit, those of its description written out here with torch's own scheduler."""
     problem, recipe = make_problem(linear_chain, ("first", "second"), passes=200), Recipe(warmup=0.2)
-    job = linear_job()
-    train(problem, [job], recipe)
+    trainee = linear_trainee()
+    train(problem, [trainee], recipe)
 
-    plain, steps, size = linear_job().module, math.ceil(200 / 16), 16
+    plain, steps, size = linear_trainee().module, math.ceil(200 / 16), 16
     optimiser = torch.optim.AdamW(
         plain.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -63,17 +64,17 @@ def test_the_loop_is_plain_adamw_with_warm_up_cosine_and_clipping(
         optimiser.step()
         scheduler.step()
     # the loss falls from evaluation to evaluation here, so the selected weights are the last
-    assert torch.equal(job.module.weight, plain.weight)
-    assert torch.equal(job.module.bias, plain.bias)
+    assert torch.equal(trainee.module.weight, plain.weight)
+    assert torch.equal(trainee.module.bias, plain.bias)
 
 
 def test_operations_of_a_step_are_counted(linear_chain: Model, make_problem: MakeProblem) -> None:
     """One linear map costs two operations a weight and token forward, and again for the gradient of its weights."""
     problem = make_problem(linear_chain, ("first", "second"), passes=64)
-    outcome = train(problem, [linear_job()], Recipe()).outcomes["linear"]
+    result = train(problem, [linear_trainee()], Recipe()).results["linear"]
     tokens = 16 * 9
-    assert outcome.fit_flops == 4 * (2 * 2 * tokens * 192 * 192)
-    assert outcome.frozen_flops == 4 * (2 * 2 * tokens * 192 * 192), "a patch convolution and a linear map, forward"
+    assert result.cost.flops == 4 * (2 * 2 * tokens * 192 * 192)
+    assert result.cost.frozen_flops == 4 * (2 * 2 * tokens * 192 * 192), "a patch convolution and a linear map, forward"
 
 
 def test_attention_is_counted_by_its_formula() -> None:
@@ -85,36 +86,35 @@ def test_a_budget_of_operations_is_a_number_of_steps(linear_chain: Model, make_p
     """Each job takes the steps its own cost allows; one that ends early does not stop the other."""
     problem = make_problem(linear_chain, ("first", "second"))
     step = 2 * 2 * 16 * 9 * 192 * 192
-    costly = linear_job("costly")
+    costly = linear_trainee("costly")
     costly.objective = lambda m, images, t: F.mse_loss(m(t["second"]), t["first"]) + 0 * m(t["second"]).sum()
     limited = replace(problem, budget=Budget(batch=16, flops=5.5 * step))
-    report = train(limited, [linear_job(), costly], Recipe())
-    assert report.outcomes["linear"].image_passes == 5 * 16
-    assert report.outcomes["costly"].image_passes == 2 * 16
-    assert all(o.fit_flops <= 5.5 * step for o in report.outcomes.values())
-    alone = linear_job()
+    report = train(limited, [linear_trainee(), costly], Recipe())
+    assert report.results["linear"].cost.image_passes == 5 * 16
+    assert report.results["costly"].cost.image_passes == 2 * 16
+    assert all(o.cost.flops <= 5.5 * step for o in report.results.values())
+    alone = linear_trainee()
     train(limited, [alone], Recipe())
-    together = linear_job()
-    train(limited, [together, linear_job("other")], Recipe())
+    together = linear_trainee()
+    train(limited, [together, linear_trainee("other")], Recipe())
     assert torch.equal(alone.module.weight, together.module.weight)
 
 
 def test_a_budget_of_seconds_ends_after_them(linear_chain: Model, make_problem: MakeProblem) -> None:
     problem = replace(make_problem(linear_chain, ("first", "second")), budget=Budget(batch=16, seconds=0.3))
-    outcome = train(problem, [linear_job()], Recipe()).outcomes["linear"]
-    assert 0.3 <= outcome.seconds < 2
-    assert outcome.image_passes > 16
-    assert outcome.curve[-1][0] == outcome.image_passes
+    result = train(problem, [linear_trainee()], Recipe()).results["linear"]
+    assert 0.3 <= result.cost.seconds < 2
+    assert result.cost.image_passes > 16
+    assert result.curve[-1][0] == result.cost.image_passes
 
 
 def test_the_weights_a_job_starts_from_can_be_the_best(linear_chain: Model, make_problem: MakeProblem) -> None:
     problem = make_problem(linear_chain, ("first", "second"), passes=32)
-    job = linear_job()
-    start = job.module.weight.detach().clone()
-    job.keep_start = True
-    outcome = train(problem, [job], Recipe(learning_rate=50.0)).outcomes["linear"]
-    assert outcome.best_at_pass == 0
-    assert torch.equal(job.module.weight, start)
+    trainee = linear_trainee()
+    start = trainee.module.weight.detach().clone()
+    result = train(problem, [trainee], Recipe(learning_rate=50.0)).results["linear"]
+    assert result.selected_at_pass == 0
+    assert torch.equal(trainee.module.weight, start)
 
 
 @pytest.mark.parametrize(

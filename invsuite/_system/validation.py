@@ -27,20 +27,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key accepts: from ``minimum`` to ``maximum``, both included, and more than ``above``."""
+    """The numbers that a key accepts: from ``minimum`` to ``maximum``, both included, more than ``above``, and less
+    than ``below``."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
     above: float = -math.inf
+    below: float = math.inf
 
     def __contains__(self, value: float) -> bool:
-        return self.minimum <= value <= self.maximum and value > self.above
+        return self.minimum <= value <= self.maximum and self.above < value < self.below
 
     def __str__(self) -> str:
-        low = f"more than {self.above:g}" if self.above > self.minimum else f"{self.minimum:g}"
-        if self.maximum < math.inf:
-            return f"{low if self.above > self.minimum else f'from {low}'} to {self.maximum:g}"
-        return low if self.above > self.minimum else f"{low} or more"
+        low = f"more than {self.above:g}" if self.above > self.minimum else f"{self.minimum:g} or more"
+        if self.below < self.maximum:
+            return f"{low} and less than {self.below:g}"
+        if self.maximum == math.inf:
+            return low
+        return (
+            f"{low} to {self.maximum:g}" if self.above > self.minimum else f"from {self.minimum:g} to {self.maximum:g}"
+        )
 
 
 class NotEmpty:
@@ -56,6 +62,8 @@ class NotEmpty:
 Fact = Range | NotEmpty
 Natural = Annotated[int, Range(minimum=0)]
 Positive = Annotated[int, Range(minimum=1)]
+NonNegativeFloat = Annotated[float, Range(minimum=0)]
+PositiveFloat = Annotated[float, Range(above=0)]
 
 WORDS: dict[Any, str] = {
     bool: "true or false",

@@ -16,7 +16,7 @@ from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
 from invsuite.methods import make_method
-from invsuite.methods.training.engine import RECIPE_VERSION
+from invsuite.methods.training.recipe import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage

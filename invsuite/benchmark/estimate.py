@@ -1,9 +1,10 @@
-"""What a plan would cost on this device, estimated from short, timed pieces of its own work.
+"""What a plan takes: passes of images, for the time left of a run, and hours on this device, for a dry run.
 
-An estimate, not a measurement. Timed for each model, after a warm-up: its forward pass to every stage, a training step
-of every inverse network of the cut, and the suite's measures on a few scored images. Counted as the run does it: one
-frozen forward an image for all fits (`invsuite.methods.training.features`), one pass over the fit images a method
-that reads them, whatever the number of stages. Early stopping, reading data and writing files are left out.
+Both follow from what each method says of its `invsuite.methods.base.Work`. Hours are an estimate, not a measurement:
+timed for each model, after a warm-up, are its forward pass to every stage, a training step of every inverse network of
+the cut, and the suite's measures on a few scored images. Counted as the run does it: one frozen forward pass per image
+for all fits (`invsuite.methods.training.features`), one pass over the fit images for a method that reads them, whatever
+the number of stages. Early stopping, reading data and writing files are left out.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import torch
 import torch.nn.functional as F
 
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan
-from invsuite.benchmark.runner import USUAL_PASSES
 from invsuite.data.split import Split
 from invsuite.errors import InvsuiteError
-from invsuite.methods.networks import NetworkMethod
+from invsuite.inverses.networks import InverseSettings
+from invsuite.methods.base import WorkFacts
+from invsuite.methods.networks import inverse_networks
 from invsuite.methods.problem import Problem
 from invsuite.methods.training.features import expected_distinct
 from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation
 
+USUAL_PASSES, USUAL_IMAGES, USUAL_SCORED = 10_000, 1_000, 100  # where the suite does not say how many
+MEASURE = 0.3  # image passes that a measure takes per image: from 0.1 of a ViT-B's to 1 of a tiny model's
 IMAGES = 4  # of a timed piece
 FIT_IMAGES = 64  # that measures may look at while they are timed
 BACKWARD = 3.0  # forward passes that one forward and backward pass is worth
@@ -32,9 +36,34 @@ EVALUATED = 1.1  # what training takes with its evaluations, over its steps alon
 SOLVED = 1.5  # what a method that reads the fit images takes, over the frozen forward it needs
 
 
+def cell_passes(plan: Plan, cell: Cell) -> float:
+    """Return the image passes of a cell, roughly: its share of a fit, and those of the images it reconstructs.
+
+    A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
+    """
+    data, images = plan.suite.data_of(cell.model), reconstructed_images(plan, cell)
+    work = cell.method.method.work(WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan)))
+    return images + work.fit_passes / len(cell.model.stages) + work.trained_passes + float(work.updates) * images
+
+
+def measure_passes(plan: Plan, cell: Cell) -> float:
+    """Return the image passes that one measure of a cell is worth, roughly."""
+    return MEASURE * reconstructed_images(plan, cell)
+
+
+def reconstructed_images(plan: Plan, cell: Cell) -> int:
+    """Return how many images inverting and scoring a cell reconstruct, roughly."""
+    return (plan.suite.data_of(cell.model).score.count or USUAL_SCORED) + 2 * plan.suite.edits
+
+
+def _budget_passes(plan: Plan) -> int:
+    passes = plan.suite.budget.image_passes
+    return USUAL_PASSES if passes is None else passes
+
+
 @dataclass(frozen=True)
-class Calibration:
-    """One model on one device.
+class ModelTimes:
+    """How fast one model is on one device, and how large.
 
     Attributes:
         forward: seconds of an image's forward pass to each stage of the cut.
@@ -47,33 +76,38 @@ class Calibration:
     kept_bytes: int
 
     def memory(self, batch: int) -> int:
-        """Bytes that a batch needs, the inverse networks left out."""
+        """Return the bytes that a batch needs, the inverse networks left out."""
         return self.weight_bytes + batch * self.kept_bytes
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Estimated hours of the cells still to run, most memory in bytes of any model, and the models without an estimate
-    because they cannot be had here."""
+class PlanCost:
+    """What the cells still to run take.
+
+    Attributes:
+        hours: estimated.
+        memory: the most bytes of any model.
+        unknown: models without an estimate, because they cannot be had here.
+    """
 
     hours: float
     memory: int
     unknown: tuple[str, ...]
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of ``work``, done a second time."""
+def timed(piece: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of ``piece``, done a second time."""
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        work()
+        piece()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
     return seconds
 
 
-def calibrate(model: Model, stages: Collection[str], device: torch.device) -> Calibration:
+def time_model(model: Model, stages: Collection[str], device: torch.device) -> ModelTimes:
     """Time passes of random images to each of ``stages``, and note what a backward pass from the deepest keeps."""
     model.to(device)
     ordered = model.order(tuple(stages))
@@ -91,43 +125,45 @@ def calibrate(model: Model, stages: Collection[str], device: torch.device) -> Ca
         answer = model.run(images[:1].clone().requires_grad_(), None, ordered[-1])
     del answer
     activations = sum(size for pointer, size in kept.items() if pointer not in weights)
-    return Calibration(forward, sum(weights.values()), activations)
+    return ModelTimes(forward, sum(weights.values()), activations)
 
 
-def step_seconds(plan: Plan, entry: LoadedModel, method: NetworkMethod, device: torch.device) -> dict[str, float]:
-    """Seconds an image of a forward and backward pass of the inverse network of every component of the cut."""
+def step_seconds(plan: Plan, entry: LoadedModel, settings: InverseSettings, device: torch.device) -> dict[str, float]:
+    """Return the seconds per image of a training step of the inverse network of every component of the cut."""
     model, engine = entry.model, plan.suite.engine
     cut = model.order(entry.spec.stages)
     problem = Problem(model, cut, cut, entry.splits.fit, entry.splits.select, plan.suite.budget, 0)
-    found = model.represent(torch.rand(IMAGES, 3, *model.image_size, device=device), cut)
+    representations = model.represent(torch.rand(IMAGES, 3, *model.image_size, device=device), cut)
     seconds = {}
-    for stage, link in method.links(problem, ("calibrate",)).items():
-        link.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    for stage, module in inverse_networks(problem, settings, ("estimate",)).items():
+        module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
-        def step(given: Representation = found[stage], link: torch.nn.Module = link) -> None:
+        def step(source: Representation = representations[stage], module: torch.nn.Module = module) -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=engine.bfloat16(device)):
-                loss = link(given.tensor).square().mean()
+                loss = module(source.tensor).square().mean()
             loss.backward()
 
         seconds[stage] = timed(step, device) / IMAGES
     return seconds
 
 
-def measure_cost(plan: Plan, entry: LoadedModel, stage: str, device: torch.device) -> tuple[float, float]:
-    """Seconds of all measures an image of one cell at ``stage``, and how many further reconstructions they ask for;
-    what is kept for all cells is there already."""
+def measure_seconds(plan: Plan, entry: LoadedModel, stage: str, device: torch.device) -> tuple[float, float]:
+    """Return the seconds of all measures per image of one cell, and how many further reconstructions they ask for.
+
+    What is kept for all cells of a model is there already.
+    """
     splits, model = entry.splits, entry.model
     samples = [splits.score.sample(i) for i in range(min(IMAGES, len(splits.score)))]
     images = torch.stack([sample.image for sample in samples]).to(device)
-    asked = 0
+    further = 0
 
-    def blurred(shown: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(F.avg_pool2d(shown, 8), shown.shape[-2:], mode="bilinear").clamp(0, 1)
+    def blurred(batch: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(F.avg_pool2d(batch, 8), batch.shape[-2:], mode="bilinear").clamp(0, 1)
 
-    def reconstruct(shown: torch.Tensor) -> torch.Tensor:
-        nonlocal asked
-        asked += len(shown)
-        return blurred(shown)
+    def reconstruct(batch: torch.Tensor) -> torch.Tensor:
+        nonlocal further
+        further += len(batch)
+        return blurred(batch)
 
     subject = Subject(
         model,
@@ -141,8 +177,8 @@ def measure_cost(plan: Plan, entry: LoadedModel, stage: str, device: torch.devic
     )
 
     def measure() -> None:
-        nonlocal asked
-        asked = 0
+        nonlocal further
+        further = 0
         scoring = Scoring(
             subject, stage, blurred(images), reconstruct, lambda tensor: reconstruct(images[: len(tensor)])
         )
@@ -153,54 +189,47 @@ def measure_cost(plan: Plan, entry: LoadedModel, stage: str, device: torch.devic
             except InvsuiteError:  # a measure that does not apply costs nothing
                 continue
 
-    return timed(measure, device) / len(samples), asked / len(samples)
+    return timed(measure, device) / len(samples), further / len(samples)
 
 
 def model_seconds(
-    plan: Plan, entry: LoadedModel, cells: Sequence[Cell], found: Calibration, device: torch.device
+    plan: Plan, entry: LoadedModel, cells: Sequence[Cell], times: ModelTimes, device: torch.device
 ) -> float:
-    """Seconds of the ``cells`` of one model."""
+    """Return the seconds of the ``cells`` of one model."""
     suite, model, splits = plan.suite, entry.model, entry.splits
-    forward = found.forward
-    steps = {
-        (m.architecture, m.width, m.depth): step_seconds(plan, entry, m, device)
-        for m in {cell.method.name: cell.method.method for cell in cells}.values()
-        if isinstance(m, NetworkMethod)
-    }
-    measured, asked = measure_cost(plan, entry, cells[0].stage, device)
-    images = len(splits.score) * (1 + asked)  # reconstructed, a cell
-    passes = suite.budget.image_passes if suite.budget.image_passes is not None else USUAL_PASSES
-    deepest = max(forward[cell.stage] for cell in cells)
+    facts = WorkFacts(len(splits.fit), _budget_passes(plan))
+    works = {cell.method.name: cell.method.method.work(facts) for cell in cells}
+    sizes = {work.networks for work in works.values() if work.networks is not None}
+    steps = {settings: step_seconds(plan, entry, settings, device) for settings in sizes}
+    measured, further = measure_seconds(plan, entry, cells[0].stage, device)
+    images = len(splits.score) * (1 + further)  # reconstructed per cell
+    cut, deepest = model.order(entry.spec.stages), max(times.forward[cell.stage] for cell in cells)
     seconds = 0.0
     trained: set[str] = set()
-    solved: set[str] = set()
+    fit_passes: dict[str, int] = {}
     for cell in cells:
-        method, before = cell.method.method, cell.model.stages[: cell.model.stages.index(cell.stage) + 1]
-        seconds += images * forward[cell.stage] + len(splits.score) * measured
-        if isinstance(method, NetworkMethod):
-            own = steps[method.architecture, method.width, method.depth]
-            chain = sum(own[stage] for stage in model.order(before))
-            together = getattr(method, "share", float(method.family != "modular"))  # of the budget on the whole chain
-            step = (1 - together) * own[cell.stage] + together * chain
-            seconds += EVALUATED * step * passes if suite.budget.seconds is None else suite.budget.seconds
+        work, forward = works[cell.method.name], times.forward[cell.stage]
+        seconds += images * forward + len(splits.score) * measured
+        step = BACKWARD * forward * work.model_share
+        if work.networks is not None:
+            own = steps[work.networks]
+            chain = sum(own[stage] for stage in cut[: cut.index(cell.stage) + 1])
+            step += (1 - work.chain_share) * own[cell.stage] + work.chain_share * chain
             seconds += images * chain / BACKWARD
-        elif method.uses_budget:
-            seconds += BACKWARD * forward[cell.stage] * passes
-        if method.family == "optimisation":
-            updates = getattr(method, "iterations", 1) * getattr(method, "restarts", 1) * getattr(method, "ensemble", 1)
-            seconds += updates * images * BACKWARD * forward[cell.stage]
-        if method.uses_budget:
+        if work.trained_passes:
             trained.add(cell.fit_id)
-        elif method.reads_fit:
-            solved.add(cell.fit_id)
-    seconds += SOLVED * len(solved) * len(splits.fit) * deepest
+            seconds += EVALUATED * step * work.trained_passes if suite.budget.seconds is None else suite.budget.seconds
+        fit_passes[cell.fit_id] = work.fit_passes
+        seconds += work.updates * images * BACKWARD * forward
+    seconds += SOLVED * sum(fit_passes.values()) * deepest
     if trained:
-        seconds += deepest * (expected_distinct(float(passes * len(trained)), 2 * len(splits.fit)) + len(splits.select))
+        distinct = expected_distinct(float(facts.image_passes * len(trained)), 2 * len(splits.fit))
+        seconds += deepest * (distinct + len(splits.select))
     return seconds
 
 
-def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> Cost:
-    """The cost of the cells with ids ``to_run``."""
+def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> PlanCost:
+    """Return the cost of the cells with ids ``to_run``."""
     seconds, memory, unknown = 0.0, 0, []
     for entry in plan.models:
         cells = [cell for cell in entry.cells if cell.id in to_run]
@@ -211,10 +240,10 @@ def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> Cost
             continue
         if isinstance(entry.witness, Model):
             entry.witness.to(device)
-        found = calibrate(entry.model, entry.spec.stages, device)
-        memory = max(memory, found.memory(plan.suite.budget.batch))
-        seconds += model_seconds(plan, entry, cells, found, device)
+        times = time_model(entry.model, entry.spec.stages, device)
+        memory = max(memory, times.memory(plan.suite.budget.batch))
+        seconds += model_seconds(plan, entry, cells, times, device)
         entry.model.to("cpu")
         if isinstance(entry.witness, Model):
             entry.witness.to("cpu")
-    return Cost(seconds / 3600, memory, tuple(unknown))
+    return PlanCost(seconds / 3600, memory, tuple(unknown))

@@ -22,6 +22,7 @@ from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan, UnavailableModel
+from invsuite.benchmark.estimate import cell_passes, measure_passes
 from invsuite.benchmark.fitting import SharedFit
 from invsuite.benchmark.scoring import INVERT_BATCH, CellInverter, Curve, flops_per_image, measure_all
 from invsuite.data.base import from_unit_range
@@ -42,8 +43,6 @@ from invsuite.results.record import CellCost, CellName, DataCounts, Measurement,
 from invsuite.results.store import Store
 
 CHECKED_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
-USUAL_PASSES, USUAL_IMAGES = 10_000, 1_000  # where the suite does not say how many
-MEASURE = 0.3  # image passes that a measure takes per image: from 0.1 of a ViT-B's to 1 of a tiny model's
 
 
 class Reporter(Protocol):
@@ -315,33 +314,11 @@ def trained_fits(fits: dict[str, list[Cell]]) -> int:
     return sum(cells[0].method.method.uses_budget for cells in fits.values())
 
 
-def estimate(plan: Plan, cell: Cell) -> float:
-    """Return the image passes of a cell, roughly: its share of a fit, and the images it reconstructs.
-
-    A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
-    """
-    method, suite = cell.method.method, plan.suite
-    images = _reconstructed(plan, cell)
-    passes = float(images)
-    if method.reads_fit:
-        passes += (getattr(suite.data_of(cell.model).fit, "count", 0) or USUAL_IMAGES) / len(cell.model.stages)
-    if method.uses_budget:
-        passes += suite.budget.image_passes if suite.budget.image_passes is not None else USUAL_PASSES
-    steps = getattr(method, "iterations", 0) * getattr(method, "restarts", 1) * getattr(method, "ensemble", 1)
-    return passes + float(steps) * images
-
-
 def work(plan: Plan, cell: Cell, todo: Todo) -> float:
     """Return what the time left is judged by: a cell's image passes, and what its measures are worth in such."""
-    measures = MEASURE * _reconstructed(plan, cell)
     if not todo.inversion:
-        return measures * len(todo.lacking)
-    return estimate(plan, cell) + measures * len(plan.metrics)
-
-
-def _reconstructed(plan: Plan, cell: Cell) -> int:
-    """Return how many images inverting and scoring the cell reconstruct, roughly."""
-    return (getattr(plan.suite.data_of(cell.model).score, "count", 0) or 100) + 2 * plan.suite.edits
+        return measure_passes(plan, cell) * len(todo.lacking)
+    return cell_passes(plan, cell) + measure_passes(plan, cell) * len(plan.metrics)
 
 
 @dataclass(frozen=True)

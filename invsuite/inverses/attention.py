@@ -13,7 +13,7 @@ from invsuite.models.base import Layout
 
 
 def heads_for(width: int) -> int:
-    """Attention heads of about 32 channels that divide ``width``."""
+    """Return the number of attention heads of about 32 channels that divides ``width``."""
     return next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
 
 
@@ -27,8 +27,8 @@ def transformer_block(width: int, heads: int, mlp_ratio: float) -> Any:
 class TokenMixer(nn.Module):
     """Tokens to tokens or to a map on the same grid: learned positions, pre-norm blocks, identity at the start.
 
-    With ``solved`` a `ClosedFormPath` of each token stands beside the blocks, which then add nothing at the start: what
-    ridge regression finds of a token and its neighbours, and what attention to the others adds.
+    With ``solved`` a `ClosedFormPath` of each token and its neighbours stands beside the blocks, which then add nothing
+    at the start: ridge regression sets the path, and training finds what attention to the other tokens adds.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class TokenMixer(nn.Module):
             self.leave = nn.Linear(width, target.channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the target's layout from the source's tokens (B, count, channels)."""
         hidden = self.leave(self.blocks(self.enter(x) + self.position))
         if self.path is not None:
             hidden = hidden + self.path(x)
@@ -80,6 +81,7 @@ class CrossBlock(nn.Module):
         self.own = transformer_block(width, heads, mlp_ratio)
 
     def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """Return tokens (B, count, width) that have looked at the ``memory`` (B, slots, width) and at each other."""
         query = self.norm(x)
         x = x + self.cross(query, memory, memory, need_weights=False)[0]
         mixed: torch.Tensor = self.own(x)
@@ -106,6 +108,7 @@ class QueriesToSpatial(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), last)  # starts at the mean of its target
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the target's layout from queries (B, count, channels)."""
         memory = self.enter(x) + self.slots
         hidden = self.positions.expand(len(x), -1, -1)
         for block in self.blocks:

@@ -13,12 +13,12 @@ NEIGHBOURS_UP_TO = 1024  # channels: five times as many features and their produ
 
 
 def read_neighbours(source: Layout) -> tuple[int, int] | None:
-    """The grid on which a path reads each place of ``source`` with its neighbours; None where it is too wide."""
+    """Return the grid on which a path reads each place of ``source`` with its neighbours; None where it is too wide."""
     return source.grid if source.channels <= NEIGHBOURS_UP_TO else None
 
 
 def with_neighbours(x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Every place with what is above, below, left and right of it: (B, places, channels) to (B, places, 5 channels).
+    """Return every place with what is above, below, left and right of it: (B, places, c) to (B, places, 5 c).
 
     Where that is beyond the border it is the place itself. Places ahead of the grid's (prefix tokens) have zeros.
     """
@@ -28,10 +28,10 @@ def with_neighbours(x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     below = torch.cat([places[:, 1:], places[:, -1:]], 1)
     left = torch.cat([places[:, :, :1], places[:, :, :-1]], 2)
     right = torch.cat([places[:, :, 1:], places[:, :, -1:]], 2)
-    known = torch.cat([places, above, below, left, right], -1).flatten(1, 2)
+    around = torch.cat([places, above, below, left, right], -1).flatten(1, 2)
     if not prefix:
-        return known
-    return torch.cat([F.pad(x[:, :prefix], (0, known.shape[-1] - x.shape[-1])), known], 1)
+        return around
+    return torch.cat([F.pad(x[:, :prefix], (0, around.shape[-1] - x.shape[-1])), around], 1)
 
 
 class ClosedFormPath(nn.Module):
@@ -45,15 +45,15 @@ class ClosedFormPath(nn.Module):
     Takes (B, places, channels), standardised; gives (B, places, outputs).
 
     Args:
-        channels: of a place.
-        outputs: of a place.
-        hidden: random features of a place.
+        channels: per place.
+        outputs: per place.
+        hidden: random features per place.
         places: 1 for one offset, or the number of places for one each.
         grid: (height, width) of the places, prefix tokens aside, to read each with its four neighbours
             (`with_neighbours`); None reads each alone.
 
     Attributes:
-        solved: whether it starts as ridge regression made it.
+        solved: whether ridge regression set its initial values.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class ClosedFormPath(nn.Module):
 
     @property
     def solution(self) -> list[torch.Tensor]:
-        """What ridge regression finds of it: all but the random features."""
-        found = [self.linear.weight, self.offset]
-        return found if self.last is None else [*found, self.last.weight]
+        """Return the parameters that ridge regression sets: all but the random features."""
+        parameters = [self.linear.weight, self.offset]
+        return parameters if self.last is None else [*parameters, self.last.weight]
 
     def around(self, x: torch.Tensor) -> torch.Tensor:
-        """What ``linear`` reads of (B, places, channels)."""
+        """Return what ``linear`` reads of (B, places, channels)."""
         return x if self.grid is None else with_neighbours(x, self.grid)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """What the output is linear in: (B, places, all that ``linear`` and ``last`` read)."""
-        known = self.around(x)
-        return known if self.first is None else torch.cat([known, F.gelu(self.first(x))], -1)
+        """Return what the output is linear in: (B, places, all that ``linear`` and ``last`` read)."""
+        around = self.around(x)
+        return around if self.first is None else torch.cat([around, F.gelu(self.first(x))], -1)
 
     @torch.no_grad()
     def start_from(self, weight: torch.Tensor, mean: torch.Tensor) -> None:
@@ -96,10 +96,10 @@ class ClosedFormPath(nn.Module):
             weight: (features, outputs).
             mean: of the features at each place, (places, features).
         """
-        known = self.linear.in_features
-        self.linear.weight.copy_(weight[:known].T)
+        width = self.linear.in_features
+        self.linear.weight.copy_(weight[:width].T)
         if self.last is not None:
-            self.last.weight.copy_(weight[known:].T)
+            self.last.weight.copy_(weight[width:].T)
         self.offset.copy_(-mean @ weight)
         self.solved = True
 
@@ -109,6 +109,7 @@ class ClosedFormPath(nn.Module):
         self.solved = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the readout (B, places, outputs)."""
         out: torch.Tensor = self.linear(self.around(x)) + self.offset
         if self.first is not None and self.last is not None:
             out = out + self.last(F.gelu(self.first(x)))

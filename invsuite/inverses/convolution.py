@@ -15,11 +15,11 @@ from torch import nn
 from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
 from invsuite.models.base import Layout
 
-WORKED = 28  # places a side of the grid that light convolutions work on, at most: four times the cost of the usual 14
+WORKED = 28  # places per side of the grid that light convolutions work on, at most: four times the cost of the usual 14
 
 
 def coarsening(grid: tuple[int, int]) -> int:
-    """How many places a side are worked on as one, so that a ``grid`` has no more than `WORKED` a side.
+    """Return how many places per side are worked on as one, so that a ``grid`` has no more than `WORKED` per side.
 
     1 where the grid is small enough, or has no divisor of about the size that is needed.
     """
@@ -28,7 +28,7 @@ def coarsening(grid: tuple[int, int]) -> int:
 
 
 def upsampling_factor(source: Layout, target: Layout) -> int:
-    """How many times ``source``'s grid must be refined, the same in height and width, to be at least ``target``'s.
+    """Return how many times ``source``'s grid must be refined, alike in height and width, to be at least ``target``'s.
 
     Where the grids are no whole multiples (strides that rounded), what lies on the refined grid is `resized`.
     """
@@ -38,14 +38,14 @@ def upsampling_factor(source: Layout, target: Layout) -> int:
 
 
 def resized(maps: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """Maps (B, channels, h, w) on another ``grid`` (height, width), bilinear, antialiased; most are there already."""
+    """Return maps (B, channels, h, w) on another ``grid`` (height, width), bilinear, antialiased."""
     if tuple(maps.shape[2:]) == tuple(grid):
         return maps
     return F.interpolate(maps, tuple(grid), mode="bilinear", antialias=True, align_corners=False)
 
 
 def from_map(target: Layout, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
-    """The tensor of layout ``target`` from the map of its places, on any grid, and its prefix tokens if it has some."""
+    """Return a tensor of layout ``target`` from the map of its places, on any grid, and its prefix tokens if any."""
     assert target.grid is not None
     maps = resized(maps, target.grid)
     if target.kind == "map":
@@ -69,14 +69,15 @@ class PrefixTokens(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     @classmethod
-    def wanted(cls, source: Layout, target: Layout) -> PrefixTokens | None:
-        """One for this pair, if the target has prefix tokens."""
+    def between(cls, source: Layout, target: Layout) -> PrefixTokens | None:
+        """Return one for this pair, if the target has prefix tokens."""
         return cls(source, target) if target.kind == "tokens" and target.prefix else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        known = x[:, : self.source.prefix].flatten(1) if self.source.prefix else self.source.to_map(x).mean((2, 3))
-        made: torch.Tensor = self.linear(known)
-        return made.unflatten(1, (self.target.prefix, self.target.channels))
+        """Return the prefix tokens (B, target.prefix, target.channels)."""
+        summary = x[:, : self.source.prefix].flatten(1) if self.source.prefix else self.source.to_map(x).mean((2, 3))
+        tokens: torch.Tensor = self.linear(summary)
+        return tokens.unflatten(1, (self.target.prefix, self.target.channels))
 
 
 class ConvBlock(nn.Module):
@@ -91,6 +92,7 @@ class ConvBlock(nn.Module):
         self.body = nn.Sequential(nn.GroupNorm(1, width), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return maps of the same shape (B, width, h, w)."""
         return x + self.body(x)
 
 
@@ -119,9 +121,10 @@ class SpatialToSpatial(nn.Module):
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
         self.spread, self.shuffle = nn.PixelShuffle(step), nn.PixelShuffle(factor)
-        self.target_prefix = PrefixTokens.wanted(source, target)
+        self.target_prefix = PrefixTokens.between(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the target's layout from one of the source's."""
         places = self.source.to_map(x)
         hidden = self.enter(places)
         if self.prefix is not None:
@@ -132,20 +135,20 @@ class SpatialToSpatial(nn.Module):
 
 
 def prime_factors(number: int) -> list[int]:
-    """Prime factors of ``number`` >= 1, largest first: the strides of a ladder (16 -> 2 2 2 2, 14 -> 7 2)."""
-    found, divisor = [], 2
+    """Return the prime factors of ``number`` >= 1, largest first: the strides of a ladder (16: 2 2 2 2, 14: 7 2)."""
+    factors, divisor = [], 2
     while number > 1:
         while number % divisor == 0:
-            found.append(divisor)
+            factors.append(divisor)
             number //= divisor
         divisor += 1
-    return found[::-1]
+    return factors[::-1]
 
 
 def ladder_widths(channels: int, steps: int, outputs: int = 3) -> list[int]:
-    """Channels before, between and after ``steps`` upsampling steps, e.g. 768-256-64-16-3 for ViT-B/16.
+    """Return the channels before, between and after ``steps`` upsampling steps, e.g. 768-256-64-16-3 for ViT-B/16.
 
-    Counted from the image, widths grow by 4 a step (as the places become 4 times fewer) from 16, and are capped by
+    Counted from the image, widths grow by 4 per step (as the places become 4 times fewer) from 16, and are capped by
     the source's: every model with 768 channels and patch 16 gets the paper's numbers, others the same ladder cut to
     their own width, e.g. 192-192-64-16-3 for ViT-Ti.
     """
@@ -154,7 +157,7 @@ def ladder_widths(channels: int, steps: int, outputs: int = 3) -> list[int]:
 
 
 class TransposedLadder(nn.Module):
-    """Map or tokens to an image by one transposed convolution a prime factor of the upsampling.
+    """Map or tokens to an image by one transposed convolution per prime factor of the upsampling.
 
     Rathjens et al. 2024, arXiv 2412.06534: transposed convolutions for a ViT's embedding (``normalised=False``, GELU
     between them) and a batch-normalised upsampling decoder for a CNN backbone (``normalised=True``: batch
@@ -183,4 +186,5 @@ class TransposedLadder(nn.Module):
         self.body = nn.Sequential(*parts)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return images (B, target.channels, H, W)."""
         return from_map(self.target, self.body(self.source.to_map(x)), None)

@@ -34,12 +34,13 @@ argmax and softmax need the model's own logits. ``light`` networks between repre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
-from invsuite.errors import UsageError, unknown_name
+from invsuite._system.validation import Natural, Positive, check
+from invsuite.errors import UsageError
 from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
 from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import SpatialToSpatial, TransposedLadder
@@ -47,10 +48,10 @@ from invsuite.inverses.predictions import PredictionsToQueries
 from invsuite.inverses.splitting import MirroredStage
 from invsuite.models.base import Layout, LayoutKind
 
-ARCHITECTURES = ("light", "paper")
+Architecture = Literal["light", "paper"]
 LIGHT_MLP_RATIO = 1.0  # of a light network's blocks: the path beside them holds an MLP of each token already
 LIGHT_DEPTH = 2  # blocks of a light network where no depth is asked for
-COARSEST = 16  # pixels a place when queries, which have none, become an image
+COARSEST = 16  # pixels per side of a place when queries, which have none, become an image
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,22 @@ class InverseSettings:
     """How large inverse networks are.
 
     Attributes:
-        architecture: ``light`` or ``paper``.
+        architecture: ``light`` or ``paper``, see the table of this module.
         width: channels of the hidden layers where the layouts do not give them (``light`` convolutions, mainly).
         depth: blocks of a network; 0 takes the architecture's own: 2 (``light``), ``blocks`` (``paper``).
         blocks: transformer blocks of the components to invert; 0 for an embedding or a CNN.
 
     Raises:
-        UsageError: for an unknown architecture or a size that is not positive.
+        UsageError: for an unknown architecture or a size that is out of range.
     """
 
-    architecture: str = "light"
-    width: int = 128
-    depth: int = 0
-    blocks: int = 0
+    architecture: Architecture = "light"
+    width: Positive = 128
+    depth: Natural = 0
+    blocks: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise unknown_name("architecture", self.architecture, ARCHITECTURES)
-        if self.width < 1 or self.depth < 0:
-            raise UsageError(
-                f"inverse networks of width {self.width} and depth {self.depth}: need 1 or more, 0 or more"
-            )
+        check(self, "inverse networks")
 
 
 class ChannelScale(nn.Module):
@@ -92,16 +88,17 @@ class ChannelScale(nn.Module):
         self.register_buffer("mean", torch.zeros(layout.shape))
         self.register_buffer("std", torch.ones(layout.channel_shape))
 
-    def measured(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+    def set(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Set the mean (the layout's shape) and the deviation (channels, as they broadcast)."""
         self.mean.copy_(mean)
         self.std.copy_(std)
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the layout, standardised."""
         return (tensor - self.mean) / self.std
 
     def undo(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From standardised values back to the representation's own."""
+        """Return a standardised tensor in the representation's own values."""
         return tensor * self.std + self.mean
 
 
@@ -116,16 +113,17 @@ class InverseNetwork(nn.Module):
         self.target_scale = ChannelScale(target)
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what came before a representation (B, ...)."""
         return self.target_scale.undo(self.core(tensor if self.raw else self.source_scale(tensor)))
 
     @property
     def path(self) -> ClosedFormPath | None:
-        """The part that ridge regression can solve; None where the core has none."""
+        """Return the part that ridge regression can solve; None where the core has none."""
         return self.core.path if isinstance(self.core, SpatialToSpatial | TokenMixer) else None
 
 
 def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> InverseNetwork:
-    """The inverse network from ``source`` back to ``target`` (an image is the map layout with 3 channels).
+    """Return an inverse network from ``source`` back to ``target`` (an image is the map layout with 3 channels).
 
     Raises:
         UsageError: for a pair of layouts no core joins.
@@ -138,7 +136,7 @@ def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> I
 
 
 def _core(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module | None:
-    """The core that joins two layouts, built of several where one does not reach; None where nothing does."""
+    """Return the core that joins two layouts, built of several where one does not reach; None where nothing does."""
     if source.kind == "predictions":
         return _from_predictions(source, target, settings)
     if source.kind == "queries" and target.spatial:
@@ -168,7 +166,7 @@ def _paper(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modu
 
 
 def _mixes_tokens(source: Layout, target: Layout) -> bool:
-    """Whether every place and prefix token of the target has its own token in the source."""
+    """Tell whether every place and prefix token of the target has its own token in the source."""
     return source.kind == "tokens" and target.grid == source.grid and target.prefix <= source.prefix
 
 

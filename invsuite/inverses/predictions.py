@@ -14,7 +14,7 @@ ClassCode = Literal["one-hot", "softmax"]
 
 
 class PredictionsToQueries(nn.Module):
-    """An MLP per prediction from its class and, for a detector, its box (cx, cy, w, h) to an object query.
+    """An MLP per prediction, from its class and, for a detector, its box (cx, cy, w, h) to an object query.
 
     ``code`` says what of the class logits is read. ``one-hot`` is the decision alone, the class with the greatest
     logit (Rathjens et al. 2024, sec. 3): what anyone who sees the model's answer has. ``softmax`` is every class's
@@ -34,6 +34,7 @@ class PredictionsToQueries(nn.Module):
         self.body = Mlp(source.channels, 2 * max(width, target.channels), target.channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return queries (B, count, target.channels)."""
         logits, boxes = x[..., : self.classes], x[..., self.classes :]
         if self.code == "one-hot":
             classes = F.one_hot(logits.argmax(-1), self.classes).to(x.dtype)

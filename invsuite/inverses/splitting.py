@@ -9,12 +9,14 @@ from invsuite.inverses.attention import heads_for
 from invsuite.inverses.convolution import PrefixTokens, from_map, prime_factors, upsampling_factor
 from invsuite.models.base import Layout
 
-WINDOW = 7  # places a side, Swin's own (Liu et al. 2021, arXiv 2103.14030); smaller grids use one window
+WINDOW = 7  # places per side, Swin's own (Liu et al. 2021, arXiv 2103.14030); smaller grids use one window
 
 
 class PatchSplitting(nn.Module):
-    """The mirror of Swin's patch merging: every place becomes ``factor`` x ``factor`` places of ``outputs`` channels,
-    by one linear map and a pixel shuffle. (B, h, w, C) to (B, h * factor, w * factor, outputs)."""
+    """The mirror of Swin's patch merging: every place becomes ``factor`` x ``factor`` places of ``outputs`` channels.
+
+    It is one linear map and a pixel shuffle: (B, h, w, channels) to (B, h * factor, w * factor, outputs).
+    """
 
     def __init__(self, channels: int, outputs: int, factor: int) -> None:
         super().__init__()
@@ -23,14 +25,17 @@ class PatchSplitting(nn.Module):
         self.shuffle = nn.PixelShuffle(factor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the finer places (B, h * factor, w * factor, outputs)."""
         expanded = self.expand(self.norm(x)).permute(0, 3, 1, 2)
         finer: torch.Tensor = self.shuffle(expanded).permute(0, 2, 3, 1)
         return finer
 
 
 class MirroredStage(nn.Module):
-    """Map or tokens to a map or tokens on the same or a finer grid: ``depth`` Swin blocks (plain and shifted windows in
-    turn) on the coarse grid, then patch splitting, once a prime factor; channels fall geometrically to the target's.
+    """Map or tokens to a map or tokens on the same or a finer grid: Swin blocks, then patch splitting.
+
+    ``depth`` blocks (plain and shifted windows in turn) work on the coarse grid, which is then split once per prime
+    factor of the upsampling; channels fall geometrically to the target's.
 
     Takes and gives tensors of the two layouts; prefix tokens of the source serve those of the target alone.
     """
@@ -63,9 +68,10 @@ class MirroredStage(nn.Module):
         )
         same = factors or target.channels == source.channels
         self.leave: nn.Module = nn.Identity() if same else nn.Linear(source.channels, target.channels)
-        self.prefix = PrefixTokens.wanted(source, target)
+        self.prefix = PrefixTokens.between(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the target's layout from one of the source's."""
         places = self.source.to_map(x).permute(0, 2, 3, 1)
         finer = self.leave(self.splits(self.blocks(places))).permute(0, 3, 1, 2)
         return from_map(self.target, finer, None if self.prefix is None else self.prefix(x))

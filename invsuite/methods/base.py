@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from invsuite._system.validation import check
 from invsuite.errors import NotApplicable
+from invsuite.inverses.networks import InverseSettings
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Representation
 
@@ -174,8 +176,46 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class WorkFacts:
+    """What the work of a method depends on beside its parameters.
+
+    Attributes:
+        fit_images: how many there are.
+        image_passes: that the budget allows each inverse, about.
+    """
+
+    fit_images: int
+    image_passes: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What fitting a method for one stage and inverting one image take, before any of it is done.
+
+    Attributes:
+        fit_passes: fit images that go through the frozen model once, for all stages of the fit together.
+        trained_passes: images on which the inverse of one stage is trained.
+        chain_share: share of them, 0 to 1, for which the whole chain of inverse networks from the stage to the image
+            is trained, and not the network of the stage's own component alone.
+        model_share: share of them, 0 to 1, for which the objective runs through the frozen model, forward and backward.
+        networks: sizes of the inverse networks that are trained; None if there are none, or nobody knows.
+        updates: forward and backward passes through the frozen model per reconstructed image.
+    """
+
+    fit_passes: int = 0
+    trained_passes: int = 0
+    chain_share: float = 0.0
+    model_share: float = 0.0
+    networks: InverseSettings | None = None
+    updates: int = 0
+
+
+@dataclass(frozen=True)
 class Method(ABC):
     """A method with its parameters, which are dataclass fields so that they are part of a cell's identity.
+
+    Annotations say what a parameter accepts (`invsuite._system.validation`): a value that does not fit is refused with
+    `UsageError`, in a suite file and in Python code.
 
     Class attributes:
         name: under which it is registered.
@@ -216,6 +256,9 @@ class Method(ABC):
     reads_fit: ClassVar[bool] = False
     uses_image: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        check(self, self.name)
+
     @abstractmethod
     def fit(self, problem: Problem) -> Fitted:
         """Prepare to invert ``problem.stages``."""
@@ -235,6 +278,15 @@ class Method(ABC):
         """
         return None
 
+    def work(self, facts: WorkFacts) -> Work:
+        """Return how much there is to do: what a dry run's hours and the time left of a run are estimated from.
+
+        It follows from ``reads_fit`` and ``uses_budget`` (of training nothing else is known: it may run through the
+        model); a method that knows better, or repeats a step for each image, says so here.
+        """
+        fit_passes = facts.fit_images if self.reads_fit else 0
+        return Work(fit_passes, facts.image_passes if self.uses_budget else 0, model_share=float(self.uses_budget))
+
     def params(self) -> dict[str, Any]:
         """Return the parameters as they go into a record."""
         return asdict(self)
@@ -243,3 +295,17 @@ class Method(ABC):
 def no_fit(stages: tuple[str, ...]) -> FitCost:
     """Return the cost of a method that needs no fit."""
     return FitCost(image_passes=dict.fromkeys(stages, 0), parameters=dict.fromkeys(stages, 0))
+
+
+def flattened(states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return named groups of tensors as one, "GROUP/KEY", for `Inverter.tensors`; no KEY may hold a slash."""
+    return {f"{name}/{key}": tensor for name, state in states.items() for key, tensor in state.items()}
+
+
+def unflattened(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the groups that `flattened` joined."""
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, key = name.rpartition("/")
+        states.setdefault(group, {})[key] = tensor
+    return states

@@ -1,4 +1,4 @@
-"""What a reconstruction can show about the method that made it, whatever the method is."""
+"""Checks of reconstructions: what they can show about the method that made them, whatever the method is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAME = 1e-6  # largest difference of pixels between reconstructions that are one
 
 
 def check_inverter(inverter: object, what: str) -> None:
-    """Inverse networks must be in eval mode when they are scored.
+    """Raise an error if an inverse network is in train mode, which none may be when it is scored.
 
     Raises:
         DataError: naming the part that is in train mode.
@@ -32,11 +32,11 @@ def check_inverter(inverter: object, what: str) -> None:
                 raise DataError(f"{what}: inverse network in train mode at '{name or 'root'}': call eval()")
 
 
-def check_reconstructions(made: TensorLike, images: TensorLike, what: str) -> list[str]:
-    """Look at all reconstructions of unedited images together; of fewer than four, nothing is concluded.
+def check_reconstructions(reconstructions: TensorLike, images: TensorLike, what: str) -> list[str]:
+    """Look at all reconstructions of unedited images together; from fewer than four, nothing is concluded.
 
     Args:
-        made: the reconstructions (N, 3, H, W) in [0, 1].
+        reconstructions: (N, 3, H, W) in [0, 1].
         images: what they reconstruct, same shape and range.
         what: named in errors.
 
@@ -46,22 +46,22 @@ def check_reconstructions(made: TensorLike, images: TensorLike, what: str) -> li
     Raises:
         DataError: where each was stretched to its own minimum and maximum, or red and blue are swapped.
     """
-    if len(made) < FEW:
+    if len(reconstructions) < FEW:
         return []
-    if not _stretched(images) and _stretched(made):
+    if not _stretched(images) and _stretched(reconstructions):
         raise DataError(f"{what}: each spans exactly [0, 1]: rescaled by its own minimum and maximum; clamp instead")
     error = swapped = 0.0
-    for found, true in zip(made.split(BATCH), images.split(BATCH), strict=True):
-        error += float((found - true).square().sum())
-        swapped += float((found.flip(1) - true).square().sum())
+    for part, true in zip(reconstructions.split(BATCH), images.split(BATCH), strict=True):
+        error += float((part - true).square().sum())
+        swapped += float((part.flip(1) - true).square().sum())
     if swapped < SWAPPED * error:
-        error, swapped = (value / made.shape.numel() for value in (error, swapped))
+        error, swapped = (value / reconstructions.shape.numel() for value in (error, swapped))
         raise DataError(
             f"{what}: the error falls from {error:.4f} to {swapped:.4f} with red and blue swapped: "
             "channels are BGR, expected RGB"
         )
-    if _same(made) and not _same(images):
-        return [f"all {len(made)} reconstructions are the same image, whatever the representation"]
+    if _same(reconstructions) and not _same(images):
+        return [f"all {len(reconstructions)} reconstructions are the same image, whatever the representation"]
     return []
 
 
@@ -71,7 +71,7 @@ def _same(images: TensorLike) -> bool:
 
 
 def _stretched(images: TensorLike) -> bool:
-    """Whether every image has its least value at exactly 0 and its greatest at exactly 1, in hardly any pixel."""
+    """Tell whether every image has its least value at exactly 0 and its greatest at exactly 1, in hardly any pixel."""
     return all(map(_spans, images.split(BATCH)))
 
 
@@ -82,7 +82,7 @@ def _spans(images: torch.Tensor) -> bool:
 
 
 def _networks(holder: Any) -> Iterator[nn.Module]:
-    """The networks an inverter holds, in fields, mappings and sequences."""
+    """Yield the networks an inverter holds, in fields, mappings and sequences."""
     if isinstance(holder, nn.Module):
         yield holder
     elif isinstance(holder, Mapping):

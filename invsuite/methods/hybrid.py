@@ -11,14 +11,15 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invsuite.errors import UsageError
+from invsuite._system.validation import NonNegativeFloat, PositiveFloat, Range
 from invsuite.inverses.networks import ChannelScale, InverseNetwork
-from invsuite.methods.base import Fitted
+from invsuite.methods.base import Fitted, Work, WorkFacts
 from invsuite.methods.networks import (
     ChainInverter,
     Modular,
@@ -26,20 +27,20 @@ from invsuite.methods.networks import (
     component_objective,
     compose,
     image_objective,
-    module_jobs,
+    module_trainees,
     reconstruction,
     selection_image_errors,
     total_cost,
 )
 from invsuite.methods.problem import Problem, derived_seed
-from invsuite.methods.training.engine import Job, Objective, Tensors, TrainingReport, train
-from invsuite.methods.training.initialisation import Start
+from invsuite.methods.training.engine import Objective, Tensors, Trainee, TrainingReport, train
+from invsuite.methods.training.initialisation import Initialisation
 from invsuite.models.base import Model
 from invsuite.registry import register
 
 
 def phase(problem: Problem, number: int, phases: int, **changes: object) -> Problem:
-    """Phase ``number`` (from 0) of a fit in ``phases``: other images in another order, progress as a part of all."""
+    """Return phase ``number`` (from 0) of a fit in ``phases``: images in another order, progress as a part of all."""
 
     def progress(done: int, total: int, note: str) -> None:
         problem.context.progress(number * total + done, phases * total, note)
@@ -53,123 +54,147 @@ def phase(problem: Problem, number: int, phases: int, **changes: object) -> Prob
 class TwoPhase(NetworkMethod):
     """Modules trained alone, then each stage's chain of them trained further as one network.
 
-    ``share`` of each stage's budget (image passes, seconds or operations) goes to the second phase, ``1 - share`` to
-    each module in the first. A copy of the chain is trained for every stage, so stages stay independent; its
-    learning rate starts at ``rate`` times the recipe's. The chain as composed is kept where training on does not
-    improve its selection loss. A stage's notes hold ``chain_image_mse``, the selection error of the chain as
-    composed, ``selection_image_mse``, that of the chain in the end, and ``chain_gap``, their ratio.
+    A copy of the chain is trained for every stage, so stages stay independent. The chain as composed is kept where
+    training on does not improve its selection loss. A stage's notes hold ``chain_image_mse``, the selection error of
+    the chain as composed, ``selection_image_mse``, that of the chain in the end, and ``chain_gap``, their ratio.
 
-    Raises:
-        UsageError: for a share outside 0 to 1 or a rate that is not positive.
+    Attributes:
+        share: of each stage's budget (image passes, seconds or operations) for the second phase; the rest goes to each
+            module in the first.
+        rate: share of the recipe's learning rate at which the second phase starts.
     """
 
-    share: float = 0.5
-    rate: float = 0.5
+    share: Annotated[float, Range(above=0, below=1)] = 0.5
+    rate: PositiveFloat = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share < 1:
-            raise UsageError(f"parameter 'share' of method '{self.name}' is {self.share}, expected between 0 and 1")
-        if self.rate <= 0:
-            raise UsageError(f"parameter 'rate' of method '{self.name}' is {self.rate}, expected above 0")
+    shares_modules = False
 
     @abstractmethod
     def objective(self, model: Model, stage: str, scale: ChannelScale) -> Objective:
-        """The second phase's loss of the chain from ``stage``, whose channels ``scale`` standardises."""
+        """Return the second phase's loss of the chain from ``stage``, whose channels ``scale`` standardises."""
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return a training of which ``share`` goes through the whole chain."""
+        return replace(super().work(facts), chain_share=self.share)
 
     def fit(self, problem: Problem) -> Fitted:
+        """Train the modules, then a copy of each stage's chain."""
         first, second = problem.budget.split(self.share)
-        links, start = self.started_links(problem, problem.stages[-1])
-        alone = train(phase(problem, 0, 2, budget=first), module_jobs(problem, links, start), self.recipe)
+        modules, initial = self.initialised_modules(problem, problem.stages[-1])
+        alone = train(phase(problem, 0, 2, budget=first), module_trainees(problem, modules, initial), self.recipe)
         chains: dict[str, nn.Sequential] = {}
-        jobs = []
+        trainees = []
         for stage in problem.stages:
-            chain = copy.deepcopy(compose(links, problem.chain_to(stage))).requires_grad_(True)
+            chain = copy.deepcopy(compose(modules, problem.chain_to(stage))).requires_grad_(True)
             chains[stage] = chain
-            loss = self.objective(problem.model, stage, links[stage].source_scale)
-            jobs.append(Job(stage, chain, (stage,), loss, reconstruction(chain, stage)))
+            loss = self.objective(problem.model, stage, modules[stage].source_scale)
+            trainees.append(Trainee(stage, chain, (stage,), loss, reconstruction(chain, stage)))
         composed = selection_image_errors(problem, chains)
         recipe = replace(self.recipe, learning_rate=self.rate * self.recipe.learning_rate)
-        tuned = train(phase(problem, 1, 2, budget=second), jobs, recipe)
-        return self._fitted(problem, chains, composed, start, alone, tuned)
+        tuned = train(phase(problem, 1, 2, budget=second), trainees, recipe)
+        return self._fitted(problem, chains, composed, initial, alone, tuned)
 
     def _fitted(
         self,
         problem: Problem,
         chains: dict[str, nn.Sequential],
         composed: Mapping[str, float],
-        start: Start,
+        initial: Initialisation,
         alone: TrainingReport,
         tuned: TrainingReport,
     ) -> Fitted:
         errors = selection_image_errors(problem, chains)
         notes = {}
         for stage in problem.stages:
-            before, after = alone.outcomes[stage], tuned.outcomes[stage]
-            shifted = [[p + before.image_passes, s + before.seconds, loss, db] for p, s, loss, db in after.curve]
+            before, after = alone.results[stage], tuned.results[stage]
+            passes, seconds = before.cost.image_passes, before.cost.seconds
             notes[stage] = after.notes() | {
-                "curve": shifted,
-                "selected_at_pass": before.image_passes + after.best_at_pass,
+                "curve": [[p + passes, s + seconds, loss, db] for p, s, loss, db in after.curve],
+                "selected_at_pass": passes + after.selected_at_pass,
                 "module": before.notes(),
                 "modules": list(problem.chain_to(stage)),
                 "chain_image_mse": composed[stage],
                 "selection_image_mse": errors[stage],
                 "chain_gap": composed[stage] / errors[stage],
             }
-        cost = total_cost(start, [alone, tuned], {s: [alone.outcomes[s], tuned.outcomes[s]] for s in problem.stages})
-        return Fitted(ChainInverter(chains), cost, notes)
+        results = {stage: [alone.results[stage], tuned.results[stage]] for stage in problem.stages}
+        return Fitted(ChainInverter(chains, chains), total_cost(initial, [alone, tuned], results), notes)
 
 
 @register.method
 @dataclass(frozen=True)
 class ModularFinetuned(TwoPhase):
-    """Modules trained alone, then each stage's chain trained end to end on the image."""
+    """Modules trained alone, then each stage's chain trained end to end on the image.
+
+    The first phase is `Modular` on ``1 - share`` of the budget. The second takes a copy of each stage's chain and goes
+    on with the image loss of `Layerwise`, at ``rate`` times the learning rate, on ``share`` of the budget. The chain as
+    composed is kept where that does not improve its selection loss.
+
+    Cost: between `Modular` and `Layerwise`, on the same budget per inverse.
+
+    Use it to learn whether good modules are a good start for one inverse: the ``chain_gap`` in the notes is the
+    selection error of the chain as composed, over that of the chain in the end.
+
+    Pitfalls: fine-tuned chains are no longer made of modules that invert one component each.
+    """
 
     name = "modular-finetuned"
     family = "hybrid"
     source = "Rathjens et al. 2024, then the image loss of Dosovitskiy & Brox 2016"
 
     def objective(self, model: Model, stage: str, scale: ChannelScale) -> Objective:
+        """Return the image loss."""
         return image_objective(stage)
 
 
 @register.method
 @dataclass(frozen=True)
 class ModularCycle(TwoPhase):
-    """Modules trained alone, then each stage's chain trained until the frozen model sees in the reconstruction what it
-    saw in the image.
+    """Modules trained alone, then each stage's chain trained until the model holds the same of both images.
 
-    The second phase minimises the mean squared distance between the representation of the reconstruction (clamped to
-    [0, 1]) and the one given, channels standardised: the cycle consistency of Dong et al. 2021 over the whole chain.
-    It needs no image but the one behind the representation. ``image_weight`` adds that much of the image loss.
-    Operations include the frozen model's, forward and backward, which this objective runs through.
+    The second phase puts the reconstruction through the frozen model again and minimises
+
+    ``mean(((model(reconstruction) - representation) / deviation)^2)``
+
+    with the deviation of each channel and the reconstruction clamped to [0, 1]: the cycle consistency of Dong et al.
+    2021 over the whole chain. It needs no image but the one behind the representation. ``image_weight`` adds that much
+    of the image loss. The first phase is `Modular` on ``1 - share`` of the budget.
+
+    Cost: that of `ModularFinetuned` and, in the second phase, the frozen model forward and backward; operations in
+    records include both.
+
+    Use it to learn what an inverse gives that is asked for the representation alone.
+
+    Pitfalls: it is trained to please the inverted model, so measures that ask this model favour it; images may hold
+    what the model cannot tell from natural detail. A second model's judgement (the witness error) is the fair one.
+
+    Attributes:
+        image_weight: of the image loss beside the feature loss.
     """
 
-    image_weight: float = 0.0
+    image_weight: NonNegativeFloat = 0.0
 
     name = "modular-cycle"
     family = "hybrid"
     source = "Dong et al. 2021 (DCI: divide-and-conquer inversion with cycle consistency), arXiv 2104.06487"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.image_weight < 0:
-            raise UsageError(
-                f"parameter 'image_weight' of method '{self.name}' is {self.image_weight}, expected 0 or more"
-            )
-
     def objective(self, model: Model, stage: str, scale: ChannelScale) -> Objective:
+        """Return the feature loss, with the image loss where that has a weight."""
         return cycle_objective(model, stage, scale, self.image_weight)
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return the work of two phases, the second of which runs through the frozen model."""
+        return replace(super().work(facts), model_share=self.share)
 
 
 def cycle_objective(model: Model, stage: str, scale: ChannelScale, image_weight: float = 0.0) -> Objective:
-    """Standardised feature distance at ``stage`` between reconstruction and image, through the frozen ``model``."""
+    """Return the standardised feature distance at ``stage`` between reconstruction and image, through the ``model``."""
 
     def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
-        made = module(tensors[stage])
-        seen = model.run(made.clamp(0, 1), None, stage)
-        distance = F.mse_loss(scale(seen), scale(tensors[stage]))
-        return distance + image_weight * F.mse_loss(made, images) if image_weight else distance
+        reconstructions = module(tensors[stage])
+        representations = model.run(reconstructions.clamp(0, 1), None, stage)
+        distance = F.mse_loss(scale(representations), scale(tensors[stage]))
+        return distance + image_weight * F.mse_loss(reconstructions, images) if image_weight else distance
 
     return loss
 
@@ -177,62 +202,71 @@ def cycle_objective(model: Model, stage: str, scale: ChannelScale, image_weight:
 @register.method
 @dataclass(frozen=True)
 class ModularNoised(Modular):
-    """Modules trained alone on noised representations, so that they bear the errors of those before them.
+    """Modules trained alone on noised representations, so that they bear the errors of those behind them.
 
-    ``noise`` is the deviation of the Gaussian noise, per channel in units of the channel's own deviation. Selection
-    sees no noise. The budget is spent as in `Modular`.
+    As `Modular`, but in training every module reads its representation plus Gaussian noise of ``noise`` times each
+    channel's deviation, drawn anew at every step; its target is the clean input of its component. Selection and
+    inversion see no noise.
 
-    Raises:
-        UsageError: for negative noise.
+    Cost: that of `Modular`.
+
+    Use it to learn how much of the chain gap is brittleness of the modules.
+
+    Pitfalls: the errors of modules are not Gaussian; much noise blurs.
+
+    Attributes:
+        noise: deviation of the noise in units of each channel's own.
     """
 
-    noise: float = 0.1
+    noise: NonNegativeFloat = 0.1
 
     name = "modular-noised"
     family = "hybrid"
     source = "Rathjens et al. 2024, with the corruption of denoising autoencoders (Vincent et al. 2008)"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.noise < 0:
-            raise UsageError(f"parameter 'noise' of method '{self.name}' is {self.noise}, expected 0 or more")
-
     def fit(self, problem: Problem) -> Fitted:
-        links, start = self.started_links(problem, problem.stages[-1])
+        """Train every module on noised representations."""
+        modules, initial = self.initialised_modules(problem, problem.stages[-1])
         generators = {
             stage: torch.Generator(problem.device).manual_seed(derived_seed(problem.seed, self.name, stage))
-            for stage in links
+            for stage in modules
         }
 
         def noised(stage: str, before: str | None) -> Objective:
             clean = image_objective(stage) if before is None else component_objective(stage, before)
-            scale = links[stage].source_scale
+            scale = modules[stage].source_scale
 
             def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
                 if not module.training:
                     return clean(module, images, tensors)
-                given = tensors[stage]
-                drawn = torch.randn(given.shape, generator=generators[stage], device=given.device)
-                return clean(module, images, {**tensors, stage: given + self.noise * scale.std * drawn})
+                tensor = tensors[stage]
+                noise = torch.randn(tensor.shape, generator=generators[stage], device=tensor.device)
+                return clean(module, images, {**tensors, stage: tensor + self.noise * scale.std * noise})
 
             return loss
 
-        jobs = module_jobs(problem, links, start, noised)
-        jobs = [replace(job, generator=generators[job.name]) for job in jobs]
-        report = train(problem, jobs, self.recipe)
-        return self.composed(problem, links, start, [report])
+        trainees = module_trainees(problem, modules, initial, noised)
+        trainees = [replace(trainee, generator=generators[trainee.name]) for trainee in trainees]
+        report = train(problem, trainees, self.recipe)
+        return self.composed(problem, modules, initial, [report])
 
 
 @register.method
 @dataclass(frozen=True)
 class ModularPredecessor(Modular):
-    """Modules trained on what the modules before them really give, deepest first, so that training matches use.
+    """Modules trained on what the modules behind them really give, deepest first, so that training matches use.
 
-    The module of component k is used from every stage of the cut at or behind k. It sees those entries in equal
-    parts of each batch: the representation itself, or the output of the finished, frozen modules from a later stage
-    down to k. Modules are trained one after the other, each on the whole budget of one inverse; the forward passes
-    through finished modules are part of its own time and operations, and the frozen forward runs once per module.
-    All stages of the cut take part, whichever are asked for.
+    The module of a component is used from every stage of the cut at or behind its own. In training it sees those
+    entries in equal parts of each batch: the representation itself, or the output of the finished, frozen modules from
+    a later stage down to its own. Its target is the clean input of its component, as in `Modular`. Modules are trained
+    one after the other, each on the whole budget of one inverse.
+
+    Cost: that of `Modular`, and forward passes through the finished modules, which are part of a module's own time and
+    operations; the frozen forward pass runs once per module. All stages of the cut take part, whichever are asked for.
+
+    Use it to learn how much of the chain gap comes from training on inputs that are cleaner than those in use.
+
+    Pitfalls: a module that must correct a deep chain can lose accuracy on its own representation.
     """
 
     name = "modular-predecessor"
@@ -242,42 +276,52 @@ class ModularPredecessor(Modular):
     uses_whole_cut = True
 
     def fit(self, problem: Problem) -> Fitted:
+        """Train the modules one after the other, deepest first."""
         cut = problem.cut
-        links, start = self.started_links(problem, cut[-1])
-        alone = {job.name: job for job in module_jobs(problem, links, start)}
+        modules, initial = self.initialised_modules(problem, cut[-1])
+        alone = {trainee.name: trainee for trainee in module_trainees(problem, modules, initial)}
         reports = []
         for number, stage in enumerate(reversed(cut)):
             entries = tuple(reversed(cut[cut.index(stage) :]))
-            job = alone[stage]
-            needs = tuple(dict.fromkeys((*job.needs, *entries)))
-            later = {s: links[s] for s in entries[:-1]}
+            trainee = alone[stage]
+            later = {s: modules[s] for s in entries[:-1]}
+            trainee = replace(
+                trainee,
+                needs=tuple(dict.fromkeys((*trainee.needs, *entries))),
+                objective=_predecessor_objective(trainee.objective, later, entries),
+                # modules nearer the image are untrained until the end: the chain has no quality yet
+                reconstruct=trainee.reconstruct if stage == cut[0] else None,
+            )
             part = replace(phase(problem, number, len(cut)), seed=problem.seed)
-            job = replace(job, needs=needs, objective=_predecessor_objective(job.objective, later, entries))
-            # modules nearer the image are untrained until the end: the chain has no quality yet
-            job.reconstruct = job.reconstruct if stage == cut[0] else None
-            reports.append(train(part, [job], self.recipe))
-        return self.composed(problem, links, start, reports)
+            reports.append(train(part, [trainee], self.recipe))
+        return self.composed(problem, modules, initial, reports)
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return a training whose forward passes through other modules count as the whole chain."""
+        return replace(super().work(facts), chain_share=1.0)
 
 
 def _predecessor_objective(own: Objective, later: Mapping[str, InverseNetwork], entries: tuple[str, ...]) -> Objective:
-    """``own`` loss of the module of the last of ``entries``, each image entering at one of them, deepest first in turn
-    through the ``later`` modules."""
+    """Return the ``own`` loss of the module of the last of ``entries``, on what comes through the ``later`` modules.
+
+    Each image enters at one of the entries, deepest first, in turn.
+    """
     stage = entries[-1]
 
     def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         count, parts = len(images), len(entries)
         order: list[int] = []
-        given: torch.Tensor | None = None
+        tensor: torch.Tensor | None = None
         for number, entry in enumerate(entries):
             rows = list(range(number, count, parts))
             order += rows
             fresh = tensors[entry][rows]
-            given = fresh if given is None else torch.cat([given, fresh])
+            tensor = fresh if tensor is None else torch.cat([tensor, fresh])
             if entry in later:
                 with torch.no_grad():
-                    given = later[entry](given)
-        assert given is not None
-        targets = {name: tensor[order] for name, tensor in tensors.items()} | {stage: given}
+                    tensor = later[entry](tensor)
+        assert tensor is not None
+        targets = {name: values[order] for name, values in tensors.items()} | {stage: tensor}
         return own(module, images[order], targets)
 
     return loss
@@ -287,22 +331,22 @@ class SharedModules(nn.Module):
     """The modules of one chain as one network, entered at any of its stages.
 
     Args:
-        links: modules by stage, in the model's order.
+        modules: by stage, in the model's order.
     """
 
-    def __init__(self, links: Mapping[str, InverseNetwork]) -> None:
+    def __init__(self, modules: Mapping[str, InverseNetwork]) -> None:
         super().__init__()
-        self.order = tuple(links)
-        self.links = nn.ModuleList(links.values())
+        self.order = tuple(modules)
+        self.parts = nn.ModuleList(modules.values())
 
     def forward(self, tensors: Tensors) -> torch.Tensor:
-        """Images from every stage's tensor (B, ...): (stages * B, 3, H, W), the deepest stage's first."""
-        given: torch.Tensor | None = None
-        for stage, link in zip(reversed(self.order), reversed(self.links), strict=True):
+        """Return images from every stage's tensor (B, ...): (stages * B, 3, H, W), the deepest stage's first."""
+        tensor: torch.Tensor | None = None
+        for stage, module in zip(reversed(self.order), reversed(self.parts), strict=True):
             fresh = tensors[stage]
-            given = link(fresh if given is None else torch.cat([given, fresh]))
-        assert given is not None
-        return given
+            tensor = module(fresh if tensor is None else torch.cat([tensor, fresh]))
+        assert tensor is not None
+        return tensor
 
 
 @register.method
@@ -310,10 +354,17 @@ class SharedModules(nn.Module):
 class SharedChain(NetworkMethod):
     """One chain of modules, trained with an image loss from every stage of the cut at once.
 
-    Every step, each image of the batch enters at every stage; the loss is the mean image error over stages. A stage's
-    image passes are the images that entered there. The one training is shared by all stages of the cut: its seconds
-    and operations are split evenly between them, and a budget of seconds or operations holds all of theirs. The curve
-    in its notes has the loss over all stages and the stage's own PSNR.
+    Every step, each image of the batch enters the chain at every stage; the loss is the mean squared error of all
+    images that come out, in [0, 1] pixels. Each module is so trained end to end for all stages at and behind its own.
+    Initial values are those of `Modular`.
+
+    Cost: one training for all stages of the cut, whichever are asked for: its seconds and operations are split evenly
+    between them, and a budget of seconds or operations holds all of theirs. A stage's image passes are the images that
+    entered there. The curve in a stage's notes has the loss over all stages and the stage's own PSNR.
+
+    Use it where one network should invert every stage, as the end-to-end counterpart of `Modular`.
+
+    Pitfalls: stages share what the network can hold, and a stage whose loss is large takes most of the gradient.
     """
 
     name = "shared-chain"
@@ -323,34 +374,34 @@ class SharedChain(NetworkMethod):
     uses_whole_cut = True
 
     def fit(self, problem: Problem) -> Fitted:
+        """Train the chain from all of its stages together."""
         cut = problem.cut
-        links, start = self.started_links(problem, cut[-1])
-        module = SharedModules(links)
+        modules, initial = self.initialised_modules(problem, cut[-1])
+        chain = SharedModules(modules)
 
-        def loss(chain: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
-            return F.mse_loss(chain(tensors), images.repeat(len(cut), 1, 1, 1))
+        def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+            return F.mse_loss(module(tensors), images.repeat(len(cut), 1, 1, 1))
 
-        job = Job("chain", module, cut, loss, reconstruct=module, weight=len(cut), spent=start.spent(cut))
-        report = train(problem, [job], self.recipe)
-        outcome = report.outcomes["chain"]
-        chains = {stage: compose(links, problem.chain_to(stage)) for stage in problem.stages}
+        trainee = Trainee("chain", chain, cut, loss, chain, len(cut), initial.cost_of(cut))
+        report = train(problem, [trainee], self.recipe)
+        result = report.results["chain"]
+        chains = {stage: compose(modules, problem.chain_to(stage)) for stage in problem.stages}
         errors = selection_image_errors(problem, chains)
-        part = replace(
-            outcome,
-            seconds=outcome.seconds / len(cut),
-            fit_flops=outcome.fit_flops / len(cut),
-        )
-        own = {
-            stage: replace(part, parameters=sum(p.numel() for p in chains[stage].parameters()))
-            for stage in problem.stages
-        }
-        notes = {}
+        share = replace(result.cost, seconds=result.cost.seconds / len(cut), flops=result.cost.flops / len(cut))
+        results, notes = {}, {}
         for stage in problem.stages:
+            parameters = sum(p.numel() for p in chains[stage].parameters())
+            results[stage] = [replace(result, cost=share, parameters=parameters)]
             place = cut[::-1].index(stage)  # the deepest stage's images come first
-            curve = [[*point[:3], psnrs[place]] for point, psnrs in zip(outcome.curve, outcome.entries, strict=True)]
-            notes[stage] = outcome.notes() | {
-                "curve": curve,
+            notes[stage] = result.notes() | {
+                "curve": [
+                    [*point[:3], psnrs[place]] for point, psnrs in zip(result.curve, result.entries, strict=True)
+                ],
                 "entries": list(cut),
                 "selection_image_mse": errors[stage],
             }
-        return Fitted(ChainInverter(chains), total_cost(start, [report], {s: [o] for s, o in own.items()}), notes)
+        return Fitted(ChainInverter(chains, modules), total_cost(initial, [report], results), notes)
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return the work of a chain that is trained from every stage."""
+        return replace(super().work(facts), chain_share=1.0)

@@ -1,6 +1,6 @@
 """The two network families on equal footing: the same inverse networks, cuts, images, budget and optimiser.
 
-`Modular` trains one inverse network a component, each alone on its own component's input, and composes them.
+`Modular` trains one inverse network per component, each alone on its own component's input, and composes them.
 `Layerwise` trains, for every stage, one end-to-end network - the same stack of networks that the modular chain
 passes through from that stage - on the image itself. What differs is the objective, and so the cost.
 """
@@ -8,102 +8,156 @@ passes through from that stage - on the image itself. What differs is the object
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invsuite.errors import unknown_name
-from invsuite.inverses.networks import InverseNetwork, InverseSettings, make_inverse
-from invsuite.methods.base import Family, FitCost, Fitted, Inverter, Method
+from invsuite._system.validation import Natural, Positive
+from invsuite.inverses.networks import Architecture, InverseNetwork, InverseSettings, make_inverse
+from invsuite.methods.base import (
+    Family,
+    FitCost,
+    Fitted,
+    Inverter,
+    Method,
+    Work,
+    WorkFacts,
+    flattened,
+    unflattened,
+)
 from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.training.engine import (
-    Job,
     Objective,
-    Outcome,
-    Recipe,
     Reconstruct,
     Tensors,
+    Trainee,
+    TrainingCost,
     TrainingReport,
+    TrainingResult,
     train,
 )
 from invsuite.methods.training.features import selection_features
-from invsuite.methods.training.initialisation import Start, measure_start
+from invsuite.methods.training.initialisation import Initialisation, initialise
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Representation, image_layout
 from invsuite.registry import register
-
-STARTS = ("ridge", "random")
 
 
 @dataclass(frozen=True)
 class ChainInverter(Inverter):
-    """Runs a list of inverse networks per stage, one after the other, and clamps the image to [0, 1]."""
+    """Runs a chain of inverse networks per stage, from the stage to the image, and clamps the image to [0, 1].
 
-    chains: dict[str, nn.Sequential]
+    Attributes:
+        chains: by stage.
+        trained: the networks that the chains are made of, by name: modules that chains share, or whole chains.
+    """
+
+    chains: Mapping[str, nn.Sequential]
+    trained: Mapping[str, nn.Module]
 
     @torch.no_grad()
     def invert(self, representation: Representation) -> torch.Tensor:
+        """Return reconstructions (B, 3, H, W) in [0, 1]."""
         image: torch.Tensor = self.chains[representation.stage](representation.tensor)
         return image.clamp(0, 1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights and scales of every network."""
+        return flattened({name: module.state_dict() for name, module in self.trained.items()})
+
+
+def inverse_networks(
+    problem: Problem, settings: InverseSettings, seed_parts: tuple[object, ...]
+) -> dict[str, InverseNetwork]:
+    """Return a fresh inverse network for every component of the cut, keyed by the stage it reads, in chain order."""
+    model = problem.model
+    modules: dict[str, InverseNetwork] = {}
+    target, before = image_layout(model.image_size), None
+    for stage in problem.cut:
+        sized = replace(settings, blocks=model.blocks(before, stage))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(problem.seed, *seed_parts, stage))
+            modules[stage] = make_inverse(model.layout(stage), target, sized)
+        target, before = model.layout(stage), stage
+    return modules
 
 
 @dataclass(frozen=True)
 class NetworkMethod(Method):
-    """Settings all trained families share.
+    """What all trained families share.
 
-    ``architecture`` (``light`` or ``paper``), ``width`` and ``depth`` size each inverse network; see
-    `invsuite.inverses.networks.InverseSettings`. ``start`` says where closed-form paths begin: at ``ridge`` regression
-    (`invsuite.methods.training.initialisation`), or ``random``.
-
-    Raises:
-        UsageError: for an architecture or start that does not exist or a size that is not positive.
+    Attributes:
+        architecture: of the inverse networks: ``light``, or ``paper`` (Rathjens et al. 2024);
+            `invsuite.inverses.networks` lists both.
+        width: channels of hidden layers where the representations do not give them.
+        depth: blocks of a network; 0 takes the architecture's own number.
+        start: where closed-form paths begin: at ``ridge`` regression (`invsuite.methods.training.initialisation`), or
+            at ``random`` values.
+        recipe: settings of the optimiser (`invsuite.methods.training.recipe.Recipe`).
     """
 
-    architecture: str = "light"
-    width: int = 128
-    depth: int = 0
-    start: str = "ridge"
+    architecture: Architecture = "light"
+    width: Positive = 128
+    depth: Natural = 0
+    start: Literal["ridge", "random"] = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
     version = 6
     uses_cut = True
     seeded = True
     uses_budget = True
+    #: Whether the chains of all stages are made of the same modules; else each stage has networks of its own.
+    shares_modules: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        InverseSettings(self.architecture, self.width, self.depth)
-        if self.start not in STARTS:
-            raise unknown_name(f"start of method '{self.name}'", self.start, STARTS)
+    @property
+    def settings(self) -> InverseSettings:
+        """Return the sizes of the inverse networks."""
+        return InverseSettings(self.architecture, self.width, self.depth)
 
-    def links(self, problem: Problem, seed_parts: tuple[object, ...]) -> dict[str, InverseNetwork]:
-        """A freshly initialised inverse network for every component of the cut, keyed by the component's stage."""
-        model = problem.model
-        found: dict[str, InverseNetwork] = {}
-        target, before = image_layout(model.image_size), None
-        for stage in problem.cut:
-            settings = InverseSettings(self.architecture, self.width, self.depth, model.blocks(before, stage))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derived_seed(problem.seed, *seed_parts, stage))
-                found[stage] = make_inverse(model.layout(stage), target, settings)
-            target, before = model.layout(stage), stage
-        return found
-
-    def started_links(self, problem: Problem, last: str) -> tuple[dict[str, InverseNetwork], Start]:
-        """Links for every component from the image to stage ``last``, ready to train one by one, and what that took.
+    def initialised_modules(self, problem: Problem, last: str) -> tuple[dict[str, InverseNetwork], Initialisation]:
+        """Return modules for every component from the image to stage ``last``, ready to train, and what that took.
 
         Every method that trains modules starts from these same values, so that only training tells them apart.
         """
         chain = problem.chain_to(last)
-        links = {s: link.to(problem.device) for s, link in self.links(problem, ("modular",)).items() if s in chain}
-        start = measure_start(problem, links, self.start == "ridge", self.recipe.flip)
-        start.apply(links)
-        return links, start
+        modules = inverse_networks(problem, self.settings, ("modular",))
+        modules = {stage: module.to(problem.device) for stage, module in modules.items() if stage in chain}
+        initial = initialise(problem, modules, self.start == "ridge", self.recipe.flip)
+        initial.apply(modules)
+        return modules, initial
+
+    def restore(
+        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
+    ) -> ChainInverter | None:
+        """Return the inverter with its networks built anew and filled with the values that were kept."""
+        stages = problem.stages
+        if self.shares_modules:
+            modules = inverse_networks(problem, self.settings, ())
+            trained: Mapping[str, nn.Module] = {stage: modules[stage] for stage in problem.chain_to(stages[-1])}
+            chains = {stage: compose(modules, problem.chain_to(stage)) for stage in stages}
+        else:
+            fresh = {stage: inverse_networks(problem, self.settings, ()) for stage in stages}
+            trained = chains = {stage: compose(fresh[stage], problem.chain_to(stage)) for stage in stages}
+        states = unflattened(tensors)
+        if not states.keys() >= trained.keys():
+            return None
+        for name, module in trained.items():
+            module.to(problem.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.load_state_dict(states[name])
+            module.eval().requires_grad_(False)
+        return ChainInverter(chains, trained)
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return the training of the stage's own network, or of its whole chain where stages share no module."""
+        share = float(not self.shares_modules)
+        return Work(trained_passes=facts.image_passes, chain_share=share, networks=self.settings)
 
 
 def image_objective(stage: str) -> Objective:
-    """Mean squared error of the reconstruction in [0, 1] pixel space."""
+    """Return the mean squared error of the reconstruction in [0, 1] pixel space."""
 
     def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         return F.mse_loss(module(tensors[stage]), images)
@@ -112,7 +166,7 @@ def image_objective(stage: str) -> Objective:
 
 
 def component_objective(stage: str, before: str) -> Objective:
-    """Mean squared error of the component's input, every channel standardised."""
+    """Return the mean squared error of the component's input, every channel standardised."""
 
     def loss(module: nn.Module, images: torch.Tensor, tensors: Tensors) -> torch.Tensor:
         assert isinstance(module, InverseNetwork)
@@ -122,40 +176,43 @@ def component_objective(stage: str, before: str) -> Objective:
     return loss
 
 
-def compose(links: Mapping[str, nn.Module], chain: Sequence[str]) -> nn.Sequential:
-    """The modules of ``chain`` (in the model's order) as one network from its last stage to the image."""
-    return nn.Sequential(*(links[stage] for stage in reversed(chain)))
+def compose(modules: Mapping[str, nn.Module], chain: Sequence[str]) -> nn.Sequential:
+    """Return the modules of ``chain`` (in the model's order) as one network from its last stage to the image."""
+    return nn.Sequential(*(modules[stage] for stage in reversed(chain)))
 
 
-def module_jobs(
+def module_trainees(
     problem: Problem,
-    links: Mapping[str, InverseNetwork],
-    start: Start,
+    modules: Mapping[str, InverseNetwork],
+    initial: Initialisation,
     objective: Callable[[str, str | None], Objective] | None = None,
-) -> list[Job]:
-    """A job per module, each alone on its own component; the curve shows the images of the chain as composed so far.
+) -> list[Trainee]:
+    """Return a trainee per module, each alone on its own component.
+
+    Their curves show the images of the chain as composed so far.
 
     Args:
-        links: modules by the stage they read.
-        start: how they began.
-        objective: the loss for (stage, stage before or None for the image); by default that of its component.
+        problem: what they are trained for.
+        modules: by the stage they read.
+        initial: their initial values.
+        objective: the loss for (stage, stage before or None for the image); by default that of the component.
     """
-    jobs = []
-    chain = tuple(links)
+    trainees = []
+    chain = tuple(modules)
     for before, stage in zip((None, *chain), chain, strict=False):
         if objective is not None:
             loss = objective(stage, before)
         else:
             loss = image_objective(stage) if before is None else component_objective(stage, before)
         needs = (stage,) if before is None else (before, stage)
-        composed = compose(links, problem.chain_to(stage))
-        job = Job(stage, links[stage], needs, loss, reconstruction(composed, stage), spent=start.spent((stage,)))
-        jobs.append(job)
-    return jobs
+        images = reconstruction(compose(modules, problem.chain_to(stage)), stage)
+        cost = initial.cost_of((stage,))
+        trainees.append(Trainee(stage, modules[stage], needs, loss, images, initial_cost=cost))
+    return trainees
 
 
 def reconstruction(chain: nn.Module, stage: str) -> Reconstruct:
-    """Images from the tensor of ``stage`` by ``chain``, in whatever state it then is."""
+    """Return a function that makes images from the tensor of ``stage`` by ``chain``, in whatever state it then is."""
 
     def images(tensors: Tensors) -> torch.Tensor:
         return chain(tensors[stage])
@@ -165,65 +222,104 @@ def reconstruction(chain: nn.Module, stage: str) -> Reconstruct:
 
 @torch.no_grad()
 def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) -> dict[str, float]:
-    """Mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
+    """Return the mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
     totals = dict.fromkeys(chains, 0.0)
     batch, stages = problem.budget.batch, problem.model.order(list(chains))
-    for images, found in selection_features(problem.model, problem.select, stages, batch, problem.context.features):
+    for images, tensors in selection_features(problem.model, problem.select, stages, batch, problem.context.features):
         for stage in chains:
-            made = chains[stage](found[stage]).clamp(0, 1)
-            totals[stage] += float((made - images).square().mean()) * len(images)
+            reconstructions = chains[stage](tensors[stage]).clamp(0, 1)
+            totals[stage] += float((reconstructions - images).square().mean()) * len(images)
     return {stage: total / len(problem.select) for stage, total in totals.items()}
 
 
-def total_cost(start: Start, reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[Outcome]]) -> FitCost:
-    """What a start and fits one after the other took: per stage the sum over its outcomes, which include the start's
-    own share; parameters are those of the last."""
+def total_cost(
+    initial: Initialisation, reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[TrainingResult]]
+) -> FitCost:
+    """Return what initial values and trainings one after the other took.
+
+    Per stage it is the sum over its results, which include the initialisation's own share; parameters are those of the
+    last.
+    """
+    totals = {stage: sum((r.cost for r in results), TrainingCost()) for stage, results in per_stage.items()}
     return FitCost(
-        stage_seconds={s: sum(o.seconds for o in used) for s, used in per_stage.items()},
-        shared_seconds=start.cost.shared_seconds + sum(report.shared_seconds for report in reports),
-        image_passes={s: sum(o.image_passes for o in used) for s, used in per_stage.items()},
-        parameters={s: used[-1].parameters for s, used in per_stage.items()},
-        fit_flops={s: sum(o.fit_flops for o in used) for s, used in per_stage.items()},
-        frozen_flops={s: sum(o.frozen_flops for o in used) for s, used in per_stage.items()},
+        stage_seconds={stage: total.seconds for stage, total in totals.items()},
+        shared_seconds=initial.shared_seconds + sum(report.shared_seconds for report in reports),
+        image_passes={stage: total.image_passes for stage, total in totals.items()},
+        parameters={stage: results[-1].parameters for stage, results in per_stage.items()},
+        fit_flops={stage: total.flops for stage, total in totals.items()},
+        frozen_flops={stage: total.frozen_flops for stage, total in totals.items()},
     )
 
 
 @register.method
 @dataclass(frozen=True)
 class Layerwise(NetworkMethod):
-    """One end-to-end inverse network per stage, trained on the image loss."""
+    """One inverse network per stage, trained end to end on the image.
+
+    For each stage: stack the inverse networks of all components up to it (the chain that `Modular` composes), begin at
+    measured scales and ridge regression, and train the stack on
+
+    ``mean((network(representation) - image)^2)``
+
+    in [0, 1] pixels (Dosovitskiy & Brox 2016, sec. 3), with AdamW, on the suite's budget. The weights with the least
+    error on the selection images are kept.
+
+    Cost: a training of the whole chain for every stage: the sum grows with the square of the number of stages.
+    Inverting an image is one forward pass.
+
+    Use it as the measure of what a network can recover from a stage when nothing else is asked of it.
+
+    Pitfalls: the mean squared error answers uncertainty with blur; the network of one stage says nothing of another's.
+    """
 
     name = "layerwise"
     family = "layer-wise"
     source = "Dosovitskiy & Brox 2016, arXiv 1506.02753"
+    shares_modules = False
 
     def fit(self, problem: Problem) -> Fitted:
-        jobs: list[Job] = []
+        """Train one chain of networks per stage."""
+        trainees: list[Trainee] = []
         chains: dict[str, nn.Sequential] = {}
-        start: Start | None = None
+        initial: Initialisation | None = None
         for stage in reversed(problem.stages):  # the deepest first: its chain holds all others
             chain = problem.chain_to(stage)
-            links = self.links(problem, (self.name, stage))
-            own = {s: links[s].to(problem.device) for s in chain}
-            start = start or measure_start(problem, own, self.start == "ridge", self.recipe.flip)
-            start.apply(own)
+            modules = inverse_networks(problem, self.settings, (self.name, stage))
+            own = {s: modules[s].to(problem.device) for s in chain}
+            initial = initial or initialise(problem, own, self.start == "ridge", self.recipe.flip)
+            initial.apply(own)
             module = chains[stage] = compose(own, chain)
             loss, images = image_objective(stage), reconstruction(module, stage)
-            jobs.insert(0, Job(stage, module, (stage,), loss, images, spent=start.spent(chain)))
-        assert start is not None
-        report = train(problem, jobs, self.recipe)
+            trainees.insert(0, Trainee(stage, module, (stage,), loss, images, initial_cost=initial.cost_of(chain)))
+        assert initial is not None
+        report = train(problem, trainees, self.recipe)
         errors = selection_image_errors(problem, chains)
-        cost = total_cost(start, [report], {s: [o] for s, o in report.outcomes.items()})
-        notes = {s: o.notes() | {"selection_image_mse": errors[s]} for s, o in report.outcomes.items()}
-        return Fitted(ChainInverter(chains), cost, notes)
+        cost = total_cost(initial, [report], {stage: [result] for stage, result in report.results.items()})
+        notes = {s: result.notes() | {"selection_image_mse": errors[s]} for s, result in report.results.items()}
+        return Fitted(ChainInverter(chains, chains), cost, notes)
 
 
 @register.method
 @dataclass(frozen=True)
 class Modular(NetworkMethod):
-    """One inverse network per component, trained alone on its own component's input, composed afterwards.
+    """One inverse network per component, each trained alone on its own component's input, composed afterwards.
 
-    ``selection_image_mse`` in a stage's notes, over the same of `Layerwise`, is the chain gap.
+    For every component of the cut: begin at measured scales and ridge regression, and train a network from the
+    component's output to its input on
+
+    ``mean(((network(output) - input) / deviation)^2)``
+
+    with the deviation of each channel; the first component's input is the image, in [0, 1] pixels (Rathjens et al.
+    2024, sec. 3). A stage is inverted by all modules from it to the image, one after the other. No gradient passes
+    from one module to another.
+
+    Cost: one training per component, shared by all later stages. Inverting an image is one forward pass through the
+    chain.
+
+    Use it where many stages are to be inverted, or to ask what each component keeps.
+
+    Pitfalls: a module never sees the errors of those behind it, so they add up: ``selection_image_mse`` in a stage's
+    notes, over the same of `Layerwise`, is the chain gap.
     """
 
     name = "modular"
@@ -231,21 +327,26 @@ class Modular(NetworkMethod):
     source = "Rathjens et al. 2024, arXiv 2412.06534"
 
     def fit(self, problem: Problem) -> Fitted:
-        links, start = self.started_links(problem, problem.stages[-1])
-        report = train(problem, module_jobs(problem, links, start), self.recipe)
-        return self.composed(problem, links, start, [report])
+        """Train one module per component up to the deepest stage."""
+        modules, initial = self.initialised_modules(problem, problem.stages[-1])
+        report = train(problem, module_trainees(problem, modules, initial), self.recipe)
+        return self.composed(problem, modules, initial, [report])
 
     def composed(
-        self, problem: Problem, links: Mapping[str, nn.Module], start: Start, reports: Sequence[TrainingReport]
+        self,
+        problem: Problem,
+        modules: Mapping[str, nn.Module],
+        initial: Initialisation,
+        reports: Sequence[TrainingReport],
     ) -> Fitted:
-        """The fitted method from its trained modules, each of which is a job of one of the ``reports``."""
-        outcomes = {stage: outcome for report in reports for stage, outcome in report.outcomes.items()}
-        chains = {stage: compose(links, problem.chain_to(stage)) for stage in problem.stages}
+        """Return the fitted method from its trained modules, each of which is a trainee of one of the ``reports``."""
+        results = {stage: result for report in reports for stage, result in report.results.items()}
+        chains = {stage: compose(modules, problem.chain_to(stage)) for stage in problem.stages}
         errors = selection_image_errors(problem, chains)
         # a stage's inverse uses every module before it; each was trained once, whatever the number of stages
-        cost = total_cost(start, reports, {s: [outcomes[s]] for s in problem.stages})
+        cost = total_cost(initial, reports, {stage: [results[stage]] for stage in problem.stages})
         notes = {
-            s: outcomes[s].notes() | {"modules": list(problem.chain_to(s)), "selection_image_mse": errors[s]}
+            s: results[s].notes() | {"modules": list(problem.chain_to(s)), "selection_image_mse": errors[s]}
             for s in problem.stages
         }
-        return Fitted(ChainInverter(chains), cost, notes)
+        return Fitted(ChainInverter(chains, modules), cost, notes)

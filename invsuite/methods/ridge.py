@@ -10,41 +10,49 @@ are kept and solved in the dual form, which gives the same readout.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from invsuite._system.linear import Equations, Examples, NormalEquations, Solution, TargetSums, solve, target_sums
 from invsuite._system.timing import Stopwatch
-from invsuite.errors import NotApplicable, UsageError, unknown_name
+from invsuite._system.validation import Positive
+from invsuite.errors import NotApplicable, UsageError
 from invsuite.inverses.convolution import resized
-from invsuite.methods.base import FitCost, Fitted, Inverter, Method
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method, Notes, flattened, unflattened
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.registry import register
 
 COARSE = 12  # side of the coarse image predicted from queries
-BATCH = 32  # images a forward pass
-MOST_FEATURES = 16_384  # a place, or images: their products fill 2 GiB, their eigenvectors as much again
+BATCH = 32  # images per forward pass
+MOST_FEATURES = 16_384  # per place, or images: their products fill 2 GiB, their eigenvectors as much again
 
 
 def patches_of(images: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Images (B, 3, H, W) as patches (B, h * w, 3 * H/h * W/w), places in row-major order."""
+    """Return images (B, 3, H, W) as patches (B, h * w, 3 * H/h * W/w), places in row-major order."""
     size = (images.shape[2] // grid[0], images.shape[3] // grid[1])
     return F.unfold(images, size, stride=size).transpose(1, 2)
 
 
 def images_from(patches: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
-    """The inverse of `patches_of`."""
+    """Return images of ``size`` (H, W) from their patches: the inverse of `patches_of`."""
     patch = (size[0] // grid[0], size[1] // grid[1])
     return F.fold(patches.transpose(1, 2), size, patch, stride=patch)
 
 
 @dataclass(frozen=True)
 class Readout:
-    """How features and targets are laid out for one stage."""
+    """How features and targets are laid out for one stage.
+
+    Attributes:
+        layout: of the representation.
+        size: (H, W) of the images.
+        neighbourhood: side of the square of tokens that a patch is read from.
+    """
 
     layout: Layout
     size: tuple[int, int]
@@ -52,27 +60,29 @@ class Readout:
 
     @property
     def whole(self) -> tuple[int, int]:
-        """The image's size, or the next larger one that has whole patches on the grid."""
+        """Return the image's size, or the next larger one that has whole patches on the grid."""
         assert self.layout.grid is not None
         height, width = (-(-side // n) * n for side, n in zip(self.size, self.layout.grid, strict=True))
         return height, width
 
     @property
     def width(self) -> int:
-        """Features of a place, d."""
+        """Return the number of features per place, d."""
         return self.layout.values if self.layout.grid is None else self.layout.channels * self.neighbourhood**2
 
     def unknowns(self, images: int) -> int:
-        """Side of the Gram matrix to decompose: that of the features or, in the dual form, of the ``images``."""
+        """Return the side of the Gram matrix to decompose: the features or, in the dual form, the ``images``."""
         return self.width if self.layout.grid is not None else min(self.width, images)
 
     def equations(self, images: int) -> Equations:
-        """Where the rows of so many images go."""
+        """Return what adds up the rows of so many images."""
         return NormalEquations() if self.unknowns(images) == self.width else Examples()
 
     def features(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Features (B, places, d): a token's (with its neighbours', zeros beyond the border); queries have one place,
-        the image."""
+        """Return features (B, places, d): a token's, with its neighbours', zeros beyond the border.
+
+        Queries have one place, the image.
+        """
         if self.layout.grid is None:
             return tensor.flatten(1)[:, None]
         if self.neighbourhood == 1:
@@ -83,13 +93,13 @@ class Readout:
         return around.transpose(1, 2)
 
     def targets(self, images: torch.Tensor) -> torch.Tensor:
-        """Targets (B, places, t) that go with the features."""
+        """Return the targets (B, places, t) that go with the features."""
         if self.layout.grid is None:
             return F.interpolate(images, (COARSE, COARSE), mode="area").flatten(1)[:, None]
         return patches_of(resized(images, self.whole), self.layout.grid)
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
-        """Predicted targets (B, places, t) back to images (B, 3, H, W), not clamped."""
+        """Return images (B, 3, H, W), not clamped, from predicted targets (B, places, t)."""
         if self.layout.grid is None:
             coarse = rows[:, 0].unflatten(1, (3, COARSE, COARSE))
             return F.interpolate(coarse, self.size, mode="bicubic", align_corners=False)
@@ -98,16 +108,25 @@ class Readout:
 
 @dataclass(frozen=True)
 class LinearInverter(Inverter):
-    """One linear readout a stage."""
+    """One linear readout per stage.
 
-    readouts: dict[str, Readout]
-    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    Attributes:
+        readouts: by stage.
+        weights: by stage: ``weight`` (d, t) and ``bias`` (places, t).
+    """
+
+    readouts: Mapping[str, Readout]
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
 
     def invert(self, representation: Representation) -> torch.Tensor:
-        weight, bias = self.weights[representation.stage]
-        readout = self.readouts[representation.stage]
-        rows = readout.features(representation.tensor) @ weight + bias
+        """Return reconstructions (B, 3, H, W) in [0, 1]."""
+        weights, readout = self.weights[representation.stage], self.readouts[representation.stage]
+        rows = readout.features(representation.tensor) @ weights["weight"] + weights["bias"]
         return readout.images(rows).clamp(0, 1)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights of every stage."""
+        return flattened(self.weights)
 
 
 @dataclass
@@ -123,8 +142,10 @@ class Accumulator:
     centre_x: dict[str, torch.Tensor] = field(default_factory=dict)
     centre_y: dict[object, torch.Tensor] = field(default_factory=dict)
 
-    def add(self, images: torch.Tensor, found: dict[str, Representation], sums: dict[str, Equations]) -> None:
-        """One batch of images (B, 3, H, W) and their representations into ``sums``."""
+    def add(
+        self, images: torch.Tensor, representations: Mapping[str, Representation], sums: Mapping[str, Equations]
+    ) -> None:
+        """Add a batch of images (B, 3, H, W) and their representations to ``sums``."""
         targets: dict[object, tuple[torch.Tensor, TargetSums]] = {}
         for stage, readout in self.readouts.items():
             if readout.layout.grid not in targets:
@@ -133,33 +154,49 @@ class Accumulator:
                     rows -= self.centre_y.setdefault(readout.layout.grid, rows.mean((0, 1)))
                     targets[readout.layout.grid] = rows, target_sums(rows)
             with self.own[stage]:
-                features = readout.features(found[stage].tensor)
+                features = readout.features(representations[stage].tensor)
                 features = features - self.centre_x.setdefault(stage, features.mean((0, 1)))
                 sums[stage].add(features, *targets[readout.layout.grid])
 
-    def uncentred(self, stage: str, solution: Solution) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights and bias for features and targets as they are."""
+    def uncentred(self, stage: str, solution: Solution) -> dict[str, torch.Tensor]:
+        """Return weight and bias for features and targets as they are."""
         around = self.centre_y[self.readouts[stage].layout.grid]
-        return solution.weight, solution.bias + around - self.centre_x[stage] @ solution.weight
+        bias = solution.bias + around - self.centre_x[stage] @ solution.weight
+        return {"weight": solution.weight, "bias": bias}
 
 
 @register.method
 @dataclass(frozen=True)
 class Ridge(Method):
-    """Ridge regression for every stage from one streamed pass over the fit images.
+    """The best linear readout of each stage, by ridge regression from representations to pixels.
 
-    Args:
-        choose: lambda by generalised cross-validation on the fit rows (``gcv``), or by the error on the selection
-            images (``selection``), which takes another pass over those.
+    One pass over the fit images adds up the normal equations of every stage. For a stage with places (tokens, maps)
+    one linear map, the same at every place, with an intercept per place, predicts the patch of pixels under a token
+    from the token, or from its ``neighbourhood``. For queries one linear map of all of them predicts a 12 x 12 image,
+    enlarged bicubically. The weights are
+
+    ``argmin_W ||Y - X W||^2 / n + lambda ||W||^2``
+
+    for standardised features X and patches Y (Hoerl & Kennard 1970), with the lambda of a fixed list that minimises
+    generalised cross-validation (Golub, Heath & Wahba 1979, eq. 1.4) or the error on the selection images.
+
+    Cost: one forward pass per fit image for all stages together, and one eigenvalue decomposition per stage. Inverting
+    an image is one matrix product.
+
+    Use it as the first row to look at: no trained inverse of the same representation should be worse.
+
+    Pitfalls: it says what a stage holds linearly, patch by patch, and nothing of what needs a nonlinear decoder. A
+    stage of more than 16,384 features per place (and as many fit images) is refused.
+
+    Attributes:
+        choose: how lambda is chosen: by generalised cross-validation on the fit rows (``gcv``), or by the error on the
+            selection images (``selection``), which takes another pass over those.
         neighbourhood: side of the square of tokens a patch is read from, odd; beyond the border are zeros. Object
             queries have no neighbours.
-
-    Raises:
-        UsageError: for another ``choose``, or a ``neighbourhood`` that is not a positive odd number.
     """
 
-    choose: str = "gcv"
-    neighbourhood: int = 1
+    choose: Literal["gcv", "selection"] = "gcv"
+    neighbourhood: Positive = 1
 
     name = "ridge"
     family = "closed form"
@@ -168,19 +205,28 @@ class Ridge(Method):
     reads_fit = True
 
     def __post_init__(self) -> None:
-        if self.choose not in ("gcv", "selection"):
-            raise unknown_name("choose of method 'ridge'", self.choose, ("gcv", "selection"))
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise UsageError(
-                f"parameter 'neighbourhood' of method 'ridge' is {self.neighbourhood}, expected 1, 3, 5 ..."
-            )
+        super().__post_init__()
+        if self.neighbourhood % 2 == 0:
+            raise UsageError(f"'{self.name}.neighbourhood' is {self.neighbourhood}, expected 1, 3, 5 ...")
+
+    def readouts(self, problem: Problem) -> dict[str, Readout]:
+        """Return how every stage is read."""
+        model = problem.model
+        return {s: Readout(model.layout(s), model.image_size, self.neighbourhood) for s in problem.stages}
+
+    def restore(
+        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
+    ) -> LinearInverter | None:
+        """Return the inverter with the weights that were kept."""
+        weights = unflattened({name: tensor.to(problem.device) for name, tensor in tensors.items()})
+        return LinearInverter(self.readouts(problem), weights) if weights.keys() >= set(problem.stages) else None
 
     def fit(self, problem: Problem) -> Fitted:
-        model = problem.model
-        readouts = {s: Readout(model.layout(s), model.image_size, self.neighbourhood) for s in problem.stages}
+        """Pass the fit images through the model once and solve every stage."""
+        readouts = self.readouts(problem)
         refused = {
             stage: NotApplicable(
-                f"stage '{stage}' has {readout.width} values a place: the closed form takes at most {MOST_FEATURES}"
+                f"stage '{stage}' has {readout.width} values per place: the closed form takes at most {MOST_FEATURES}"
                 + ("" if readout.layout.grid else f", or as many fit images (not {len(problem.fit)})")
             )
             for stage, readout in readouts.items()
@@ -201,12 +247,12 @@ class Ridge(Method):
             for images in split.batches(BATCH):
                 images = images.to(problem.device)
                 with shared:
-                    found = model.represent(images, problem.stages)
-                accumulator.add(images, found, sums)
+                    representations = problem.model.represent(images, problem.stages)
+                accumulator.add(images, representations, sums)
                 done += len(images)
                 problem.context.progress(done, total, "images")
-        weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        notes: dict[str, dict[str, Any]] = {}
+        weights: dict[str, dict[str, torch.Tensor]] = {}
+        notes: Notes = {}
         for stage in problem.stages:
             with own[stage]:
                 solution = solve(fits[stage], selects[stage] if self.choose == "selection" else None)
@@ -224,6 +270,6 @@ class Ridge(Method):
             stage_seconds={s: own[s].seconds for s in problem.stages},
             shared_seconds=shared.seconds,
             image_passes=dict.fromkeys(problem.stages, len(problem.fit)),
-            parameters={s: w.numel() + b.numel() for s, (w, b) in weights.items()},
+            parameters={s: sum(t.numel() for t in own_weights.values()) for s, own_weights in weights.items()},
         )
         return Fitted(LinearInverter(readouts, weights), cost, notes)

@@ -1,0 +1,1 @@
+"""Optimisation inversion: one engine of descent, its parametrisations and priors, and presets of it."""

@@ -1,7 +1,7 @@
 """Parametrisations of a batch of images for optimisation inversion: what the descent moves.
 
-Every one maps its parameters to images (B, 3, H, W) in [0, 1], by a sigmoid or by clamping, never by rescaling to the
-image's own range; and no parameter is shared between images, so that the images of a batch descend independently.
+Every one of them maps its parameters to images (B, 3, H, W) in [0, 1], by a sigmoid or by clamping, never by rescaling
+to the image's own range. No parameter is shared between images, so that the images of a batch descend independently.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ MARGIN = 0.02  # a start is kept this far from black and white, where a sigmoid 
 
 
 class Pixels(ABC):
-    """Parameters of a batch of images."""
+    """Parameters of a batch of images.
+
+    Attributes:
+        parameters: what an optimiser moves; axis 0 is the image.
+    """
 
     parameters: list[torch.Tensor]
 
     @abstractmethod
     def images(self) -> torch.Tensor:
-        """The images (B, 3, H, W) in [0, 1], differentiable in the parameters."""
+        """Return the images (B, 3, H, W) in [0, 1], differentiable in the parameters."""
 
     def project(self) -> None:  # noqa: B027 - most parametrisations need none
-        """Called after each step, where a parametrisation must be brought back to its domain."""
+        """Bring the parameters back to their domain after a step."""
 
 
 def noise_like(shape: tuple[int, ...], count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """The same normal noise for every image (count, *shape): a start does not depend on the batch."""
+    """Return the same normal noise for every image (count, *shape): a start does not depend on the batch."""
     return torch.randn(1, *shape, generator=generator).expand(count, *(-1 for _ in shape)).to(device).clone()
 
 
 class SigmoidPixels(Pixels):
-    """Logits of pixels."""
+    """Logits of pixels; a sigmoid gives the images."""
 
     def __init__(self, start: torch.Tensor, noise: torch.Tensor | None) -> None:
         logits = torch.logit(start.clamp(MARGIN, 1 - MARGIN)).clone()
@@ -45,6 +49,7 @@ class SigmoidPixels(Pixels):
         self.parameters = [self.logits]
 
     def images(self) -> torch.Tensor:
+        """Return the sigmoid of the logits."""
         return torch.sigmoid(self.logits)
 
 
@@ -57,10 +62,12 @@ class ClampedPixels(Pixels):
         self.parameters = [self.values]
 
     def images(self) -> torch.Tensor:
+        """Return the pixels."""
         return self.values
 
     @torch.no_grad()
     def project(self) -> None:
+        """Clamp the pixels to [0, 1]."""
         self.values.clamp_(0, 1)
 
 
@@ -88,10 +95,11 @@ class FourierPixels(Pixels):
 
     @staticmethod
     def noise_shape(size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of the noise of one image of ``size`` (H, W)."""
+        """Return the shape of the noise of one image of ``size`` (H, W)."""
         return (3, size[0], size[1] // 2 + 1, 2)
 
     def images(self) -> torch.Tensor:
+        """Return the images of the spectrum, through a sigmoid."""
         spectrum = torch.view_as_complex((self.coefficients * self.scale).contiguous())
         waves = torch.fft.irfft2(spectrum, s=(self.height, self.width), norm="ortho")
         return torch.sigmoid(self.base + torch.einsum("kc,bchw->bkhw", self.colours, waves))
@@ -116,6 +124,7 @@ class Hourglass(nn.Module):
         self.leave = nn.Conv2d(width, 3, 1)
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
+        """Return images (B, 3, H, W) in [0, 1] from noise (B, width, H, W)."""
         sizes, x = [], code
         for convolution, norm in zip(self.down, self.down_norm, strict=True):
             sizes.append((x.shape[-2], x.shape[-1]))
@@ -135,7 +144,8 @@ class ImagePrior(Pixels):
     Args:
         count: number of images.
         size: (H, W).
-        width, depth: see `Hourglass`.
+        width: channels of each network.
+        depth: how often each halves the resolution.
         generator: seeded, on the CPU.
         device: where the networks run.
     """
@@ -161,9 +171,11 @@ class ImagePrior(Pixels):
         self.parameters = list(self.weights.values())
 
     def images(self) -> torch.Tensor:
-        def one(weights: dict[str, torch.Tensor]) -> torch.Tensor:
-            found: torch.Tensor = torch.func.functional_call(self.network, weights, (self.code,))
-            return found[0]
+        """Return the output of every image's own network."""
 
-        made: torch.Tensor = torch.func.vmap(one)(self.weights)
-        return made
+        def output(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+            batch: torch.Tensor = torch.func.functional_call(self.network, weights, (self.code,))
+            return batch[0]
+
+        images: torch.Tensor = torch.func.vmap(output)(self.weights)
+        return images

@@ -1,5 +1,4 @@
-"""Optimisation inversion as named presets: one engine (`invsuite.methods.optimisation.engine`), each preset a set of
-defaults.
+"""Optimisation inversion as named presets of one engine (`invsuite.methods.optimisation.engine`).
 
 A suite may override any of them: ``[methods.mahendran2015]`` with ``iterations = 500``, or ``tv_at = {block06 = 2.0}``
 for the prior's strength at one stage. Where a paper tunes a number by hand for its networks, or states it for another
@@ -8,138 +7,108 @@ scale of pixels, the preset's docstring says what stands here instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from invsuite.errors import UsageError, unknown_name
-from invsuite.methods.base import Fitted, Method, no_fit
-from invsuite.methods.optimisation.engine import Descent
+import torch
+
+from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat
+from invsuite.methods.base import Fitted, Method, Work, WorkFacts, no_fit
+from invsuite.methods.optimisation.engine import (
+    Descent,
+    DescentSettings,
+    Optimiser,
+    Parametrisation,
+    Schedule,
+    StartImage,
+)
 from invsuite.methods.problem import Problem
 from invsuite.registry import register
-
-CHOICES = {
-    "loss": ("l2", "cosine"),
-    "pixels": ("sigmoid", "clamp", "fourier", "network"),
-    "start": ("mean", "noise"),
-    "optimiser": ("adam", "momentum"),
-    "schedule": ("constant", "linear", "step"),
-}
-AT_LEAST_ONE = ("iterations", "batch", "restarts", "ensemble", "width", "depth", "drops")
 
 
 @register.method
 @dataclass(frozen=True)
-class Optimisation(Method):
-    """Gradient descent on pixels until the model's representation matches, with a total-variation prior.
+class Optimisation(Method, DescentSettings):
+    """Gradient descent on pixels until the frozen model's representation of them matches the one to invert.
 
-    Args:
-        iterations: updates of each restart.
-        learning_rate: of Adam; with ``momentum``, the root mean square of a step in units of the parameters.
-        loss: ``l2``, relative to the target's squared norm, or ``cosine``.
-        tv: weight of the total variation (beta = 2, mean per pixel); ``tv_at`` has other weights by stage.
-        alpha: weight of the alpha-norm (alpha = 6) around the mean colour.
-        pixels: what is moved: ``sigmoid`` (logits), ``clamp`` (pixels), ``fourier``, or ``network`` (deep image prior,
-            ``width`` channels and ``depth`` halvings).
-        start: ``mean`` colour of the fit images, or the same with ``noise``.
-        optimiser: ``adam``, or ``momentum`` with ``momentum``.
-        schedule: ``constant``, ``linear`` decay over the last half, or ``step``: ``drops`` divisions by ``drop_by``.
-        restarts: descents from different draws, the best objective of each image kept.
-        jitter, zoom, colour_shift: random views at each step, ``ensemble`` of them averaged.
-        batch: images side by side.
+    For each image: begin at the mean colour of the fit images; repeat ``iterations`` times: run the model from the
+    image to the stage, take the gradient of
 
-    Raises:
-        UsageError: for a value that is out of range or not one of the choices.
+    ``||model(x) - target||^2 / ||target||^2 + tv * TV(x) + alpha * mean((||x - mean colour|| / B)^6)``
+
+    (Mahendran & Vedaldi 2015, eq. 1 and 2) with respect to what is moved, and make a step of Adam. TV is the total
+    variation (squared differences of neighbours, mean per pixel; eq. 5) and B = 80 / 255
+    (`invsuite.methods.optimisation.priors`). Pixels in [0, 1] are the sigmoid of what is moved.
+
+    Cost: nothing to fit, but ``iterations * restarts * ensemble`` forward and backward passes through the model per
+    image, each about three forward passes: hundreds of times what a trained network takes.
+
+    Use it as the standard of inversion without training, and where there are few images to train on.
+
+    Pitfalls: the weight of the prior decides much, and the best one differs from stage to stage (``tv_at``). Iterations
+    that do not suffice look like a poor stage: the curve in a record's notes tells whether the descent has converged.
     """
-
-    iterations: int = 200
-    learning_rate: float = 0.1
-    loss: str = "l2"
-    tv: float = 30.0
-    tv_at: dict[str, float] = field(default_factory=dict)
-    alpha: float = 0.0
-    pixels: str = "sigmoid"
-    start: str = "mean"
-    optimiser: str = "adam"
-    momentum: float = 0.9
-    schedule: str = "linear"
-    drops: int = 3
-    drop_by: float = 3.0
-    restarts: int = 1
-    jitter: int = 0
-    zoom: float = 0.0
-    colour_shift: float = 0.0
-    ensemble: int = 1
-    width: int = 32
-    depth: int = 4
-    batch: int = 16
 
     name = "optimisation"
     family = "optimisation"
     source: ClassVar[str] = "Mahendran & Vedaldi 2015, arXiv 1412.0035 (objective; Adam on logits of pixels)"
     version = 2
 
-    def __post_init__(self) -> None:
-        for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                raise unknown_name(f"{key} of method '{self.name}'", str(getattr(self, key)), known)
-        for key in AT_LEAST_ONE:
-            if getattr(self, key) < 1:
-                raise UsageError(
-                    f"parameter '{key}' of method '{self.name}' is {getattr(self, key)}, expected 1 or more"
-                )
-        for key in ("tv", "alpha", "jitter", "zoom", "colour_shift"):
-            if getattr(self, key) < 0:
-                raise UsageError(
-                    f"parameter '{key}' of method '{self.name}' is {getattr(self, key)}, expected 0 or more"
-                )
-        if self.learning_rate <= 0 or self.drop_by < 1 or not 0 <= self.momentum < 1:
-            raise UsageError(
-                f"method '{self.name}' needs learning_rate > 0, drop_by >= 1 and momentum in [0, 1), got "
-                f"{self.learning_rate}, {self.drop_by} and {self.momentum}"
-            )
-        for stage, weight in self.tv_at.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
-                raise UsageError(f"parameter 'tv_at.{stage}' of method '{self.name}' is {weight!r}, expected 0 or more")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of ``step`` (from 0)."""
-        if self.schedule == "linear":
-            return self.learning_rate * min(1.0, 2 * (1 - step / self.iterations))
-        if self.schedule == "step":
-            fallen = step * (self.drops + 1) // self.iterations
-            return self.learning_rate / float(self.drop_by) ** fallen
-        return self.learning_rate
-
     def fit(self, problem: Problem) -> Fitted:
+        """Average the colour of the fit images."""
         count, total = 0, None
         for images in problem.fit.batches(256):
             part = images.double().sum((0, 2, 3))
             total = part if total is None else total + part
             count += len(images) * images.shape[2] * images.shape[3]
         assert total is not None
-        start = (total / count).float().view(1, 3, 1, 1).to(problem.device)
+        mean_colour = (total / count).float().view(1, 3, 1, 1)
+        return Fitted(self._descent(problem, mean_colour), no_fit(problem.stages))
+
+    def restore(
+        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
+    ) -> Descent:
+        """Return the inverter with the mean colour that was kept."""
+        return self._descent(problem, tensors["mean_colour"])
+
+    def _descent(self, problem: Problem, mean_colour: torch.Tensor) -> Descent:
         seed = problem.seed if self.seeded else 0  # an unseeded preset given random views stays a function of its cell
-        return Fitted(Descent(problem.model, start, self, seed, problem.context.progress), no_fit(problem.stages))
+        progress = problem.context.progress
+        return Descent(problem.model, mean_colour.to(problem.device), self, self.name, seed, progress)
+
+    def work(self, facts: WorkFacts) -> Work:
+        """Return the updates per image."""
+        return replace(super().work(facts), updates=self.iterations * self.restarts * self.ensemble)
 
 
 @register.method
 @dataclass(frozen=True)
 class Mahendran2015(Optimisation):
-    """Mahendran & Vedaldi 2015: relative L2 loss, alpha-norm (6), TV (beta = 2), momentum 0.9, stepwise rate, restarts.
+    """Optimisation as in Mahendran & Vedaldi 2015: momentum on pixels, alpha-norm and total variation, restarts.
 
-    The papers' weights hold for images of other scales and their rates are tuned by hand; here weights are per mean
-    pixel in [0, 1] and a step's size is in pixel values (`invsuite.methods.optimisation.engine.NormalisedMomentum`).
+    The objective of `Optimisation` with both priors. Pixels are moved themselves and clamped to [0, 1] after each step,
+    by gradient descent with momentum 0.9 whose rate falls in steps, from two noisy starts of which the better objective
+    is kept.
+
+    Cost: 600 forward and backward passes per image by default (``iterations`` times ``restarts``).
+
+    Departures from the paper: its weights hold for images of other scales and its rates are tuned by hand for every
+    layer; here weights are per mean pixel in [0, 1], and each image's gradient is divided by its root mean square, so
+    that ``learning_rate`` is the root mean square of a step in pixel values and serves every stage.
+
+    Use it to compare with the literature.
     """
 
-    iterations: int = 300
-    learning_rate: float = 0.01
-    tv: float = 30.0
-    alpha: float = 0.001
-    pixels: str = "clamp"
-    start: str = "noise"
-    optimiser: str = "momentum"
-    schedule: str = "step"
-    restarts: int = 2
+    iterations: Positive = 300
+    learning_rate: PositiveFloat = 0.01
+    tv: NonNegativeFloat = 30.0
+    alpha: NonNegativeFloat = 0.001
+    pixels: Parametrisation = "clamp"
+    start: StartImage = "noise"
+    optimiser: Optimiser = "momentum"
+    schedule: Schedule = "step"
+    restarts: Positive = 2
 
     name = "mahendran2015"
     source = "Mahendran & Vedaldi 2015, arXiv 1412.0035"
@@ -149,12 +118,15 @@ class Mahendran2015(Optimisation):
 @register.method
 @dataclass(frozen=True)
 class Mahendran2016(Mahendran2015):
-    """Mahendran & Vedaldi 2016: the same, with a random shift of up to ``jitter`` pixels before every pass.
+    """`Mahendran2015` with a random cyclic shift of up to ``jitter`` pixels before every pass through the model.
 
-    Meant for networks that are shift-invariant; a patch grid is not, which is what this row shows.
+    The shift (Mahendran & Vedaldi 2016, sec. 4.4) regularises networks that are shift-invariant, for which it is
+    meant. A patch grid is not, which is what this method shows of a vision transformer.
+
+    Cost: that of `Mahendran2015`.
     """
 
-    jitter: int = 4
+    jitter: Natural = 4
 
     name = "mahendran2016"
     source = "Mahendran & Vedaldi 2016, arXiv 1512.02017"
@@ -163,20 +135,29 @@ class Mahendran2016(Mahendran2015):
 @register.method
 @dataclass(frozen=True)
 class PlugIn(Optimisation):
-    """Plug-in inversion (Ghiasi et al. 2022): no prior but an ensemble of random views; Adam at 0.01.
+    """Plug-in inversion: no prior on images, but an ensemble of random views of each; Adam at 0.01.
 
-    The paper inverts class labels, with colour shifts at full strength and a crop that grows from the centre; for a
-    representation, which says where things are and in which colours, the shift is small and ``zoom`` is off.
+    At every iteration the feature loss is averaged over ``ensemble`` views of the image with a random gain and
+    offset per channel (``colour_shift``; Ghiasi et al. 2022, sec. 3.3). Pixels are moved themselves and clamped to
+    [0, 1]; there is no total variation.
+
+    Cost: 800 forward and backward passes per image by default (``iterations`` times ``ensemble``).
+
+    Departures from the paper: it inverts class labels, with colour shifts at full strength and a crop that grows from
+    the centre; for a representation, which says where things are and in which colours, the shift is small and ``zoom``
+    is off.
+
+    Pitfalls: with no prior on images, nothing but the views holds back noise to which the model is blind.
     """
 
-    iterations: int = 400
-    learning_rate: float = 0.01
-    tv: float = 0.0
-    schedule: str = "constant"
-    pixels: str = "clamp"
-    start: str = "noise"
-    colour_shift: float = 0.05
-    ensemble: int = 2
+    iterations: Positive = 400
+    learning_rate: PositiveFloat = 0.01
+    tv: NonNegativeFloat = 0.0
+    schedule: Schedule = "constant"
+    pixels: Parametrisation = "clamp"
+    start: StartImage = "noise"
+    colour_shift: NonNegativeFloat = 0.05
+    ensemble: Positive = 2
 
     name = "plugin"
     source = "Ghiasi et al. 2022, arXiv 2201.12961"
@@ -186,12 +167,20 @@ class PlugIn(Optimisation):
 @register.method
 @dataclass(frozen=True)
 class Fourier(Optimisation):
-    """Fourier-parametrised, colour-decorrelated pixels: low frequencies move first, so a weaker prior is enough."""
+    """Optimisation of Fourier coefficients in decorrelated colours: low frequencies move first.
 
-    learning_rate: float = 0.05
-    tv: float = 0.03
-    pixels: str = "fourier"
-    start: str = "noise"
+    What is moved are the coefficients of the image's Fourier transform, each divided by its frequency, in the colour
+    directions in which natural images vary independently (Olah et al. 2017, "Preconditioning and parameterization"); a
+    sigmoid gives pixels. The objective is that of `Optimisation`; since fine detail moves last, a prior of a thousandth
+    of its strength is enough.
+
+    Cost: that of `Optimisation`, and two Fourier transforms per iteration.
+    """
+
+    learning_rate: PositiveFloat = 0.05
+    tv: NonNegativeFloat = 0.03
+    pixels: Parametrisation = "fourier"
+    start: StartImage = "noise"
 
     name = "fourier"
     source = "Olah, Mordvintsev & Schubert 2017, Feature Visualization, doi 10.23915/distill.00007"
@@ -201,14 +190,24 @@ class Fourier(Optimisation):
 @register.method
 @dataclass(frozen=True)
 class DeepImagePrior(Optimisation):
-    """Deep image prior: each image is the output of its own untrained hourglass network; Adam at 0.01, a long run."""
+    """Deep image prior: each image is the output of its own untrained network, whose weights are what descends.
 
-    iterations: int = 1500
-    learning_rate: float = 0.01
-    tv: float = 0.0
-    schedule: str = "constant"
-    pixels: str = "network"
-    start: str = "noise"
+    An hourglass of ``width`` channels that halves the resolution ``depth`` times maps fixed noise to the image
+    (`invsuite.methods.optimisation.pixels.Hourglass`); its weights are moved by Adam at 0.01 until the representation
+    matches (Ulyanov et al. 2018, eq. 2, there with more channels and skips). There is no other prior: convolutions fit
+    natural images before noise.
+
+    Cost: the most of all presets: 1,500 iterations, each with a pass through the hourglass too.
+
+    Pitfalls: how long it runs is its prior; a run that is too long fits noise too.
+    """
+
+    iterations: Positive = 1500
+    learning_rate: PositiveFloat = 0.01
+    tv: NonNegativeFloat = 0.0
+    schedule: Schedule = "constant"
+    pixels: Parametrisation = "network"
+    start: StartImage = "noise"
 
     name = "dip"
     source = "Ulyanov, Vedaldi & Lempitsky 2018, arXiv 1711.10925"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:
-    """Isotropic total variation with exponent beta = 2, mean per pixel, of each image (B,).
+    """Return the isotropic total variation with exponent beta = 2, mean per pixel, of each image (B,).
 
     Mahendran & Vedaldi 2015, eq. 5, divided by the number of values so that one weight fits every image size.
     """
@@ -17,13 +17,14 @@ def total_variation(images: torch.Tensor) -> torch.Tensor:
 
 
 def alpha_norm(images: torch.Tensor, centre: torch.Tensor, exponent: int = 6) -> torch.Tensor:
-    """Mean over pixels of (colour distance from ``centre`` / B) ** exponent, of each image (B,).
+    """Return the mean over pixels of (colour distance from ``centre`` / B) ** exponent, of each image (B,).
 
     Mahendran & Vedaldi 2016 (arXiv 1512.02017), eq. 3, with their B = 80 of 255: a soft bound on colours.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         centre: (1, 3, 1, 1), the colour that the papers subtract.
+        exponent: of the distance.
     """
     bound = 80 / 255
     return (((images - centre) / bound).square().sum(1) ** (exponent / 2)).mean((1, 2))
@@ -48,7 +49,7 @@ class Views:
         self.generator = generator
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """One random view (B, 3, H, W); values may leave [0, 1] by the colour shift."""
+        """Return one random view (B, 3, H, W); values may leave [0, 1] by the colour shift."""
         if self.jitter:
             dy, dx = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=self.generator).tolist()
             images = images.roll((dy, dx), (2, 3))

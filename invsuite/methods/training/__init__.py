@@ -1,0 +1,1 @@
+"""Training of inverse networks: what every trained method shares."""

@@ -1,15 +1,16 @@
-"""Where trained inverse networks start: measured scales, and the closed-form path at ridge regression.
+"""Initial values of inverse networks: measured scales, and closed-form paths at ridge regression.
 
 The first fit images that training will see, as it will see them, give every module of a chain the means and deviations
 of what it reads and writes and, where it has a closed-form path (`invsuite.inverses.closed_form`), the best readout of
-its own component that this path can be, by `invsuite.methods.ridge`. Training then finds what that cannot, and finds
-the representations of these images kept (`invsuite.methods.training.features`). The cost is part of every stage's own.
+its own component that this path can be, by ridge regression (`invsuite._system.linear`). Training then finds what that
+cannot, and finds the representations of these images kept (`invsuite.methods.training.features`). The cost is part of
+every stage's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -22,112 +23,152 @@ from invsuite.inverses.closed_form import ClosedFormPath
 from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.problem import Problem
-from invsuite.methods.training.engine import Spent, draws
+from invsuite.methods.training.engine import TrainingCost, draws
 from invsuite.methods.training.features import FeatureCache, FeatureStream
-from invsuite.methods.training.moments import Moments
 from invsuite.models.base import Layout, image_layout
 
-START_IMAGES = 512  # 100,000 rows on a 14 x 14 grid
+DEAD = 1e-3  # a channel's deviation counts as at least this part of the greatest channel's
+MOST_IMAGES = 512  # that are measured: 100,000 rows on a 14 x 14 grid
 SUMMED = 32  # images whose products are summed at once
-START_BYTES = 2 * 2**30  # of their representations, held together: no budget, for fewer images are another start
+HELD_BYTES = 2 * 2**30  # of their representations, held together: no budget, for fewer images are another start
 
 
-@dataclass
-class StartCost:
-    """What the start took: each module's own seconds and operations, and those of the frozen forward all shared."""
+class Moments:
+    """The mean of every value of a representation over images, and each channel's deviation from those means.
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    flops: dict[str, float] = field(default_factory=dict)
-    shared_seconds: float = 0.0
-    frozen_flops: float = 0.0
+    Sums are in float64 around the first batch's mean, which keeps them exact where a mean is large.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.count = 0
+        self.centre = self.total = self.square = torch.zeros(())
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Add a batch (B, ...) of the layout."""
+        if not self.count:
+            self.centre = tensor.mean(0)
+        values = tensor - self.centre
+        self.count += len(values)
+        self.total = self.total + values.sum(0, dtype=torch.float64)
+        axes = (0, 2, 3) if self.layout.kind == "map" else (0, 1)
+        self.square = self.square + values.square().sum(axes, dtype=torch.float64)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Return the mean of every value, in the shape of the layout."""
+        return self.centre + (self.total / self.count).float()
+
+    @property
+    def std(self) -> torch.Tensor:
+        """Return each channel's deviation around the means, over images and places, as it broadcasts on the layout.
+
+        It has a floor (`DEAD`), so that dividing by it gives a dead channel no weight of its own.
+        """
+        axes = (1, 2) if self.layout.kind == "map" else 0
+        places = self.layout.values // self.layout.channels
+        offset = (self.total / self.count).square().mean(axes)
+        std = (self.square / (self.count * places) - offset).clamp(min=0).sqrt()
+        std = std.clamp(min=DEAD * float(std.max()) + 1e-12)
+        return std.float().view(self.layout.channel_shape)
 
 
 @dataclass(frozen=True)
-class Start:
-    """Measured scales by stage ("" is the image), and solved closed-form paths by the stage they read."""
+class Initialisation:
+    """Initial values for the modules of a chain, and what they took.
+
+    Attributes:
+        moments: measured scales by stage ("" is the image).
+        paths: state of solved closed-form paths by the stage they read.
+        costs: each module's own.
+        frozen_flops: operations of the frozen forward passes that all shared.
+        shared_seconds: their time.
+    """
 
     moments: Mapping[str, Moments]
     paths: Mapping[str, dict[str, torch.Tensor]]
-    cost: StartCost
+    costs: Mapping[str, TrainingCost]
+    frozen_flops: float
+    shared_seconds: float
 
-    def spent(self, stages: Sequence[str]) -> Spent:
-        """What a network made of the modules of ``stages`` has cost before training."""
-        seconds, flops = self.cost.seconds, self.cost.flops
-        own = sum(seconds[s] for s in stages), sum(flops.get(s, 0.0) for s in stages)
-        return Spent(*own, self.cost.frozen_flops)
+    def cost_of(self, stages: Sequence[str]) -> TrainingCost:
+        """Return what a network made of the modules of ``stages`` has cost before training."""
+        return sum((self.costs[stage] for stage in stages), TrainingCost(frozen_flops=self.frozen_flops))
 
-    def apply(self, links: Mapping[str, InverseNetwork]) -> None:
+    def apply(self, modules: Mapping[str, InverseNetwork]) -> None:
         """Set scales and closed-form paths of modules keyed by the stage they read, in chain order."""
-        set_scales(links, self.moments)
-        for stage, link in links.items():
-            if stage in self.paths and link.path is not None:
-                link.path.start_like(self.paths[stage])
+        set_scales(modules, self.moments)
+        for stage, module in modules.items():
+            if stage in self.paths and module.path is not None:
+                module.path.start_like(self.paths[stage])
 
 
-def set_scales(links: Mapping[str, InverseNetwork], moments: Mapping[str, Moments]) -> None:
+def set_scales(modules: Mapping[str, InverseNetwork], moments: Mapping[str, Moments]) -> None:
     """Standardise what modules, keyed by the stage they read and in chain order, take and give."""
     before = ""
-    for stage, link in links.items():
-        for scale, name in ((link.source_scale, stage), (link.target_scale, before)):
-            scale.measured(moments[name].mean, moments[name].std)
+    for stage, module in modules.items():
+        for scale, name in ((module.source_scale, stage), (module.target_scale, before)):
+            scale.set(moments[name].mean, moments[name].std)
         before = stage
 
 
 def place_rows(
-    source: Layout, target: Layout, given: torch.Tensor, wanted: torch.Tensor
+    source: Layout, target: Layout, representation: torch.Tensor, before: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A representation (B, ...) and the one before it as rows (B, places, d) and targets (B, places, t).
+    """Return a representation (B, ...) as rows (B, places, d) and the one before it as targets (B, places, t).
 
     Places are the source's; a finer target's values under a place are its channels times factor^2, as
     ``torch.nn.PixelShuffle`` reads them.
     """
-    rows = source.to_map(given).flatten(2).transpose(1, 2)
+    rows = source.to_map(representation).flatten(2).transpose(1, 2)
     factor = upsampling_factor(source, target)
     assert source.grid is not None
-    finer = resized(target.to_map(wanted), [side * factor for side in source.grid])
+    finer = resized(target.to_map(before), [side * factor for side in source.grid])
     finer = F.pixel_unshuffle(finer, factor)
     return rows, finer.flatten(2).transpose(1, 2)
 
 
 @torch.no_grad()
-def measure_start(problem: Problem, links: Mapping[str, InverseNetwork], solved: bool, flip: bool) -> Start:
-    """Measure a start for the modules of one chain, keyed by the stage they read, in chain order from the image.
+def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: bool, flip: bool) -> Initialisation:
+    """Measure and solve initial values for the modules of one chain; their scales are set on the way.
 
-    Without ``solved`` it has scales alone, and closed-form paths keep their initial values. ``flip`` says whether
-    training mirrors half of the images. The modules' scales are set on the way.
+    Args:
+        problem: whose first fit images are looked at.
+        modules: by the stage they read, in chain order from the image.
+        solved: whether closed-form paths are solved; else they keep their initial values.
+        flip: whether training mirrors half of the images.
     """
-    model, chain = problem.model, tuple(links)
+    model, chain = problem.model, tuple(modules)
     layouts = {"": image_layout(model.image_size)} | {stage: model.layout(stage) for stage in chain}
     shared, own = Stopwatch(problem.device), {stage: Stopwatch(problem.device) for stage in chain}
-    cost, size = StartCost(), problem.budget.batch
-    held = START_BYTES // (4 * sum(layout.values for layout in layouts.values()))
-    count = max(1, min(START_IMAGES, len(problem.fit), held) // size)
-    cache = problem.context.features or FeatureCache("off")
+    size, context = problem.budget.batch, problem.context
+    held = HELD_BYTES // (4 * sum(layout.values for layout in layouts.values()))
+    count = max(1, min(MOST_IMAGES, len(problem.fit), held) // size)
+    cache = context.features or FeatureCache("off")
     later = problem.budget.image_passes or 0
     stream = FeatureStream(
-        model, problem.fit, chain, size, cache, count * size + later, problem.context.charged, min(count * size, later)
+        model, problem.fit, chain, size, cache, count * size + later, context.charged, min(count * size, later)
     )
     moments = {name: Moments(layout) for name, layout in layouts.items()}
     batches: list[dict[str, torch.Tensor]] = []
     with shared:
-        for images, found in stream.batches(islice(draws(problem.fit, size, problem.seed, flip), count)):
-            batches.append({"": images} | found)
+        for images, tensors in stream.batches(islice(draws(problem.fit, size, problem.seed, flip), count)):
+            batches.append({"": images} | tensors)
             for name, part in moments.items():
                 part.add(batches[-1][name])
-            problem.context.progress(len(batches), count, "batches for the start")
-    set_scales(links, moments)
-    paths, before = {}, dict(zip(chain, ("", *chain), strict=False))
-    for stage, link in links.items():
-        if solved and link.path is not None:
+            context.progress(len(batches), count, "batches for the initial values")
+    set_scales(modules, moments)
+    paths, flops, before = {}, dict.fromkeys(chain, 0.0), dict(zip(chain, ("", *chain), strict=False))
+    for stage, module in modules.items():
+        if solved and module.path is not None:
             with own[stage]:
                 target = before[stage]
-                pairs = [(link.source_scale(b[stage]), link.target_scale(b[target])) for b in batches]
-                cost.flops[stage] = solve_path(link.path, layouts[stage], layouts[target], pairs)
-            paths[stage] = {name: value.clone() for name, value in link.path.state_dict().items()}
-    cost.frozen_flops = float(count_flops(lambda: model.represent(batches[0][""][:1], chain))) * count * size
-    cost.shared_seconds = shared.seconds + stream.borrowed_seconds
-    cost.seconds = {stage: own[stage].seconds for stage in chain}
-    return Start(moments, paths, cost)
+                pairs = [(module.source_scale(b[stage]), module.target_scale(b[target])) for b in batches]
+                flops[stage] = solve_path(module.path, layouts[stage], layouts[target], pairs)
+            paths[stage] = {name: value.clone() for name, value in module.path.state_dict().items()}
+    frozen = float(count_flops(lambda: model.represent(batches[0][""][:1], chain))) * count * size
+    costs = {stage: TrainingCost(own[stage].seconds, flops[stage]) for stage in chain}
+    return Initialisation(moments, paths, costs, frozen, shared.seconds + stream.borrowed_seconds)
 
 
 def solve_path(
@@ -141,15 +182,15 @@ def solve_path(
     equations = NormalEquations()
     together = max(1, SUMMED // len(pairs[0][0]))
     for first in range(0, len(pairs), together):
-        given, wanted = (torch.cat(parts) for parts in zip(*pairs[first : first + together], strict=True))
-        rows, targets = place_rows(source, target, given, wanted)
+        representation, before = (torch.cat(parts) for parts in zip(*pairs[first : first + together], strict=True))
+        rows, targets = place_rows(source, target, representation, before)
         equations.add(path.features(rows), targets)
     weight = solve(equations, None).weight
     features, outputs = weight.shape
     mean = torch.zeros(len(path.offset), features, device=weight.device)
     if len(path.offset) > 1:  # elsewhere the features are standardised channels, whose mean is zero
-        for given, _ in pairs:
-            mean += path.features(given).sum(0) / equations.images
+        for representation, _ in pairs:
+            mean += path.features(representation).sum(0) / equations.images
     path.start_from(weight, mean)
     drawn = 0 if path.first is None else path.first.weight.numel()
     return 2.0 * equations.rows * (features * (features + outputs) + drawn)
