@@ -1,10 +1,9 @@
-"""The contract of every registered measure, a plug-in's too: its facts, its description and its values."""
+"""What every measure of the suite declares and says of itself, beside the contracts that a plug-in's keeps too."""
 
 from __future__ import annotations
 
 import doctest
 import inspect
-import math
 import re
 import subprocess
 import sys
@@ -18,13 +17,11 @@ from helpers import noisy_by_content, scoring, stand_in_backbones
 
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics import functional, make_metric
-from invsuite.metrics.base import Direction, Group, Metric, Scoring, Subject, Values
+from invsuite.metrics.base import Group, Metric, Scoring, Subject, Values
 from invsuite.models.base import Model
 from invsuite.registry import METRICS
 
 NAMES = sorted(METRICS)
-
-
 SECTIONS = ("Formula", "Range", "Ceiling", "Floor", "Undefined", "Pitfalls", "Source")
 
 
@@ -56,17 +53,8 @@ def test_public_names_have_an_example_that_runs(unit: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_facts(name: str) -> None:
     cls = METRICS[name]
-    assert name.isidentifier()
-    assert cls.name == name
-    assert cls.label
-    assert cls.direction in get_args(Direction)
     assert cls.group in get_args(Group)
-    assert 0 <= cls.digits <= 4
-    assert cls.version >= 1
-    assert math.isfinite(cls.tolerance)
     assert cls.tolerance >= 10.0 ** (1 - cls.digits), "a difference in the last digit shown is rounding"
-    assert "__doc__" in vars(cls)
-    assert not cls.description().startswith(f"{cls.__name__}("), "a dataclass without a docstring is given one"
     assert 20 < len(cls.description()) < 400
     assert cls.description().endswith(".")
     assert make_metric(name).params() == {f.name: f.default for f in fields(cls)}
@@ -113,9 +101,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_it_reads_is_what_it_declares_and_values_are_finite_or_none(
-    name: str, backbones: None, vit: Model, detr: Model
-) -> None:
+def test_what_it_reads_is_what_it_declares(name: str, backbones: None, vit: Model, detr: Model) -> None:
     metric = make_metric(name)
     metric.prepare(torch.device("cpu"))
     read: set[str] = set()
@@ -130,8 +116,6 @@ def test_what_it_reads_is_what_it_declares_and_values_are_finite_or_none(
             continue
         computed += 1
         read |= material.subject.read
-        assert len(values.per_image) == 4
-        assert all(value is None or math.isfinite(value) for value in values.per_image)
         assert values.undefined or None not in values.per_image or metric.pooled
         assert (values.interval is None) or metric.pooled
     assert computed
