@@ -452,7 +452,7 @@ def test_gains_fall_with_smear() -> None:
     assert all(0.2 < mean < 0.9 for mean in means)
 
 
-GOLDEN: dict[str, list[float | None]] = {
+PINNED: dict[str, list[float | None]] = {
     "hue_gain": [0.99683, 0.9806, 0.99945],
     "hue_gain_image": [1.0, 1.0, 1.0],
     "hue_gain_lch": [1.0257, 0.9262, 0.87632],
@@ -468,9 +468,9 @@ GOLDEN: dict[str, list[float | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_values(name: str) -> None:
+@pytest.mark.parametrize("name", PINNED)
+def test_pinned_values(name: str) -> None:
     """Values of one reconstruction, so that a change of a measure is seen and its version raised."""
     found = make_metric(name).compute(scoring(smeared, 3))
-    expected = [np.nan if v is None else v for v in GOLDEN[name]]
+    expected = [np.nan if v is None else v for v in PINNED[name]]
     np.testing.assert_allclose([np.nan if v is None else v for v in found.per_image], expected, rtol=2e-3, atol=5e-4)
