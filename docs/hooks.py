@@ -153,7 +153,7 @@ def describe_method(unit: griffe.Class) -> list[str]:
     """Return a method's heading, its description, its source, and a table of its parameters."""
     return [
         f"### `{fact(unit, 'name')}` {{ #{fact(unit, 'name')} }}",
-        *("", sections(unit)[""], ""),
+        *("", re.sub(r"^(Cost|Pitfalls|Departures from the paper):", r"**\1:**", sections(unit)[""], flags=re.M), ""),
         f"**Family:** {fact(unit, 'family')}. **Source:** {fact(unit, 'source')}.",
         *("", *parameters(unit), ""),
     ]
@@ -184,13 +184,19 @@ def sections(unit: griffe.Class) -> dict[str, str]:
     """
     merged: dict[str, str] = {}
     for cls in (*reversed(unit.mro()), unit):
-        text = cls.docstring.value.replace("``", "`") if cls.docstring else ""
+        text = by_their_names(cls.docstring.value) if cls.docstring else ""
         own = dict(re.findall(r"^([A-Z][a-z]+):\n((?: {4}.*\n?|\n)+)", text, re.M))
         own = {title: dedent(body).strip() for title, body in own.items()}
         arguments = own.get("Args", own.get("Attributes", ""))
         merged |= own | {"": re.split(r"^[A-Z][a-z]+:$", text, maxsplit=1, flags=re.M)[0].strip()}
         merged["Args"] = "\n".join([merged.get("Args", ""), arguments])
     return merged
+
+
+def by_their_names(text: str) -> str:
+    """Return a docstring as Markdown, with the classes of methods and measures called by their names."""
+    names = {unit.name: name for kind in ("method", "metric") for name, unit in registered(kind).items()}
+    return re.sub(r"`([A-Z]\w+)`", lambda word: f"`{names.get(word[1], word[1])}`", text.replace("``", "`"))
 
 
 def paragraph(text: str) -> str:

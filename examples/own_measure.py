@@ -22,4 +22,5 @@ class Brightness(invsuite.Metric):
 data = invsuite.load_suite("ci").data
 for method in ("mean", "ridge"):
     fitted = invsuite.fit(method, "bundled:vit", ["block06"], data.fit)
-    print(invsuite.score(fitted, data.score, metrics=["brightness"]).to_frame())
+    frame = invsuite.score(fitted, data.score, metrics=["brightness"]).to_frame()
+    print(frame[["method", "measure", "mean", "low", "high", "n"]].to_string(index=False))
