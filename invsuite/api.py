@@ -211,7 +211,7 @@ def load_results(folder: Path | str = "results", suite: str = "") -> Results:
     Raises:
         UsageError: if there are no records, or of several suites and none is named.
 
-    Example:
+    Examples:
         >>> load_results("results", "quick").to_frame()  # doctest: +SKIP
     """
     folders = Path(folder) / "records"

@@ -24,7 +24,7 @@ def _first_line(doc: str | None) -> str:
 def list_models() -> list[Row]:
     """Return the bundled models with their measured quality, the aliases, and the adapters of any other model.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> [row["model"] for row in invsuite.list_models() if row["weights"] == "bundled"]
         ['vit', 'detr']
@@ -55,7 +55,7 @@ def _model_row(model: str, source: str, stages: str, weights: str, licence: str,
 def list_methods() -> list[Row]:
     """Return every method with its family, its source, and its parameters: default, and what they accept.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> {row["method"]: row["family"] for row in invsuite.list_methods()}["ridge"]
         'closed form'
@@ -81,7 +81,7 @@ def _parameters(cls: type[Any]) -> list[str]:
 def list_metrics() -> list[Row]:
     """Return every measure with its direction and unit, those of one table together.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> {row["metric"]: row["better"] for row in invsuite.list_metrics()}["lpips"]
         'lower'

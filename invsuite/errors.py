@@ -16,7 +16,7 @@ class InvsuiteError(Exception):
         exit_code: what the command line returns.
         fault: how a record calls what happened.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> try:
         ...     invsuite.load_suite("quik")
@@ -32,7 +32,7 @@ class InvsuiteError(Exception):
 class UsageError(InvsuiteError):
     """A name, option or suite key that does not exist or does not fit (exit code 2).
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> try:
         ...     invsuite.Budget(image_passes=64, seconds=60)
@@ -64,7 +64,7 @@ class DiskError(SetupError):
 class Unavailable(SetupError):
     """Weights or data that cannot be had on this machine; a cell that needs them is recorded as ``skipped``.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> try:
         ...     invsuite.open_images("/no/such/folder", (96, 96))
@@ -81,7 +81,7 @@ class NotApplicable(InvsuiteError):
 
     The cell is recorded as ``skipped`` with the reason: nothing broke, and no other method replaces it.
 
-    Example:
+    Examples:
         A method raises it from `Method.fit` for all stages, or puts it into ``Fitted.refused`` for one:
 
         >>> from invsuite import NotApplicable

@@ -166,7 +166,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (METHODS, METRICS, ADAPTERS, SOURCES)
 class Register:
     """The decorators by which units register themselves.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> @invsuite.register.metric
         ... class Brightness(invsuite.Metric):

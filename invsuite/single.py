@@ -74,7 +74,7 @@ def fit(
         Unavailable: if weights or images cannot be had.
         DataError: if fitting changed the model.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> scenes = invsuite.open_images("scenes", model.image_size, seed=1, count=24)
@@ -121,7 +121,7 @@ def score(
         UsageError: for an unknown measure, or images that the method was fitted on.
         Unavailable: if images cannot be had.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> images = [invsuite.open_images("scenes", model.image_size, seed=seed, count=8) for seed in (1, 2)]

@@ -91,7 +91,7 @@ def load_suite(name_or_path: str) -> Suite:
         UsageError: for an unknown suite, a key that is missing, unknown or of the wrong type, or a unit that is not
             registered.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> suite = invsuite.load_suite("quick")
         >>> [model.name for model in suite.models], suite.budget.kind

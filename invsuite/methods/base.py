@@ -39,7 +39,7 @@ class FitCost:
         total_seconds: the whole fit; the suite fills it in.
         peak_bytes: most memory during the fit; the suite fills it in.
 
-    Example:
+    Examples:
         >>> FitCost(image_passes={"block03": 200}, parameters={"block03": 3}).image_passes
         {'block03': 200}
     """
@@ -81,7 +81,7 @@ class Inverter:
     A method's inverter overrides `invert`, a floor's that ``uses_image`` overrides `invert_with_image`; all else is
     optional.
 
-    Example:
+    Examples:
         >>> class Grey(Inverter):
         ...     def invert(self, representation):
         ...         return torch.full((len(representation), 3, 96, 96), 0.5)
@@ -136,7 +136,7 @@ class Fitted:
         method: that was fitted; the suite fills it in.
         problem: it was fitted to; the suite fills it in.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> images = invsuite.open_images("scenes", model.image_size, seed=1, count=16)
@@ -229,7 +229,7 @@ class Method(ABC):
         reads_fit: whether it takes all fit images through the model once, for all stages together.
         uses_image: whether it is a floor that is shown the image itself.
 
-    Example:
+    Examples:
         >>> class Half(Inverter):
         ...     def invert(self, representation):
         ...         return torch.full((len(representation), 3, 96, 96), 0.5)

@@ -42,7 +42,7 @@ class Budget:
     Raises:
         UsageError: naming the keys, if no limit or several are set or one is negative.
 
-    Example:
+    Examples:
         >>> Budget(image_passes=6000).kind
         'passes'
         >>> Budget(seconds=60).limit
@@ -176,7 +176,7 @@ class Problem:
         seed: of every random draw.
         context: plumbing of the suite's training engine, and the progress hook.
 
-    Example:
+    Examples:
         A method's ``fit`` is given one; `invsuite.fit` puts it together:
 
         >>> import invsuite

@@ -30,7 +30,7 @@ BUNDLED = "bundled"  # first word of where the weights of the suite's own small 
 class Results(Sequence[Record]):
     """The records of a suite, in the order of its tables.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> results = invsuite.load_results("results", "quick")  # doctest: +SKIP
         >>> results.to_frame().query("measure == 'psnr'")  # doctest: +SKIP

@@ -248,7 +248,7 @@ class Record:
         data: counts of images.
         run: the run a merged record comes from; it is not stored.
 
-    Example:
+    Examples:
         >>> import invsuite
         >>> images = invsuite.open_images("scenes", (96, 96), seed=1, count=16)
         >>> fitted = invsuite.fit("mean", "bundled:vit", ["embed"], images)
