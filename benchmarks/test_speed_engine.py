@@ -103,8 +103,8 @@ def reference_loop(setting: Setting) -> tuple[float, dict[str, float]]:
     """Wall seconds of the plain loop, and the held-out PSNR of its chains."""
     problem = setting.problem
     # the same networks, closed-form paths as initialised; measuring their scales is not charged to the reference
-    links, _ = method(setting.method.width, "random").initialised_modules(problem, problem.stages[-1])
-    optimisers = {stage: torch.optim.Adam(link.train().parameters(), lr=RATE) for stage, link in links.items()}
+    modules, _ = method(setting.method.width, "random").initialised_modules(problem, problem.stages[-1])
+    optimisers = {stage: torch.optim.Adam(module.train().parameters(), lr=RATE) for stage, module in modules.items()}
     size, losses, seen = problem.budget.batch, [], 0
     generator = torch.Generator().manual_seed(0)
     begun = time.perf_counter()
@@ -113,11 +113,11 @@ def reference_loop(setting: Setting) -> tuple[float, dict[str, float]]:
             images = problem.fit.images(rows.tolist())
             found = problem.model.represent(images, problem.stages)
             target = images
-            for stage, link in links.items():
-                loss = F.mse_loss(link(found[stage].tensor), target)
+            for stage, module in modules.items():
+                loss = F.mse_loss(module(found[stage].tensor), target)
                 optimisers[stage].zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(link.parameters(), 1.0)
+                nn.utils.clip_grad_norm_(module.parameters(), 1.0)
                 optimisers[stage].step()
                 losses.append(loss.item())
                 target = found[stage].tensor
@@ -125,7 +125,7 @@ def reference_loop(setting: Setting) -> tuple[float, dict[str, float]]:
             if seen >= PASSES:
                 break
     seconds = time.perf_counter() - begun
-    chains = {stage: compose(links, problem.chain_to(stage)).eval() for stage in problem.stages}
+    chains = {stage: compose(modules, problem.chain_to(stage)).eval() for stage in problem.stages}
     totals = dict.fromkeys(problem.stages, 0.0)
     with torch.no_grad():
         for images in setting.held_out.batches(25):

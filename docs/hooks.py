@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: files of the repository that are pages or pictures of the site
 SHARED = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "results").glob("*.*")]
 BETTER = {"higher": "higher", "lower": "lower", "one": "closer to 1", "zero": "closer to 0"}
-#: of a measure's docstring, beside its formula
+#: of a method's docstring and of a measure's, beside the formula
+METHOD_SECTIONS = ("Cost", "Use", "Pitfalls", "Source")
 SECTIONS = ("Range", "Ceiling", "Floor", "Undefined", "Pitfalls", "Source")
 PLACE = re.compile(r"^<!-- (method|metric) ([\w-]+) -->$", re.M)
 
@@ -150,11 +151,13 @@ def describe_metric(unit: griffe.Class) -> list[str]:
 
 
 def describe_method(unit: griffe.Class) -> list[str]:
-    """Return a method's heading, its description, its source, and a table of its parameters."""
+    """Return a method's heading, description and formula, what its docstring adds, and a table of its parameters."""
+    said = sections(unit)
     return [
         f"### `{fact(unit, 'name')}` {{ #{fact(unit, 'name')} }}",
-        *("", re.sub(r"^(Cost|Pitfalls|Departures from the paper):", r"**\1:**", sections(unit)[""], flags=re.M), ""),
-        f"**Family:** {fact(unit, 'family')}. **Source:** {fact(unit, 'source')}.",
+        *("", said[""], "", said.get("Formula", ""), ""),
+        *(f"- **{title}**: {paragraph(said[title])}" for title in METHOD_SECTIONS if title in said),
+        f"- **Family**: {fact(unit, 'family')}.",
         *("", *parameters(unit), ""),
     ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import get_args
 from unittest.mock import Mock
 
@@ -88,8 +89,16 @@ def psnr(made: torch.Tensor, images: torch.Tensor) -> float:
     return float(-10 * F.mse_loss(made, images).log10())
 
 
-def test_every_method_is_tested() -> None:
+def test_every_method_is_tested_and_explains_itself() -> None:
+    """Its page is written from its docstring: what it costs, when to use it, where it is from, and every parameter."""
     assert set(SMALL) == set(METHODS)
+    for name, cls in METHODS.items():
+        texts = [inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__]
+        assert {"Use:", "Source:"} <= set(texts[0].splitlines()), name
+        lines = {line.strip() for text in texts for line in text.splitlines()}
+        assert "Cost:" in lines, name
+        for parameter in fields(cls):
+            assert any(line.startswith(f"{parameter.name}: ") for line in lines), (name, parameter.name)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -210,23 +210,27 @@ class ExactInverter(Inverter):
 @register.method
 @dataclass(frozen=True)
 class Exact(PatchMethod):
-    """The pseudo-inverse of an affine patch embedding: exact where it has full rank, else the best that rank allows.
+    r"""The pseudo-inverse of an affine patch embedding: exact where it has full rank, else the best that rank allows.
 
-    Whether a stage is one affine map ``t = p W + b`` of each patch p is probed: basis images give W and b, and a random
-    image must come out as they say. The reconstruction of a patch is
+    Whether a stage is one affine map of each patch is probed: basis images give the map, and a random image must come
+    out as it says. The rest is computed in float64.
 
-    ``mean + (t - mean W - b) W^+``
+    Formula:
+        $$ t = p W + b, \qquad \hat{p} = \bar{p} + (t - \bar{p} W - b) W^{+} $$
 
-    computed in float64, with the Moore-Penrose pseudo-inverse W^+ in the chosen ``metric`` and the mean of the fit
-    patches. With at least as many independent channels as patch values it is the patch itself, up to rounding.
-
-    Cost: one pass over the fit images (not through the model) and one singular value decomposition per stage; next to
-    nothing per image.
-
-    Use it to learn what the embedding alone loses, and as a check that the chain is what it says.
-
-    Pitfalls: stages that are no affine map of each patch - all behind the embedding - are refused (not applicable). A
-    large condition number, in the notes, means that rounding is amplified.
+        for a patch $p$, its token $t$, the mean $\bar{p}$ of the fit patches, and the Moore-Penrose pseudo-inverse
+        $W^{+}$ in the chosen ``metric``. With at least as many independent channels as patch values, $\hat{p} = p$ up
+        to rounding.
+    Cost:
+        One pass over the fit images, not through the model, and one singular value decomposition per stage; next to
+        nothing per image.
+    Use:
+        To learn what the embedding alone loses, and as a check that the chain is what it says.
+    Pitfalls:
+        Stages that are no affine map of each patch - all behind the embedding - are refused (not applicable). A large
+        condition number, in the notes, means that rounding is amplified.
+    Source:
+        Penrose 1955, doi 10.1017/S0305004100030401.
     """
 
     name = "exact"
@@ -356,24 +360,27 @@ class FixedPointInverter(Inverter):
 @register.method
 @dataclass(frozen=True)
 class FixedPoint(PatchMethod):
-    """Fixed-point inversion of residual blocks, composed with the exact inverse of the embedding.
+    r"""Fixed-point inversion of residual blocks, composed with the exact inverse of the embedding.
 
-    A block gives ``y = x + f(x)``. From the stage back to the embedding, each block is solved for its input by
-
-    ``x <- y - f(x)``, beginning at x = y
-
-    (Behrmann et al. 2019, algorithm 1), until the relative residual ``||x + f(x) - y|| / ||y||`` is below
+    From the stage back to the embedding, each block is solved for its input, until the relative residual is below
     ``tolerance`` for all images, or ``iterations`` times; the iterate with the least residual is kept. The embedding is
     then inverted as by `Exact`.
 
-    Cost: nothing to train; up to ``iterations`` forward passes through every block per image.
+    Formula:
+        $$ y = x + f(x), \qquad x_0 = y, \quad x_{k+1} = y - f(x_k) $$
 
-    Use it to learn which blocks are contractions, and what a trained inverse adds where they are not.
-
-    Pitfalls: it converges where f is a contraction, which a trained block often is not; each block's record says
-    whether it converged, and the picture then shows where the iteration was left. An error of a late block is passed on
-    to all before it. Stages behind a component that changes the layout, or reads another stage than the one before, are
-    refused (not applicable).
+        with the relative residual $\| x_k + f(x_k) - y \| / \| y \|$.
+    Cost:
+        Nothing to train; up to ``iterations`` forward passes through every block per image.
+    Use:
+        To learn which blocks are contractions, and what a trained inverse adds where they are not.
+    Pitfalls:
+        It converges where $f$ is a contraction, which a trained block often is not; each block's record says whether it
+        converged, and the picture then shows where the iteration was left. An error of a late block is passed on to all
+        before it. Stages behind a component that changes the layout, or reads another stage than the one before, are
+        refused (not applicable).
+    Source:
+        Behrmann et al. 2019, arXiv 1811.00995, algorithm 1.
 
     Attributes:
         iterations: the most per block.

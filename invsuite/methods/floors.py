@@ -47,13 +47,22 @@ class MeanImage(Inverter):
 @register.method
 @dataclass(frozen=True)
 class Mean(Method):
-    """The mean of the fit images, whatever the representation: the floor of every stage.
+    r"""The mean of the fit images, whatever the representation: the floor of every stage.
 
     Of all answers that do not depend on the image it has the least mean squared error.
 
-    Cost: one pass over the fit images, not through the model.
+    Formula:
+        $$ \hat{x} = \frac{1}{n} \sum_{i=1}^{n} x_i $$
 
-    Use it in every suite: a method that is not better has learned nothing.
+        over the fit images $x_i$.
+    Cost:
+        One pass over the fit images, not through the model.
+    Use:
+        In every suite: a method that is not better has learned nothing from the representation.
+    Pitfalls:
+        Measures that reward smooth images (PSNR, SSIM) put it higher than it looks.
+    Source:
+        The constant predictor of least squared error.
     """
 
     name = "mean"
@@ -127,18 +136,23 @@ class NearestInverter(Inverter):
 @register.method
 @dataclass(frozen=True)
 class Nearest(Method):
-    """The fit image with the nearest representation: a floor that retrieves instead of reconstructing.
+    r"""The fit image with the nearest representation: a floor that retrieves instead of reconstructing.
 
-    Distances are Euclidean over all values of the representation, every channel divided by its deviation over fit
-    images and places.
+    Formula:
+        $$ \hat{x} = x_k, \qquad k = \arg\min_i \sum_{c, p} \frac{(r_{cp} - r^{(i)}_{cp})^2}{\sigma_c^2} $$
 
-    Cost: one forward pass per fit image for all stages together, and a distance to every fit image per reconstruction.
-    The fit images' representations are kept in memory or in a file (`invsuite._system.spill.allocate`), and computed
-    again at each inversion where neither has room.
-
-    Use it to tell a good reconstruction from a lucky picture of the same kind.
-
-    Pitfalls: its images are real and look right, but are wrong in every detail; the more fit images, the better it is.
+        over the fit images $x_i$ with representations $r^{(i)}$; $c$ are channels, $p$ places, and $\sigma_c$ is the
+        deviation of a channel over fit images and places.
+    Cost:
+        One forward pass per fit image for all stages together, and a distance to every fit image per reconstruction.
+        The fit images' representations are kept in memory or in a file (`invsuite._system.spill.allocate`), and
+        computed again at each inversion where neither has room.
+    Use:
+        To tell a good reconstruction from a lucky picture of the same kind.
+    Pitfalls:
+        Its images are real and look right, but are wrong in every detail. The more fit images, the better it is.
+    Source:
+        Nearest neighbour in feature space (Cover & Hart 1967, doi 10.1109/TIT.1967.1053964).
     """
 
     name = "nearest"
@@ -191,11 +205,18 @@ class ImageColour(Inverter):
 @register.method
 @dataclass(frozen=True)
 class MeanColour(Method):
-    """Each image's own mean colour: what three values per image are worth. It is shown the image.
+    r"""Each image's own mean colour: what three values per image are worth. It is shown the image.
 
-    Cost: nothing.
-
-    Use it to see how much of a measure is colour alone.
+    Formula:
+        $$ \hat{x}_{cij} = \frac{1}{HW} \sum_{k, l} x_{ckl} $$
+    Cost:
+        Nothing.
+    Use:
+        To see how much of a measure is colour alone.
+    Pitfalls:
+        No inverse: it marks a level on the scale and gets no place in tables.
+    Source:
+        Three values of the image itself.
     """
 
     name = "mean-colour"
@@ -258,15 +279,19 @@ class Thumbnails(Inverter):
 class Bicubic(Method):
     """The image itself, shrunk to as many values as the representation has and enlarged again. It is shown the image.
 
-    Both ways are bicubic, shrinking with antialiasing. Where the representation has as many values as the image, this
-    is the image itself.
+    Both ways are bicubic, shrinking with antialiasing. The thumbnail is the largest RGB image of the same shape that
+    has at most as many values as the representation; where those are as many as the image has, it is the image itself.
 
-    Cost: nothing.
-
-    Use it to ask whether an inverse recovers more than as many numbers would hold if they were a thumbnail.
-
-    Pitfalls: late stages of a transformer hold as many values as early ones, so that it is nearly as good there; it
-    compares numbers of values, not bits.
+    Cost:
+        Nothing.
+    Use:
+        To ask whether an inverse recovers more than as many numbers would hold if they were a thumbnail.
+    Pitfalls:
+        It compares numbers of values, not bits. Late stages of a transformer have as many values as early ones, so that
+        it is as good there. It is no inverse and gets no place in tables. Fewer than three values hold no pixel: the
+        stage is refused (not applicable).
+    Source:
+        Cubic convolution (Keys 1981, doi 10.1109/TASSP.1981.1163711).
     """
 
     name = "bicubic"
@@ -321,16 +346,19 @@ class RandomisedModel(Inverter):
 class RandomWeights(Method):
     """The inverse of the same model with random weights: what the architecture keeps of an image without training.
 
-    The model is copied and its weights are drawn anew from the seed. Another method, ``inverse``, is fitted on the
-    copy and applied to the copy's representations of the scored images: that is how it is shown the image.
+    The model is copied and its weights are drawn anew from the seed. Another method, ``inverse``, is fitted on the copy
+    and applied to the copy's representations of the scored images: that is how it is shown the image.
 
-    Cost: that of ``inverse``.
-
-    Use it as the floor of claims about what a model has learned: a stage that is not reconstructed better than with
-    random weights shows the architecture (Adebayo et al. 2018).
-
-    Pitfalls: random weights can keep more of the image than trained ones, since training also discards: a trained stage
-    below this floor need not be a failure of the method.
+    Cost:
+        That of ``inverse``.
+    Use:
+        As the floor of claims about what a model has learned: a stage that is not reconstructed better than with random
+        weights shows the architecture.
+    Pitfalls:
+        Random weights can keep more of the image than trained ones, since training also discards: a trained stage below
+        this floor need not be a failure of the method.
+    Source:
+        Model randomisation test (Adebayo et al. 2018, arXiv 1810.03292, sec. 3).
 
     Attributes:
         inverse: name of a method, which runs at its default parameters; not one that is shown the image.

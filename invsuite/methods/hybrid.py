@@ -130,12 +130,15 @@ class ModularFinetuned(TwoPhase):
     on with the image loss of `Layerwise`, at ``rate`` times the learning rate, on ``share`` of the budget. The chain as
     composed is kept where that does not improve its selection loss.
 
-    Cost: between `Modular` and `Layerwise`, on the same budget per inverse.
-
-    Use it to learn whether good modules are a good start for one inverse: the ``chain_gap`` in the notes is the
-    selection error of the chain as composed, over that of the chain in the end.
-
-    Pitfalls: fine-tuned chains are no longer made of modules that invert one component each.
+    Cost:
+        Between `Modular` and `Layerwise`, on the same budget per inverse.
+    Use:
+        To learn whether good modules are a good start for one inverse: ``chain_gap`` in the notes is the selection
+        error of the chain as composed, over that of the chain in the end.
+    Pitfalls:
+        Fine-tuned chains are no longer made of modules that invert one component each.
+    Source:
+        Rathjens et al. 2024, arXiv 2412.06534, then the image loss of Dosovitskiy & Brox 2016, arXiv 1506.02753.
     """
 
     name = "modular-finetuned"
@@ -150,23 +153,27 @@ class ModularFinetuned(TwoPhase):
 @register.method
 @dataclass(frozen=True)
 class ModularCycle(TwoPhase):
-    """Modules trained alone, then each stage's chain trained until the model holds the same of both images.
+    r"""Modules trained alone, then each stage's chain trained until the model holds the same of both images.
 
-    The second phase puts the reconstruction through the frozen model again and minimises
+    The first phase is `Modular` on ``1 - share`` of the budget. The second puts the reconstruction, clamped to [0, 1],
+    through the frozen model again. It needs no image but the one behind the representation.
 
-    ``mean(((model(reconstruction) - representation) / deviation)^2)``
+    Formula:
+        $$ L = \frac{1}{d} \sum_{c, p} \frac{(f(\hat{x}) - r)_{cp}^2}{\sigma_c^2}
+        + w \frac{1}{3HW} \| \hat{x} - x \|^2 $$
 
-    with the deviation of each channel and the reconstruction clamped to [0, 1]: the cycle consistency of Dong et al.
-    2021 over the whole chain. It needs no image but the one behind the representation. ``image_weight`` adds that much
-    of the image loss. The first phase is `Modular` on ``1 - share`` of the budget.
-
-    Cost: that of `ModularFinetuned` and, in the second phase, the frozen model forward and backward; operations in
-    records include both.
-
-    Use it to learn what an inverse gives that is asked for the representation alone.
-
-    Pitfalls: it is trained to please the inverted model, so measures that ask this model favour it; images may hold
-    what the model cannot tell from natural detail. A second model's judgement (the witness error) is the fair one.
+        for the reconstruction $\hat{x}$, the frozen model $f$ to the stage, the representation $r$ of $d$ values, the
+        deviation $\sigma_c$ of a channel, and ``image_weight`` $w$.
+    Cost:
+        That of `ModularFinetuned` and, in the second phase, the frozen model forward and backward; operations in
+        records include both.
+    Use:
+        To learn what an inverse gives that is trained on the representation alone.
+    Pitfalls:
+        It is trained to please the inverted model, so measures that ask this model favour it. A second model's
+        judgement, the witness error, is the fair one.
+    Source:
+        The cycle consistency of Dong et al. 2021, arXiv 2104.06487, over the whole chain.
 
     Attributes:
         image_weight: of the image loss beside the feature loss.
@@ -202,17 +209,24 @@ def cycle_objective(model: Model, stage: str, scale: ChannelScale, image_weight:
 @register.method
 @dataclass(frozen=True)
 class ModularNoised(Modular):
-    """Modules trained alone on noised representations, so that they bear the errors of those behind them.
+    r"""Modules trained alone on noised representations, so that they bear the errors of those behind them.
 
-    As `Modular`, but in training every module reads its representation plus Gaussian noise of ``noise`` times each
-    channel's deviation, drawn anew at every step; its target is the clean input of its component. Selection and
-    inversion see no noise.
+    As `Modular`, but in training every module reads its representation plus Gaussian noise, drawn anew at every step;
+    its target is the clean input of its component. Selection and inversion see no noise.
 
-    Cost: that of `Modular`.
+    Formula:
+        $$ r' = r + \nu \sigma_c \epsilon, \qquad \epsilon \sim N(0, 1) $$
 
-    Use it to learn how much of the chain gap is brittleness of the modules.
-
-    Pitfalls: the errors of modules are not Gaussian; much noise blurs.
+        with ``noise`` $\nu$ and the deviation $\sigma_c$ of each channel.
+    Cost:
+        That of `Modular`.
+    Use:
+        To learn how much of the chain gap is brittleness of the modules.
+    Pitfalls:
+        The errors of modules are not Gaussian, and much noise blurs.
+    Source:
+        Rathjens et al. 2024, with the corruption of denoising autoencoders (Vincent et al. 2008, doi
+        10.1145/1390156.1390294).
 
     Attributes:
         noise: deviation of the noise in units of each channel's own.
@@ -261,12 +275,16 @@ class ModularPredecessor(Modular):
     a later stage down to its own. Its target is the clean input of its component, as in `Modular`. Modules are trained
     one after the other, each on the whole budget of one inverse.
 
-    Cost: that of `Modular`, and forward passes through the finished modules, which are part of a module's own time and
-    operations; the frozen forward pass runs once per module. All stages of the cut take part, whichever are asked for.
-
-    Use it to learn how much of the chain gap comes from training on inputs that are cleaner than those in use.
-
-    Pitfalls: a module that must correct a deep chain can lose accuracy on its own representation.
+    Cost:
+        That of `Modular`, and forward passes through the finished modules, which are part of a module's own time and
+        operations; the frozen forward pass runs once per module. All stages of the cut take part, whichever the suite
+        inverts.
+    Use:
+        To learn how much of the chain gap comes from training on inputs that are cleaner than those in use.
+    Pitfalls:
+        A module that must correct a deep chain can lose accuracy on its own representation.
+    Source:
+        Rathjens et al. 2024, trained on composed inputs.
     """
 
     name = "modular-predecessor"
@@ -352,19 +370,25 @@ class SharedModules(nn.Module):
 @register.method
 @dataclass(frozen=True)
 class SharedChain(NetworkMethod):
-    """One chain of modules, trained with an image loss from every stage of the cut at once.
+    r"""One chain of modules, trained with an image loss from every stage of the cut at once.
 
-    Every step, each image of the batch enters the chain at every stage; the loss is the mean squared error of all
-    images that come out, in [0, 1] pixels. Each module is so trained end to end for all stages at and behind its own.
-    Initial values are those of `Modular`.
+    Every step, each image of the batch enters the chain at every stage. Each module is so trained end to end for all
+    stages at and behind its own. Initial values are those of `Modular`.
 
-    Cost: one training for all stages of the cut, whichever are asked for: its seconds and operations are split evenly
-    between them, and a budget of seconds or operations holds all of theirs. A stage's image passes are the images that
-    entered there. The curve in a stage's notes has the loss over all stages and the stage's own PSNR.
+    Formula:
+        $$ L = \frac{1}{S} \sum_{k=1}^{S} \frac{1}{3HW} \| g_1(\ldots g_k(r_k)) - x \|^2 $$
 
-    Use it where one network should invert every stage, as the end-to-end counterpart of `Modular`.
-
-    Pitfalls: stages share what the network can hold, and a stage whose loss is large takes most of the gradient.
+        over the $S$ stages of the cut.
+    Cost:
+        One training for all stages of the cut, whichever the suite inverts: its seconds and operations are split evenly
+        between them, and a budget of seconds or operations holds all of theirs. A stage's image passes are the images
+        that entered there. The curve in a stage's notes has the loss over all stages and the stage's own PSNR.
+    Use:
+        Where one network should invert every stage, as the end-to-end counterpart of `Modular`.
+    Pitfalls:
+        Stages share what the network can hold, and a stage whose loss is large takes most of the gradient.
+    Source:
+        One chain of the modules of Rathjens et al. 2024, with an image loss from every entry stage.
     """
 
     name = "shared-chain"

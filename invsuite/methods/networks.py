@@ -254,22 +254,25 @@ def total_cost(
 @register.method
 @dataclass(frozen=True)
 class Layerwise(NetworkMethod):
-    """One inverse network per stage, trained end to end on the image.
+    r"""One inverse network per stage, trained end to end on the image.
 
-    For each stage: stack the inverse networks of all components up to it (the chain that `Modular` composes), begin at
-    measured scales and ridge regression, and train the stack on
+    For each stage, the inverse networks of all components up to it are stacked (the chain that `Modular` composes),
+    begin at measured scales and ridge regression, and are trained together with AdamW on the suite's budget. The
+    weights with the least error on the selection images are kept.
 
-    ``mean((network(representation) - image)^2)``
+    Formula:
+        $$ L = \frac{1}{3HW} \| g(r) - x \|^2 $$
 
-    in [0, 1] pixels (Dosovitskiy & Brox 2016, sec. 3), with AdamW, on the suite's budget. The weights with the least
-    error on the selection images are kept.
-
-    Cost: a training of the whole chain for every stage: the sum grows with the square of the number of stages.
-    Inverting an image is one forward pass.
-
-    Use it as the measure of what a network can recover from a stage when nothing else is asked of it.
-
-    Pitfalls: the mean squared error answers uncertainty with blur; the network of one stage says nothing of another's.
+        for the image $x$ in [0, 1], its representation $r$ and the network $g$, averaged over a batch.
+    Cost:
+        A training of the whole chain for every stage: the sum grows with the square of the number of stages. Inverting
+        an image is one forward pass.
+    Use:
+        As the measure of what a network recovers from a stage when it may do nothing else.
+    Pitfalls:
+        The mean squared error answers uncertainty with blur. The network of one stage says nothing of another's.
+    Source:
+        Dosovitskiy & Brox 2016, arXiv 1506.02753, sec. 3.
     """
 
     name = "layerwise"
@@ -302,24 +305,28 @@ class Layerwise(NetworkMethod):
 @register.method
 @dataclass(frozen=True)
 class Modular(NetworkMethod):
-    """One inverse network per component, each trained alone on its own component's input, composed afterwards.
+    r"""One inverse network per component, each trained alone on its own component's input, composed afterwards.
 
-    For every component of the cut: begin at measured scales and ridge regression, and train a network from the
-    component's output to its input on
+    Every network begins at measured scales and ridge regression and is trained from its component's output to the
+    input. A stage is inverted by all modules from it to the image, one after the other; no gradient passes from one to
+    another.
 
-    ``mean(((network(output) - input) / deviation)^2)``
+    Formula:
+        $$ L_k = \frac{1}{d} \sum_{c, p} \frac{(g_k(r_k) - r_{k-1})_{cp}^2}{\sigma_c^2}, \qquad
+        \hat{x} = g_1(g_2(\ldots g_k(r_k))) $$
 
-    with the deviation of each channel; the first component's input is the image, in [0, 1] pixels (Rathjens et al.
-    2024, sec. 3). A stage is inverted by all modules from it to the image, one after the other. No gradient passes
-    from one module to another.
-
-    Cost: one training per component, shared by all later stages. Inverting an image is one forward pass through the
-    chain.
-
-    Use it where many stages are to be inverted, or to ask what each component keeps.
-
-    Pitfalls: a module never sees the errors of those behind it, so they add up: ``selection_image_mse`` in a stage's
-    notes, over the same of `Layerwise`, is the chain gap.
+        for the module $g_k$ of component $k$ with output $r_k$ and input $r_{k-1}$ of $d$ values; $\sigma_c$ is the
+        deviation of a channel. $r_0$ is the image, whose error is not divided.
+    Cost:
+        One training per component, shared by all later stages. Inverting an image is one forward pass through the
+        chain.
+    Use:
+        Where many stages are to be inverted, or to ask what each component keeps.
+    Pitfalls:
+        A module never sees the errors of those behind it, so they add up: ``selection_image_mse`` in a stage's notes,
+        over that of `Layerwise`, is the chain gap.
+    Source:
+        Rathjens et al. 2024, arXiv 2412.06534, sec. 3.
     """
 
     name = "modular"

@@ -168,25 +168,29 @@ class Accumulator:
 @register.method
 @dataclass(frozen=True)
 class Ridge(Method):
-    """The best linear readout of each stage, by ridge regression from representations to pixels.
+    r"""The best linear readout of each stage, by ridge regression from representations to pixels.
 
-    One pass over the fit images adds up the normal equations of every stage. For a stage with places (tokens, maps)
-    one linear map, the same at every place, with an intercept per place, predicts the patch of pixels under a token
-    from the token, or from its ``neighbourhood``. For queries one linear map of all of them predicts a 12 x 12 image,
-    enlarged bicubically. The weights are
+    One pass over the fit images adds up the normal equations of every stage. For a stage with places (tokens, maps) one
+    linear map, the same at every place, with an intercept per place, predicts the patch of pixels under a token from
+    the token, or from its ``neighbourhood``. For queries one linear map of all of them predicts a 12 x 12 image,
+    enlarged bicubically.
 
-    ``argmin_W ||Y - X W||^2 / n + lambda ||W||^2``
+    Formula:
+        $$ W = \arg\min_W \frac{1}{n} \| Y - X W \|^2 + \lambda \| W \|^2 $$
 
-    for standardised features X and patches Y (Hoerl & Kennard 1970), with the lambda of a fixed list that minimises
-    generalised cross-validation (Golub, Heath & Wahba 1979, eq. 1.4) or the error on the selection images.
-
-    Cost: one forward pass per fit image for all stages together, and one eigenvalue decomposition per stage. Inverting
-    an image is one matrix product.
-
-    Use it as the first row to look at: no trained inverse of the same representation should be worse.
-
-    Pitfalls: it says what a stage holds linearly, patch by patch, and nothing of what needs a nonlinear decoder. A
-    stage of more than 16,384 features per place (and as many fit images) is refused.
+        for $n$ rows of standardised features $X$ and patches $Y$, around their means per place; of a fixed list, the
+        $\lambda$ with the least generalised cross-validation error or error on the selection images.
+    Cost:
+        One forward pass per fit image for all stages together, and one eigenvalue decomposition per stage. Inverting an
+        image is one matrix product.
+    Use:
+        As the first row to look at: a trained inverse of the same representation should not be worse.
+    Pitfalls:
+        It says what a stage holds linearly, patch by patch, and nothing of what needs a nonlinear decoder. A stage of
+        more than 16,384 features per place, and as many fit images, is refused (not applicable).
+    Source:
+        Hoerl & Kennard 1970; generalised cross-validation of Golub, Heath & Wahba 1979, eq. 1.4, doi
+        10.1080/00401706.1979.10489751.
 
     Attributes:
         choose: how lambda is chosen: by generalised cross-validation on the fit rows (``gcv``), or by the error on the

@@ -30,24 +30,29 @@ from invsuite.registry import register
 @register.method
 @dataclass(frozen=True)
 class Optimisation(Method, DescentSettings):
-    """Gradient descent on pixels until the frozen model's representation of them matches the one to invert.
+    r"""Gradient descent on pixels until the frozen model's representation of them matches the one to invert.
 
-    For each image: begin at the mean colour of the fit images; repeat ``iterations`` times: run the model from the
-    image to the stage, take the gradient of
+    For each image: begin at the mean colour of the fit images and repeat ``iterations`` times: run the model from the
+    image to the stage, take the gradient of the objective with respect to what is moved, and make a step of Adam. What
+    is moved are logits; their sigmoid are the pixels.
 
-    ``||model(x) - target||^2 / ||target||^2 + tv * TV(x) + alpha * mean((||x - mean colour|| / B)^6)``
+    Formula:
+        $$ L = \frac{\| f(x) - r \|^2}{\| r \|^2} + \mathrm{tv} \cdot \mathrm{TV}(x)
+        + \frac{\alpha}{HW} \sum_{i, j} \left( \frac{\| x_{ij} - m \|}{B} \right)^6 $$
 
-    (Mahendran & Vedaldi 2015, eq. 1 and 2) with respect to what is moved, and make a step of Adam. TV is the total
-    variation (squared differences of neighbours, mean per pixel; eq. 5) and B = 80 / 255
-    (`invsuite.methods.optimisation.priors`). Pixels in [0, 1] are the sigmoid of what is moved.
-
-    Cost: nothing to fit, but ``iterations * restarts * ensemble`` forward and backward passes through the model per
-    image, each about three forward passes: hundreds of times what a trained network takes.
-
-    Use it as the standard of inversion without training, and where there are few images to train on.
-
-    Pitfalls: the weight of the prior decides much, and the best one differs from stage to stage (``tv_at``). Iterations
-    that do not suffice look like a poor stage: the curve in a record's notes tells whether the descent has converged.
+        for the frozen model $f$ to the stage, the representation $r$ to invert, the mean colour $m$, and $B = 80 /
+        255$; $\mathrm{TV}$ is the mean squared difference of neighbouring values, across and down.
+    Cost:
+        Nothing to fit, but ``iterations * restarts * ensemble`` forward and backward passes through the model per
+        image: hundreds of times what a trained network takes.
+    Use:
+        As the standard of inversion without training, and where there are few images to train on.
+    Pitfalls:
+        The weight of the prior decides much, and the best one differs from stage to stage (``tv_at``). Iterations that
+        do not suffice look like a poor stage: the curve in a record's notes tells whether the descent has converged.
+    Source:
+        Mahendran & Vedaldi 2015, arXiv 1412.0035, eq. 1, 2 and 5; the alpha-norm of their 2016 paper, arXiv 1512.02017,
+        eq. 3; Adam on logits of pixels instead of their momentum.
     """
 
     name = "optimisation"
@@ -89,15 +94,18 @@ class Mahendran2015(Optimisation):
 
     The objective of `Optimisation` with both priors. Pixels are moved themselves and clamped to [0, 1] after each step,
     by gradient descent with momentum 0.9 whose rate falls in steps, from two noisy starts of which the better objective
-    is kept.
+    is kept for each image.
 
-    Cost: 600 forward and backward passes per image by default (``iterations`` times ``restarts``).
-
-    Departures from the paper: its weights hold for images of other scales and its rates are tuned by hand for every
-    layer; here weights are per mean pixel in [0, 1], and each image's gradient is divided by its root mean square, so
-    that ``learning_rate`` is the root mean square of a step in pixel values and serves every stage.
-
-    Use it to compare with the literature.
+    Cost:
+        600 forward and backward passes per image by default (``iterations`` times ``restarts``).
+    Use:
+        To compare with the literature.
+    Pitfalls:
+        The paper's weights hold for images of other scales and its rates are tuned by hand for every layer; here
+        weights are per mean pixel in [0, 1], and each image's gradient is divided by its root mean square, so that
+        ``learning_rate`` is the root mean square of a step in pixel values and serves every stage.
+    Source:
+        Mahendran & Vedaldi 2015, arXiv 1412.0035, eq. 1 and 2.
     """
 
     iterations: Positive = 300
@@ -120,10 +128,12 @@ class Mahendran2015(Optimisation):
 class Mahendran2016(Mahendran2015):
     """`Mahendran2015` with a random cyclic shift of up to ``jitter`` pixels before every pass through the model.
 
-    The shift (Mahendran & Vedaldi 2016, sec. 4.4) regularises networks that are shift-invariant, for which it is
-    meant. A patch grid is not, which is what this method shows of a vision transformer.
-
-    Cost: that of `Mahendran2015`.
+    Use:
+        To see what the shift, which regularises networks that are shift-invariant, does to others.
+    Pitfalls:
+        A patch grid is not shift-invariant, which is what this method shows of a vision transformer.
+    Source:
+        Mahendran & Vedaldi 2016, arXiv 1512.02017, sec. 4.4.
     """
 
     jitter: Natural = 4
@@ -137,17 +147,18 @@ class Mahendran2016(Mahendran2015):
 class PlugIn(Optimisation):
     """Plug-in inversion: no prior on images, but an ensemble of random views of each; Adam at 0.01.
 
-    At every iteration the feature loss is averaged over ``ensemble`` views of the image with a random gain and
-    offset per channel (``colour_shift``; Ghiasi et al. 2022, sec. 3.3). Pixels are moved themselves and clamped to
-    [0, 1]; there is no total variation.
+    At every iteration the feature loss of `Optimisation` is averaged over ``ensemble`` views of the image with a random
+    gain and offset per channel (``colour_shift``). Pixels are moved themselves and clamped to [0, 1].
 
-    Cost: 800 forward and backward passes per image by default (``iterations`` times ``ensemble``).
-
-    Departures from the paper: it inverts class labels, with colour shifts at full strength and a crop that grows from
-    the centre; for a representation, which says where things are and in which colours, the shift is small and ``zoom``
-    is off.
-
-    Pitfalls: with no prior on images, nothing but the views holds back noise to which the model is blind.
+    Cost:
+        800 forward and backward passes per image by default (``iterations`` times ``ensemble``).
+    Use:
+        To ask how far random views replace a prior.
+    Pitfalls:
+        The paper inverts class labels, with colour shifts at full strength and a crop that grows from the centre; for a
+        representation, which says where things are and in which colours, the shift is small and ``zoom`` is off.
+    Source:
+        Ghiasi et al. 2022, arXiv 2201.12961, sec. 3.3.
     """
 
     iterations: Positive = 400
@@ -167,14 +178,25 @@ class PlugIn(Optimisation):
 @register.method
 @dataclass(frozen=True)
 class Fourier(Optimisation):
-    """Optimisation of Fourier coefficients in decorrelated colours: low frequencies move first.
+    r"""Optimisation of Fourier coefficients in decorrelated colours: low frequencies move first.
 
     What is moved are the coefficients of the image's Fourier transform, each divided by its frequency, in the colour
-    directions in which natural images vary independently (Olah et al. 2017, "Preconditioning and parameterization"); a
-    sigmoid gives pixels. The objective is that of `Optimisation`; since fine detail moves last, a prior of a thousandth
-    of its strength is enough.
+    directions in which natural images vary independently; a sigmoid gives pixels. Since fine detail moves last, a prior
+    of a thousandth of the strength in `Optimisation` is enough.
 
-    Cost: that of `Optimisation`, and two Fourier transforms per iteration.
+    Formula:
+        $$ x = \mathrm{sigmoid} \left( \mathrm{logit}(m) + C \, F^{-1} \left( \frac{z_{uv}}{\sqrt{u^2 + v^2}}
+        \right) \right) $$
+
+        for the coefficients $z$, frequencies $u, v$, the inverse Fourier transform $F^{-1}$, the colour directions $C$
+        and the mean colour $m$; the objective is that of `Optimisation`.
+    Cost:
+        That of `Optimisation`, and a Fourier transform forward and backward per iteration.
+    Use:
+        Where `Optimisation` leaves high-frequency noise.
+    Source:
+        Olah, Mordvintsev & Schubert 2017, "Feature Visualization", doi 10.23915/distill.00007, sec. "Preconditioning
+        and parameterization".
     """
 
     learning_rate: PositiveFloat = 0.05
@@ -190,16 +212,24 @@ class Fourier(Optimisation):
 @register.method
 @dataclass(frozen=True)
 class DeepImagePrior(Optimisation):
-    """Deep image prior: each image is the output of its own untrained network, whose weights are what descends.
+    r"""Deep image prior: each image is the output of its own untrained network, whose weights are what descends.
 
-    An hourglass of ``width`` channels that halves the resolution ``depth`` times maps fixed noise to the image
-    (`invsuite.methods.optimisation.pixels.Hourglass`); its weights are moved by Adam at 0.01 until the representation
-    matches (Ulyanov et al. 2018, eq. 2, there with more channels and skips). There is no other prior: convolutions fit
+    An hourglass of ``width`` channels that halves the resolution ``depth`` times maps fixed noise to the image; its
+    weights are moved by Adam at 0.01 until the representation matches. There is no other prior: convolutions fit
     natural images before noise.
 
-    Cost: the most of all presets: 1,500 iterations, each with a pass through the hourglass too.
+    Formula:
+        $$ \hat{x} = g_\theta(z), \qquad \theta = \arg\min_\theta \frac{\| f(g_\theta(z)) - r \|^2}{\| r \|^2} $$
 
-    Pitfalls: how long it runs is its prior; a run that is too long fits noise too.
+        for the network $g_\theta$ and fixed noise $z$.
+    Cost:
+        The most of all presets: 1,500 iterations by default, each with a pass through the hourglass too.
+    Use:
+        To ask what a prior of the architecture alone recovers.
+    Pitfalls:
+        How long it runs is its prior; a run that is too long fits noise too.
+    Source:
+        Ulyanov, Vedaldi & Lempitsky 2018, arXiv 1711.10925, eq. 2; there with more channels and skips.
     """
 
     iterations: Positive = 1500
