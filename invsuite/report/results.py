@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from invsuite._system.files import write_atomically
+from invsuite._system.memory import no_collection
 from invsuite.results.baseline import Baseline, Judgement, judge, load_baseline
 from invsuite.results.compare import compare_rows
 from invsuite.results.frame import to_csv, to_frame
@@ -49,6 +50,7 @@ class Results(Sequence[Record]):
     notes: Sequence[str] = ()
 
     @classmethod
+    @no_collection()
     def load(cls, folder: Path, run: str = "") -> Results:
         """Return what a store's folder holds: of every cell and every model's relations the newest record.
 
@@ -244,7 +246,8 @@ class Results(Sequence[Record]):
                 strips[model] = f"{stem}.png"
             if draw_heat_maps(model, self.between[model], folder / f"{stem}-interlayer.png"):
                 maps[model] = f"{stem}-interlayer.png"
-        write_atomically(table, markdown(self, strips, maps).encode())
-        write_atomically(values, to_csv(self.records).encode())
-        write_atomically(page, html_page(self).encode())
+        with no_collection():
+            write_atomically(table, markdown(self, strips, maps).encode())
+            write_atomically(values, to_csv(self.records).encode())
+            write_atomically(page, html_page(self).encode())
         return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values()))]

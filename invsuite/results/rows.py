@@ -69,7 +69,7 @@ class Row:
         """Tell whether its method is shown the image itself: it marks a level, and competes with no method."""
         return self.records[0].cell.uses_image
 
-    @property
+    @cached_property
     def label(self) -> str:
         """Return the method, whether it sees the image, and its seeds if they are several or not all have numbers."""
         finished, every = len(self.done), len(self.records)
