@@ -32,7 +32,7 @@ def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
         NotApplicable: for a detector.
     """
     if scoring.model.task != "classification":
-        raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class an image")
+        raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class per image")
     return scoring.for_both("class logits", partial(class_logits, scoring.model))
 
 
