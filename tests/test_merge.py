@@ -51,7 +51,7 @@ def test_runs_on_the_same_images_are_one_ranked_table(runs: Path, tmp_path: Path
     shown = json.loads(html.split('id="page">')[1].split("</script>")[0])
     [wall] = shown["wall"]
     assert wall["methods"] == ["mean", "ridge"], "pictures of both runs"
-    assert all(len(pictures) == 6 for pictures in wall["made"][0])
+    assert all(len(pictures) == 6 for pictures in wall["reconstructions"][0])
     assert f"<li>Run {runs / 'a'}: 1 cells, code " in html
     assert "CKA (n=64) of vit" in html
     for name in ("tiny-merged-vit.png", "tiny-merged-vit-interlayer.png"):

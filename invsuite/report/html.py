@@ -262,7 +262,7 @@ def _wall(model: str, records: Sequence[Record], results: Results, pictures: Pic
         "methods": methods,
         "images": records[0].images[: len(images)],
         "originals": [pictures.add(p) for p in images],
-        "made": [[numbers.get((stage, method), []) for method in methods] for stage in stages],
+        "reconstructions": [[numbers.get((stage, method), []) for method in methods] for stage in stages],
     }
 
 
@@ -281,7 +281,7 @@ def _images(
             images[position] = {"key": key, "values": values}
             if position in kept:
                 original = numbered.setdefault((cell.model, key), pictures.add(kept[position][0]))
-                images[position] |= {"original": original, "made": pictures.add(kept[position][1])}
+                images[position] |= {"original": original, "reconstruction": pictures.add(kept[position][1])}
         orders = [ranking(measurements[m.name]) if m.name in measurements else [] for m in measures]
         numbers = {position: number for number, position in enumerate(images)}
         entries.append(

@@ -295,8 +295,8 @@ def _missing(results: Results) -> list[str]:
     lines = []
     for reason, records in results.missing.items():
         rows = [record.cell.row for record in records]
-        shown = ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
-        lines.append(f"- {reason} ({shown})")
+        named = ", ".join(rows[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+        lines.append(f"- {reason} ({named})")
     return ["## What is missing or flagged, and why", "", *lines, ""] if lines else []
 
 

@@ -181,7 +181,7 @@ def make_study(results: Results, methods: Collection[str], count: int, seed: int
 
     Args:
         results: of a suite; cells of the first seed whose pictures are kept are compared.
-        methods: which may be asked for.
+        methods: names of those that are compared.
         count: questions.
         seed: of all chance; also of the order of the pictures in the page, which would else tell how they were
             collected.
@@ -190,11 +190,11 @@ def make_study(results: Results, methods: Collection[str], count: int, seed: int
         UsageError: if no two methods have pictures at the same stage.
     """
     pictures = {
-        record.cell.id: shown
+        record.cell.id: first
         for record in results.done
         if record.cell.method in methods
         and record.cell.seed == results[0].cell.seed
-        and (shown := first_pictures(results.store_of(record), record))
+        and (first := first_pictures(results.store_of(record), record))
     }
     records = [record for record in results.done if record.cell.id in pictures]
     images = {record.cell.model: originals(results.store_of(record), record) for record in records}

@@ -47,9 +47,9 @@ def matrices(records: Iterable[Record], relations: Iterable[RelationRecord]) -> 
         if relation.ok:
             stages, cka, ridge = (relation.body[key] for key in ("stages", "cka", "ridge_r2"))
             marks = [["ᵐ" if rows == "images" else "" for rows in line] for line in ridge["rows"]]
-            for title, found, marked in (("CKA", cka, _unmarked(stages)), ("Ridge R2", ridge, marks)):
-                ends = found["value"], found["low"], found["high"]
-                between.append(Matrix(f"{title} (n={found['n']})", stages, *ends, marked, 1.0))
+            for title, shares, marked in (("CKA", cka, _unmarked(stages)), ("Ridge R2", ridge, marks)):
+                values = shares["value"], shares["low"], shares["high"]
+                between.append(Matrix(f"{title} (n={shares['n']})", stages, *values, marked, 1.0))
     methods: dict[str, dict[str, Measurement]] = {}
     for record in records:
         measurement = record.measurements.get(CROSS)

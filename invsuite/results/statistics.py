@@ -31,8 +31,15 @@ Statistic = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of the defined values, how many there are, and a 95 % percentile bootstrap interval over them
-    (None where fewer than two values are defined). ``n`` counts images, ``seeds`` the runs each was measured in."""
+    """The mean of the defined values, with a 95 % percentile bootstrap interval.
+
+    Attributes:
+        n: images on which the measure is defined.
+        mean: over them, None if there are none.
+        low: end of the interval, None for fewer than two images.
+        high: other end.
+        seeds: runs that each image was measured in.
+    """
 
     n: int
     mean: float | None
@@ -43,7 +50,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean paired difference over ``n`` common images with a 95 % interval (None where n is less than two)."""
+    """The mean paired difference over ``n`` common images, with a 95 % interval (None where n is less than two)."""
 
     n: int
     mean: float | None
@@ -57,12 +64,12 @@ class Difference:
 
 
 def distance_from_best(direction: str, value: Any) -> Any:
-    """A number (or array) that is smaller for a better ``value``, whatever the measure's direction."""
+    """Return a number (or array) that is smaller for a better ``value``, whatever the measure's direction."""
     return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]
 
 
 def summarise(values: Sequence[float | None]) -> Summary:
-    """Summary of per-image values; None values (not defined for that image) are left out and lower ``n``."""
+    """Return the summary of per-image values; those that are None (not defined) are left out and lower ``n``."""
     defined = np.array([v for v in values if v is not None], dtype=np.float64)
     if len(defined) == 0:
         return Summary(0, None, None, None)
@@ -73,7 +80,7 @@ def summarise(values: Sequence[float | None]) -> Summary:
         return Summary(len(defined), mean, mean, mean)
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    resampled = bootstrap(
         (defined,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -82,11 +89,12 @@ def summarise(values: Sequence[float | None]) -> Summary:
         vectorized=True,
         rng=np.random.default_rng(0),
     )
-    return Summary(len(defined), mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    low, high = resampled.confidence_interval
+    return Summary(len(defined), mean, float(low), float(high))
 
 
 def summarise_seeds(row: Array) -> Summary:
-    """Summary of a row (seeds, images): mean over both, with a hierarchical bootstrap interval over both."""
+    """Return the summary of a row (seeds, images): mean and hierarchical bootstrap interval over both."""
     seeds = len(row)
     if seeds == 1:
         return summarise([None if np.isnan(v) else float(v) for v in row[0]])
@@ -98,7 +106,7 @@ def summarise_seeds(row: Array) -> Summary:
 
 
 def resampled_means(rows: Sequence[Array]) -> tuple[Array, Array, int]:
-    """Means (rows,) over the images that all rows have in common, the same of every resample (RESAMPLES, rows), and n.
+    """Return means (rows,) over the images that all rows share, those of every resample (RESAMPLES, rows), and n.
 
     With no image in common all means are NaN.
     """
@@ -108,8 +116,13 @@ def resampled_means(rows: Sequence[Array]) -> tuple[Array, Array, int]:
 
 
 def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, float]:
-    """The central 95 % of draws (RESAMPLES,); given how many images they are of, as much wider as few images need
-    (expanded percentile interval, Hesterberg 2015, arXiv 1411.5279)."""
+    """Return the central 95 % of draws (RESAMPLES,).
+
+    Args:
+        draws: of a statistic.
+        n: how many images they are of: the interval is as much wider as few images need (expanded percentile interval,
+            Hesterberg 2015, arXiv 1411.5279). None leaves it as it is.
+    """
     tail = (1 - LEVEL) / 2
     if n is not None:
         from scipy.special import ndtr, ndtri
@@ -120,7 +133,7 @@ def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, floa
 
 
 def differences(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-    """Differences of pairs of rows with intervals that hold for all of them at once.
+    """Return differences of pairs of rows with intervals that hold for all of them at once.
 
     Each pair (i, j) is compared over the images where both are defined: mean of row i minus mean of row j. The
     intervals are simultaneous ("sup-t" bootstrap bands, Montiel Olea & Plagborg-Moller 2019, doi 10.1002/jae.2656):
@@ -136,21 +149,25 @@ def differences(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list
 
 
 def places(losses: Sequence[Array]) -> list[int]:
-    """Place of each row, given rows that are better when lower: one more than the number of rows that are better
-    beyond doubt, by `differences` of all pairs. Rows that cannot be told apart from the best share place 1."""
+    """Return the place of each row: one more than the number of rows that are better beyond doubt.
+
+    That is by `differences` of all pairs; rows that cannot be told apart from the best share place 1.
+
+    Args:
+        losses: rows (seeds, images) that are better when lower.
+    """
     pairs = list(combinations(range(len(losses)), 2))
     count, mean, half = _bands(losses, pairs)
-    told = (count >= 2) & ~((mean - half <= 0) & (mean + half >= 0))
-    found = [1] * len(losses)
-    for number in np.flatnonzero(told):
+    distinguishable = (count >= 2) & ~((mean - half <= 0) & (mean + half >= 0))
+    ranked = [1] * len(losses)
+    for number in np.flatnonzero(distinguishable):
         i, j = pairs[number]
-        found[i if mean[number] > 0 else j] += 1
-    return found
+        ranked[i if mean[number] > 0 else j] += 1
+    return ranked
 
 
 def _bands(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int_], Array, Array]:
-    """What `differences` are made of, as arrays (pairs,): images, mean difference and half the width of the interval,
-    where there are two images."""
+    """Return what `differences` are made of, as arrays (pairs,): images, mean, and half the width of the interval."""
     first, second = np.array(pairs, dtype=np.int_).reshape(-1, 2).T
     defined = np.stack([_defined(row) for row in rows])
     common = defined[first] & defined[second]
@@ -184,34 +201,36 @@ def _defined(row: Array) -> NDArray[np.bool_]:
 
 
 def _small_sample(reach: float, n: NDArray[np.int_]) -> Array:
-    """Standard errors that n values need where normal ones need ``reach``: Student's quantile of the same tail, and
-    the bootstrap's own bias of (n - 1) / n in the variance undone."""
+    """Return how many standard errors n values need where normal ones need ``reach``.
+
+    It is Student's quantile of the same tail, with the bootstrap's own bias of (n - 1) / n in the variance undone.
+    """
     from scipy.special import ndtr, stdtrit
 
     return np.asarray(np.sqrt(n / (n - 1)) * stdtrit(n - 1, ndtr(reach)))
 
 
 def _at_once(n: int) -> int:
-    """How many resamples of ``n`` images are held at the same time."""
+    """Return how many resamples of ``n`` images are held at the same time."""
     return max(1, MOST_VALUES // n)
 
 
 def _blocks(count: int, n: int) -> list[range]:
-    """The numbers of ``count`` resamples of ``n`` images, as many together as are held at the same time."""
+    """Return the numbers of ``count`` resamples of ``n`` images, as many together as are held at the same time."""
     every, size = range(count), _at_once(n)
     return [every[start : start + size] for start in range(0, count, size)]
 
 
 @lru_cache(maxsize=32)
 def _image_counts(n: int) -> NDArray[np.uint8]:
-    """How often each of n images is in every resample (RESAMPLES, n), the same for all rows."""
+    """Return how often each of n images is in every resample (RESAMPLES, n), the same for all rows."""
     generator, even = np.random.default_rng(0), np.full(n, 1 / n)
-    # a byte is enough: counts of an image are Poisson of mean 1, above 10 in one of 10^8
+    # a byte is enough: counts per image are Poisson of mean 1, above 10 in one of 10^8
     return np.concatenate([generator.multinomial(n, even, len(b)).astype(np.uint8) for b in _blocks(RESAMPLES, n)])
 
 
 def _image_weights(n: int, common: NDArray[np.bool_]) -> Iterator[Array]:
-    """Weights of the ``common`` ones of n images in every resample, some resamples at a time; a row adds up to 1."""
+    """Yield weights of the ``common`` ones of n images, some resamples at a time; those of a resample add up to 1."""
     for block in _blocks(RESAMPLES, n):
         weights = _image_counts(n)[block.start : block.stop] / n
         if not common.all():  # a resample that drew none of the common images weighs them evenly
@@ -224,7 +243,7 @@ def _image_weights(n: int, common: NDArray[np.bool_]) -> Iterator[Array]:
 
 @lru_cache(maxsize=256)
 def _seed_weights(seeds: int, stream: int) -> Array:
-    """Weights (RESAMPLES, seeds) of a row's own seeds, drawn apart for each ``stream``.
+    """Return weights (RESAMPLES, seeds) of a row's own seeds, drawn apart for each ``stream``.
 
     They are stretched about even weights so that the variance over few seeds is not underestimated by (s - 1) / s.
     """
@@ -233,20 +252,28 @@ def _seed_weights(seeds: int, stream: int) -> Array:
 
 
 def _by_images(common: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int_]]]:
-    """The distinct sets of images among those (pairs, n) of pairs, each with the numbers of its pairs."""
-    found: dict[bytes, list[int]] = {}
+    """Yield the distinct sets of images among those (pairs, n) of pairs, each with the numbers of its pairs."""
+    sets: dict[bytes, list[int]] = {}
     for number, images in enumerate(common):
-        found.setdefault(images.tobytes(), []).append(number)
-    for own in found.values():
+        sets.setdefault(images.tobytes(), []).append(number)
+    for own in sets.values():
         yield common[own[0]], np.array(own)
 
 
 def _resample(rows: Sequence[Array], which: Iterable[int], common: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Of the rows numbered ``which``, over the ``common`` images: the means, in the data (len(which),), NaN without an
-    image, and in every resample (len(which), RESAMPLES)."""
+    """Return the means of some rows over the ``common`` images: in the data, and in every resample.
+
+    Args:
+        rows: arrays (seeds, images).
+        which: numbers of the rows that are needed.
+        common: which images count (images,).
+
+    Returns:
+        Arrays (len(which),), NaN without an image, and (len(which), RESAMPLES).
+    """
     values = {index: rows[index][:, common] for index in which}
-    means = [float(found.mean()) if found.size else float("nan") for found in values.values()]
-    parts = [[weights @ found.T for found in values.values()] for weights in _image_weights(len(common), common)]
+    means = [float(row.mean()) if row.size else float("nan") for row in values.values()]
+    parts = [[weights @ row.T for row in values.values()] for weights in _image_weights(len(common), common)]
     draws = []
     for index, *pieces in zip(values, *parts, strict=True):
         each = np.concatenate(pieces)
@@ -260,7 +287,7 @@ class Pooled:
 
     Attributes:
         value: the statistic.
-        contributions: an image each, whose mean is ``value``: the statistic linearised by the jackknife (Efron &
+        contributions: one per image, whose mean is ``value``: the statistic linearised by the jackknife (Efron &
             Tibshirani 1993, section 11.5), so that rows can be compared image by image.
         interval: 95 % bootstrap interval over images, the statistic computed anew for each resample, corrected for bias
             and acceleration (BCa, section 14.3): average precision of a resample is biased, and plain percentiles would
@@ -273,7 +300,7 @@ class Pooled:
 
 
 def pool(statistic: Statistic, n: int) -> Pooled:
-    """``statistic`` of ``n`` images, with each image's contribution and an interval."""
+    """Return a ``statistic`` of ``n`` images, with each image's contribution and an interval."""
     value = float(statistic(np.ones((1, n)))[0])
     if n < 2:
         return Pooled(value, [value] * n, None)
@@ -285,7 +312,7 @@ def pool(statistic: Statistic, n: int) -> Pooled:
 
 
 def _bca(value: float, resampled: NDArray[np.float64], left_out: NDArray[np.float64]) -> tuple[float, float]:
-    """The BCa interval from the statistic of resamples (NaN where it is not defined) and of all but one image each."""
+    """Return the BCa interval from the statistic of resamples (NaN where not defined) and of all but one image each."""
     from scipy.stats import norm
 
     resampled = resampled[~np.isnan(resampled)]

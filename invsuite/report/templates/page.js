@@ -3,10 +3,10 @@ const page = JSON.parse(document.getElementById("page").textContent);
 const $ = (id) => document.getElementById(id);
 
 function element(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
+  const node = document.createElement(tag);
+  if (text) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
 }
 
 function picture(number, alt) {
@@ -94,10 +94,10 @@ function drawWall() {
     }
     return row;
   };
-  const made = wall.made[slider.value];
+  const ofStage = wall.reconstructions[slider.value];
   $("wall").tBodies[0].replaceChildren(
     line("original", wall.originals, "original"),
-    ...wall.methods.map((method, i) => [method, made[i]]).filter(([, numbers]) => numbers.length)
+    ...wall.methods.map((method, i) => [method, ofStage[i]]).filter(([, numbers]) => numbers.length)
       .map(([method, numbers]) => line(method, numbers, `${method} at ${stage}`)),
   );
   $("wall").tHead.rows[0].replaceChildren(
@@ -118,11 +118,11 @@ function card(cell, number, place, chosen) {
   const image = cell.images[number];
   const item = element("li", "", { class: "pair" });
   item.append(element("p", `${named(page.measures[chosen])} ${image.values[chosen]}`, { class: "chosen" }));
-  if ("made" in image) {
+  if ("reconstruction" in image) {
     const pictures = element("div", "", { class: "pictures" });
-    for (const [part, title] of [["original", "original"], ["made", "reconstruction"]]) {
+    for (const part of ["original", "reconstruction"]) {
       const figure = element("figure");
-      figure.append(picture(image[part], `${title} of ${image.key}`), element("figcaption", title));
+      figure.append(picture(image[part], `${part} of ${image.key}`), element("figcaption", part));
       pictures.append(figure);
     }
     item.append(pictures);
