@@ -122,8 +122,8 @@ def test_the_weights_a_job_starts_from_can_be_the_best(linear_chain: Model, make
     [
         ({}, "exactly one of 'image_passes', 'seconds', 'flops' is needed, got none"),
         ({"image_passes": 5, "flops": 1e9}, "got 'image_passes' and 'flops'"),
-        ({"seconds": -1.0}, "'seconds' is -1.0"),
-        ({"image_passes": 5, "batch": 0}, "'batch' is 0"),
+        ({"seconds": -1.0}, "'budget.seconds' is -1.0, expected 0 or more"),
+        ({"image_passes": 5, "batch": 0}, "'budget.batch' is 0, expected 1 or more"),
     ],
 )
 def test_a_budget_has_exactly_one_limit(limits: dict[str, float], message: str) -> None:

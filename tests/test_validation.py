@@ -103,3 +103,5 @@ def test_annotations_are_told_in_words() -> None:
     assert describe(field_types(Outer)["rate"]) == "a number, more than 0"
     assert str(Range(minimum=1)) == "1 or more"
     assert str(Range(above=0, maximum=1)) == "more than 0 to 1"
+    assert str(Range(above=0, below=1)) == "more than 0 and less than 1"
+    assert 1 not in Range(minimum=0, below=1)

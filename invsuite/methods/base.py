@@ -20,7 +20,10 @@ from invsuite.methods.problem import Problem
 from invsuite.models.base import Representation
 
 Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular", "hybrid"]
+#: per stage, what a fit says for the record
 Notes = dict[str, dict[str, Any]]
+#: what an inverter gives to be kept, by name
+NamedTensors = Mapping[str, torch.Tensor]
 
 
 @dataclass
@@ -263,9 +266,7 @@ class Method(ABC):
     def fit(self, problem: Problem) -> Fitted:
         """Prepare to invert ``problem.stages``."""
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> Inverter | None:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Inverter | None:
         """Return the inverter of an earlier fit for ``problem.stages``, without a look at the fit images.
 
         Args:
@@ -297,12 +298,12 @@ def no_fit(stages: tuple[str, ...]) -> FitCost:
     return FitCost(image_passes=dict.fromkeys(stages, 0), parameters=dict.fromkeys(stages, 0))
 
 
-def flattened(states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def flattened(states: Mapping[str, NamedTensors]) -> dict[str, torch.Tensor]:
     """Return named groups of tensors as one, "GROUP/KEY", for `Inverter.tensors`; no KEY may hold a slash."""
     return {f"{name}/{key}": tensor for name, state in states.items() for key, tensor in state.items()}
 
 
-def unflattened(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def unflattened(tensors: NamedTensors) -> dict[str, dict[str, torch.Tensor]]:
     """Return the groups that `flattened` joined."""
     states: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():

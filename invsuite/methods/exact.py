@@ -17,7 +17,18 @@ from torch import nn
 from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import Positive, PositiveFloat
 from invsuite.errors import NotApplicable
-from invsuite.methods.base import FitCost, Fitted, Inverter, Method, Work, WorkFacts, flattened, unflattened
+from invsuite.methods.base import (
+    FitCost,
+    Fitted,
+    Inverter,
+    Method,
+    NamedTensors,
+    Notes,
+    Work,
+    WorkFacts,
+    flattened,
+    unflattened,
+)
 from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.ridge import images_from, patches_of
 from invsuite.models.base import Layout, Model, Representation
@@ -256,9 +267,7 @@ class Exact(PatchMethod):
         )
         return Fitted(ExactInverter(inverses), cost, {s: dict(i.notes) for s, i in inverses.items()}, refused)
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> ExactInverter | None:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> ExactInverter | None:
         """Return the inverter with the pseudo-inverses that were kept."""
         kept = unflattened(tensors)
         if not kept.keys() >= set(problem.stages):
@@ -419,9 +428,7 @@ class FixedPoint(PatchMethod):
         notes = {stage: {"embedding": dict(first.notes)} for stage in kept}
         return Fitted(FixedPointInverter(model, first, self), cost, notes, refused)
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> FixedPointInverter:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> FixedPointInverter:
         """Return the inverter with the pseudo-inverse of the embedding that was kept."""
         first = self.restore_patches(problem, problem.model.components[0].stage, tensors)
         return FixedPointInverter(problem.model, first, self)

@@ -20,7 +20,7 @@ from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.methods import make_method
-from invsuite.methods.base import FitCost, Fitted, Inverter, Method, Notes, Work, WorkFacts, no_fit
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method, NamedTensors, Notes, Work, WorkFacts, no_fit
 from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.training.initialisation import Moments
 from invsuite.models.base import Model, Representation
@@ -80,9 +80,7 @@ class Mean(Method):
         cost.parameters = dict.fromkeys(problem.stages, image.numel())
         return Fitted(MeanImage(image[None]), cost)
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> MeanImage:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> MeanImage:
         """Return the inverter with the mean image that was kept."""
         return MeanImage(tensors["image"].to(problem.device))
 
@@ -228,9 +226,7 @@ class MeanColour(Method):
         """Fit nothing."""
         return Fitted(ImageColour(), no_fit(problem.stages))
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> ImageColour:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> ImageColour:
         """Return the inverter; it needs nothing."""
         return ImageColour()
 
@@ -315,9 +311,7 @@ class Bicubic(Method):
                 notes[stage] = {"thumbnail": [height, width], "values": 3 * height * width, "of_values": values}
         return Fitted(Thumbnails(sizes), no_fit(problem.stages), notes, refused)
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> Inverter:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Inverter:
         """Return the inverter; it needs nothing but the model."""
         return self.fit(problem).inverter
 
@@ -397,9 +391,7 @@ class RandomWeights(Method):
         notes = {s: fitted.notes.get(s, {}) | {"weights": problem.model.origin.sha256} for s in problem.stages}
         return Fitted(RandomisedModel(problem.model, fitted.inverter), fitted.cost, notes, fitted.refused)
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> RandomisedModel | None:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> RandomisedModel | None:
         """Return the inverter with the model randomised again."""
         problem = self._randomised(problem)
         inverse = self.method.restore(problem, tensors, notes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from invsuite.methods.base import (
     Fitted,
     Inverter,
     Method,
+    NamedTensors,
+    Notes,
     Work,
     WorkFacts,
     flattened,
@@ -129,9 +131,7 @@ class NetworkMethod(Method):
         initial.apply(modules)
         return modules, initial
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> ChainInverter | None:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> ChainInverter | None:
         """Return the inverter with its networks built anew and filled with the values that were kept."""
         stages = problem.stages
         if self.shares_modules:

@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 
 from invsuite._system.identity import NOT_IDENTITY, identity_of
+from invsuite._system.validation import Natural, NonNegativeFloat, Positive, check
 from invsuite.data.split import Split
-from invsuite.errors import UsageError, unknown_name
-from invsuite.methods.training.features import POLICIES, FeatureCache
+from invsuite.errors import UsageError
+from invsuite.methods.training.features import CachePolicy, FeatureCache
 from invsuite.models.base import Model
 
 BudgetKind = Literal["passes", "seconds", "flops"]
@@ -40,7 +41,7 @@ class Budget:
         batch: images per training step.
 
     Raises:
-        UsageError: naming the keys, if no limit or several are set or one is negative.
+        UsageError: if no limit or several are set, or one is negative.
 
     Examples:
         >>> Budget(image_passes=6000).kind
@@ -49,19 +50,17 @@ class Budget:
         60
     """
 
-    image_passes: int | None = None
-    batch: int = 32
-    seconds: float | None = None
-    flops: float | None = None
+    image_passes: Natural | None = None
+    batch: Positive = 32
+    seconds: NonNegativeFloat | None = None
+    flops: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
-        limits = {k: v for k, v in self._limits().items() if v is not None}
+        check(self, "budget")
+        limits = [key for key, value in self._limits().items() if value is not None]
         if len(limits) != 1:
-            named = " and ".join(f"'{k}'" for k in limits) or "none"
+            named = " and ".join(map(repr, limits)) or "none"
             raise UsageError(f"budget: exactly one of {', '.join(map(repr, self._limits()))} is needed, got {named}")
-        for key, value in {**limits, "batch": self.batch}.items():
-            if value < 0 or (key == "batch" and value < 1):
-                raise UsageError(f"budget: '{key}' is {value}")
 
     def _limits(self) -> dict[str, float | None]:
         return {"image_passes": self.image_passes, "seconds": self.seconds, "flops": self.flops}
@@ -98,10 +97,6 @@ class Budget:
         return replace(self, flops=parts[0]), replace(self, flops=parts[1])
 
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-COMPILE = ("auto", "on", "off")
-
-
 @dataclass(frozen=True)
 class Engine:
     """How training runs: what makes it fast, and changes its numbers by rounding at most.
@@ -117,14 +112,12 @@ class Engine:
         UsageError: for a value that is not one of the choices.
     """
 
-    precision: str = "auto"
-    cache: str = field(default="auto", metadata=NOT_IDENTITY)  # cannot change a value
-    compile: str = field(default="auto", metadata=NOT_IDENTITY)  # should not: rounding at most
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cache: CachePolicy = field(default="auto", metadata=NOT_IDENTITY)  # cannot change a value
+    compile: Literal["auto", "on", "off"] = field(default="auto", metadata=NOT_IDENTITY)  # should not: rounding at most
 
     def __post_init__(self) -> None:
-        for key, known in (("precision", PRECISIONS), ("cache", POLICIES), ("compile", COMPILE)):
-            if getattr(self, key) not in known:
-                raise unknown_name(f"'{key}' of the engine", getattr(self, key), known)
+        check(self, "engine")
 
     def identity(self) -> dict[str, str]:
         """Return the fields that are part of a cell's identity."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import Positive
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.inverses.convolution import resized
-from invsuite.methods.base import FitCost, Fitted, Inverter, Method, Notes, flattened, unflattened
+from invsuite.methods.base import FitCost, Fitted, Inverter, Method, NamedTensors, Notes, flattened, unflattened
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.registry import register
@@ -218,9 +218,7 @@ class Ridge(Method):
         model = problem.model
         return {s: Readout(model.layout(s), model.image_size, self.neighbourhood) for s in problem.stages}
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> LinearInverter | None:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> LinearInverter | None:
         """Return the inverter with the weights that were kept."""
         weights = unflattened({name: tensor.to(problem.device) for name, tensor in tensors.items()})
         return LinearInverter(self.readouts(problem), weights) if weights.keys() >= set(problem.stages) else None

@@ -7,14 +7,13 @@ scale of pixels, the preset's docstring says what stands here instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat
-from invsuite.methods.base import Fitted, Method, Work, WorkFacts, no_fit
+from invsuite.methods.base import Fitted, Method, NamedTensors, Notes, Work, WorkFacts, no_fit
 from invsuite.methods.optimisation.engine import (
     Descent,
     DescentSettings,
@@ -71,9 +70,7 @@ class Optimisation(Method, DescentSettings):
         mean_colour = (total / count).float().view(1, 3, 1, 1)
         return Fitted(self._descent(problem, mean_colour), no_fit(problem.stages))
 
-    def restore(
-        self, problem: Problem, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Mapping[str, Any]]
-    ) -> Descent:
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Descent:
         """Return the inverter with the mean colour that was kept."""
         return self._descent(problem, tensors["mean_colour"])
 

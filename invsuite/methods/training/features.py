@@ -16,17 +16,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 from invsuite._system.spill import SpilledTensor, TensorLike, disk_budget, memory_budget
+from invsuite._system.validation import convert
 from invsuite.data.split import Split
-from invsuite.errors import UsageError, unknown_name
+from invsuite.errors import UsageError
 from invsuite.models.base import Model
 
 CachePolicy = Literal["auto", "memory", "disk", "off"]
-POLICIES = get_args(CachePolicy)
 TIMED_BATCHES = 2  # computed before deciding; the faster one counts, the first warms up
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
@@ -70,7 +70,7 @@ class FeatureCache:
         UsageError: for another policy.
     """
 
-    policy: str = "auto"
+    policy: CachePolicy = "auto"
     users: int = 1
     log: Log = lambda text: None
     place: str | None = None
@@ -81,8 +81,7 @@ class FeatureCache:
     _there: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise unknown_name("cache policy", self.policy, POLICIES)
+        convert(self.policy, CachePolicy, "cache policy")
 
     @property
     def keeps(self) -> bool:
