@@ -136,11 +136,11 @@ ONE_RUN = """
 import resource, sys, time
 from pathlib import Path
 from invsuite._system import spill
-from invsuite.api import BenchOptions, run_bench
+from invsuite.api import run
 from invsuite.benchmark.executors.base import Placement
 spill.MEMORY_SHARE = 0
 start = time.process_time()
-run_bench(BenchOptions(sys.argv[1], placement=Placement(device="cpu"), out=Path(sys.argv[2])))
+run(sys.argv[1], placement=Placement(device="cpu"), out=sys.argv[2]).report(sys.argv[2])
 print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

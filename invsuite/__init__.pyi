@@ -1,6 +1,10 @@
 # The front door: the names that a lab's script or plug-in needs, from wherever they are written.
 
 from .api import load_results as load_results
+from .api import plan as plan
+from .api import run as run
+from .benchmark.executors.base import Placement as Placement
+from .benchmark.runner import RunOptions as RunOptions
 from .benchmark.suite import load_suite as load_suite
 from .catalogue import list_methods as list_methods
 from .catalogue import list_metrics as list_metrics

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print; no logic.
+"""The command line: every command parses its options, calls one verb, and prints.
 
 Exit codes: 0 ok, 1 a cell failed or a regression, 2 usage, 3 environment.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from invsuite._system.environment import go_offline, prepare_threads
+from invsuite._system.files import write_atomically
 from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 from invsuite.registry import load_plugins
 
 if TYPE_CHECKING:
     from invsuite.benchmark.runner import Redo
-
+    from invsuite.report.results import Results
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Benchmark of feature inversion for transformer vision models.",
 )
 SuiteOption = Annotated[str, typer.Option(help="Suite: the name of a bundled one, or a TOML file.")]
-OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record a cell.")]
+OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record per cell.")]
 ModelsOption = Annotated[
     str,
     typer.Option(
@@ -104,6 +105,45 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
     return decorate
 
 
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(as_json: bool, tree: object, text: str) -> None:
+    print(json.dumps(tree, indent=1) if as_json else text)
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def _dicts(instances: Sequence[Any]) -> list[dict[str, Any]]:
+    return [asdict(instance) for instance in instances]
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())
+    print(path)
+
+
+def _suite_name(suite: str) -> str:
+    """Return a suite's name, of which no unit is looked up: records tell what they need."""
+    from invsuite.benchmark.suite_file import read_suite
+
+    return read_suite(suite).name
+
+
+def _results(suite: str, out: Path) -> Results:
+    from invsuite.api import load_results
+
+    return load_results(out, _suite_name(suite))
+
+
+def _baseline_path(suite: str) -> Path:
+    return Path("baselines") / f"{suite}.json"
+
+
 def _names(text: str) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
@@ -153,10 +193,10 @@ def bench(
         str, typer.Option(help="auto, cpu, cuda or cuda:N; several, comma-separated, with --executor process.")
     ] = "auto",
     executor: Annotated[
-        str, typer.Option(help="serial, process (one process a device) or ray (the workers of a Ray cluster).")
+        str, typer.Option(help="serial, process (one per device) or ray (the workers of a Ray cluster).")
     ] = "serial",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="How many workers (default: one a device, or as many as there is room).")
+        int | None, typer.Option(min=1, help="How many workers (default: one per device, or as many as there is room).")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of each worker, and the CPUs it asks of Ray.")
@@ -193,28 +233,32 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite (cells already computed are reused) and write its leaderboard."""
-    from invsuite.api import BenchOptions, run_bench
+    from invsuite import _console, api
     from invsuite.benchmark.executors.base import Placement
+    from invsuite.benchmark.progress import ConsoleReporter
+    from invsuite.benchmark.runner import RunOptions
 
-    options = BenchOptions(
-        suite=suite,
-        models=_names(models),
-        stages=_names(stages),
-        methods=_names(methods),
-        metrics=_names(metrics),
-        seeds=_seeds(seeds),
-        random_weights=random_weights,
-        placement=Placement(executor, device, workers, threads, gpus, address, retries),
-        out=out,
-        dry_run=dry_run,
-        redo=_redo(retry_failed, only_missing, refresh),
-        cell_seconds=cell_seconds,
-        keep_gib=keep,
-    )
-    result = run_bench(options)
-    print(json.dumps(result.tree, indent=1) if as_json else result.text)
-    if result.exit_code:
-        raise typer.Exit(result.exit_code)
+    with ConsoleReporter() as reporter:
+        verb = api.plan if dry_run else api.run
+        answer = verb(
+            suite,
+            models=_names(models),
+            stages=_names(stages),
+            methods=_names(methods),
+            metrics=_names(metrics),
+            seeds=_seeds(seeds),
+            random_weights=random_weights,
+            out=out,
+            placement=Placement(executor, device, workers, threads, gpus, address, retries),
+            options=RunOptions(_redo(retry_failed, only_missing, refresh), cell_seconds, round(keep * 2**30)),
+            reporter=reporter,
+        )
+    if isinstance(answer, api.Outlook):
+        _print(as_json, _console.outlook_tree(answer), _console.outlook_text(answer))
+        return
+    table = answer.report(out)[0] if answer else None
+    _print(as_json, _console.results_tree(answer), _console.results_text(answer, table))
+    _exit(_console.results_code(answer))
 
 
 @command()
@@ -226,10 +270,20 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a suite needs and how large it is; with --yes bring weights and COCO, with their digests."""
-    from invsuite.api import run_fetch
+    from invsuite import _console
+    from invsuite.benchmark import fetch as fetching
+    from invsuite.benchmark.suite import load_suite
 
-    result = run_fetch(suite, yes, lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(result.tree, indent=1) if as_json else result.text)
+    needed, fetched = fetching.needs(load_suite(suite)), []
+    if yes:
+        _log(_console.total_text(needed))
+        fetched = fetching.fetch(needed, _log)
+    advice = "" if yes else f"go on with: invsuite fetch {suite} --yes"
+    _print(
+        as_json,
+        _console.needs_tree(needed, fetched),
+        _console.needs_text(needed, fetched, advice),
+    )
 
 
 @command()
@@ -241,13 +295,12 @@ def report(
     out: OutOption = Path("results"),
 ) -> None:
     """Render leaderboard, HTML page and pictures again from the records, or one leaderboard of several runs."""
-    from invsuite.api import merge_folders, rerender
-
-    paths, notes = merge_folders(suite, runs, out) if runs else (rerender(suite, out), [])
-    for path in paths:
+    first, *others = (_results(suite, folder) for folder in runs or [out])
+    results = first.merge(*others) if runs else first
+    for path in results.report(out):
         print(path)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    for note in results.notes:
+        _log(f"note: {note}")
 
 
 @command()
@@ -259,18 +312,24 @@ def study(
     out: OutOption = Path("results"),
 ) -> None:
     """Write a page for a blind study, pairs of reconstructions side by side, and the key that tells which are whose."""
-    from invsuite.api import write_study
+    from invsuite.benchmark.cells import choose
+    from invsuite.report.study import key_path, make_study
 
-    page, key = write_study(suite, out, _names(methods), questions, seed)
-    print(f"{page}\n{key} (names the methods: keep it from those who answer)")
+    results = _results(suite, out)
+    known = list(dict.fromkeys(record.cell.method for record in results.done))
+    key, page = make_study(results, choose("method", known, _names(methods)), questions, seed)
+    path, secret = out / f"{results.name}-study.html", key_path(out, results.name)
+    write_atomically(path, page.encode())
+    write_atomically(secret, json.dumps(asdict(key), indent=1).encode())
+    print(f"{path}\n{secret} (names the methods: keep it from those who answer)")
 
 
 @command()
 def prune(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
     """Delete the reconstructions and inverters kept beside the records; no number is lost."""
-    from invsuite.api import prune as prune_suite
+    from invsuite.api import store_of
 
-    print(f"{prune_suite(suite, out) / 2**20:,.1f} MiB freed")
+    print(f"{store_of(_suite_name(suite), out).kept().prune() / 2**20:,.1f} MiB freed")
 
 
 @command("study-results")
@@ -280,11 +339,12 @@ def study_results(
     out: OutOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
-    """Strengths of methods from the answers to a study, with intervals and n."""
-    from invsuite.api import study_results
+    """Print strengths of methods from the answers to a study, with intervals and n."""
+    from invsuite.report.study import analyse, key_path, read_answers, read_key, study_table
 
-    strengths, text = study_results(suite, out, files)
-    print(json.dumps(strengths, indent=1) if as_json else text)
+    methods, answers = read_answers(files, read_key(key_path(out, _suite_name(suite))))
+    strengths, raters = analyse(methods, answers), len({answer.rater for answer in answers})
+    _print(as_json, _dicts(strengths), study_table(strengths, raters, len(answers)))
 
 
 @command()
@@ -293,9 +353,9 @@ def efficiency(
     out: OutOption = Path("results"),
 ) -> None:
     """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
-    from invsuite.api import write_efficiency
+    from invsuite.report.efficiency import efficiency_markdown
 
-    print(write_efficiency(suites, out))
+    _write(out / "efficiency.md", efficiency_markdown([_results(suite, out) for suite in suites]))
 
 
 @command()
@@ -305,9 +365,9 @@ def findings(
     out: OutOption = Path("results"),
 ) -> None:
     """Write findings.md: each claim of the paper with number, interval, n and verdict, side by side for the models."""
-    from invsuite.api import write_findings
+    from invsuite.report.paper_claims import findings_markdown
 
-    print(write_findings(suites, out, method))
+    _write(out / "findings.md", findings_markdown([_results(suite, out) for suite in suites], method))
 
 
 @command()
@@ -319,11 +379,11 @@ def compare(
     out: OutOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
-    """Paired differences of two rows, with intervals, over the images and seeds they were measured on."""
-    from invsuite.api import compare_two
+    """Print paired differences of two rows, with intervals, over the images and seeds they were measured on."""
+    from invsuite.results.compare import compare_rows, comparison_table
 
-    comparisons, text = compare_two(suite, out, (first, second), _names(metric))
-    print(json.dumps([asdict(comparison) for comparison in comparisons], indent=1) if as_json else text)
+    comparisons = compare_rows(_results(suite, out), first, second, _names(metric))
+    _print(as_json, _dicts(comparisons), comparison_table(comparisons))
 
 
 @command()
@@ -335,12 +395,15 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
-    from invsuite.api import check_records
+    from invsuite.results.baseline import load_baseline, summary, summary_markdown
 
-    judgements, text = check_records(suite, out, baseline, markdown)
-    print(json.dumps([asdict(one) for one in judgements], indent=1) if as_json else text)
-    if any(one.bad for one in judgements):
-        raise typer.Exit(1)
+    name = _suite_name(suite)
+    pinned = load_baseline(baseline or _baseline_path(name))
+    judgements = _results(suite, out).check(pinned)
+    if markdown is not None:
+        write_atomically(markdown, summary_markdown(judgements, name).encode())
+    _print(as_json, _dicts(judgements), summary(judgements))
+    _exit(int(any(judgement.bad for judgement in judgements)))
 
 
 @command("baseline")
@@ -349,11 +412,18 @@ def pin_baseline(
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
 ) -> None:
-    """Pin the records' quality values as the baseline that `check` compares with; records of other seeds than the
-    suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance to twice that."""
-    from invsuite.api import pin_records
+    """Pin the records' quality values as the baseline that `check` compares with.
 
-    print(pin_records(suite, out, baseline))
+    Records of other seeds than the suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance
+    to twice that.
+    """
+    from invsuite.benchmark.suite_file import read_suite
+    from invsuite.results.baseline import pin
+
+    file = read_suite(suite)
+    path = baseline or _baseline_path(file.name)
+    pin(_results(suite, out), path, file.seeds)
+    print(path)
 
 
 @command("list")
@@ -369,7 +439,7 @@ def list_units(
     if kind not in CATALOGUE:
         raise unknown_name("kind of list", kind, CATALOGUE)
     rows = CATALOGUE[kind]()
-    print(json.dumps(rows, indent=1) if as_json else tabulate(rows, headers="keys", maxcolwidths=60))
+    _print(as_json, rows, tabulate(rows, headers="keys", maxcolwidths=60))
 
 
 @command()
@@ -379,10 +449,10 @@ def show(
     out: OutOption = Path("results"),
 ) -> None:
     """Print one cell's record."""
-    from invsuite.api import find_record
+    from invsuite.api import store_of
     from invsuite.results.record import to_json
 
-    print(json.dumps(to_json(find_record(suite, out, cell)), indent=1))
+    print(json.dumps(to_json(store_of(_suite_name(suite), out).find(cell)), indent=1))
 
 
 @command()
@@ -403,16 +473,14 @@ def selftest(
         from invsuite.selftest.contracts import check_unit, contracts_table
 
         contracts = check_unit(name, _settings(parameters or []))
-        print(json.dumps([asdict(c) for c in contracts], indent=1) if as_json else contracts_table(contracts))
-        if any(contract.problem for contract in contracts):
-            raise typer.Exit(1)
+        _print(as_json, _dicts(contracts), contracts_table(contracts))
+        _exit(int(any(contract.problem for contract in contracts)))
         return
     from invsuite.selftest import run_selftest, selftest_table, selftest_tree
 
-    verdicts = run_selftest(lambda line: print(line, file=sys.stderr, flush=True))
-    print(json.dumps(selftest_tree(verdicts), indent=1) if as_json else selftest_table(verdicts))
-    if not all(verdict.caught for verdict in verdicts):
-        raise typer.Exit(1)
+    verdicts = run_selftest(_log)
+    _print(as_json, selftest_tree(verdicts), selftest_table(verdicts))
+    _exit(int(not all(verdict.caught for verdict in verdicts)))
 
 
 def main() -> Any:

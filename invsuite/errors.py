@@ -122,6 +122,16 @@ class LostWorkerError(InvsuiteError):
     fault = "lost worker"
 
 
+def exit_code_of(fault: str) -> int:
+    """Return the exit code of the error by whose ``fault`` a record calls what happened; 1 for any other."""
+    kinds = [InvsuiteError]
+    for kind in kinds:
+        if kind.fault == fault:
+            return kind.exit_code
+        kinds += kind.__subclasses__()
+    return 1
+
+
 SHOWN_NAMES = 60  # of a longer list only so many are shown
 
 

@@ -28,6 +28,7 @@ def test_examples_give_what_they_say(name: str, tmp_path: Path, monkeypatch: pyt
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     result = doctest.testmod(module, extraglobs={"np": np, "torch": torch, "__name__": "example"}, optionflags=flags)
     forget_plugins()  # units that an example registered
+    assert result.attempted > 0
     assert result.failed == 0
 
 

@@ -35,7 +35,7 @@ def run(folder: Path) -> dict[tuple[str, ...], tuple[dict[str, Measurement], byt
     done = invoke("bench", "--suite", folder / "tiny.toml", "--out", folder, "--methods", ",".join(METHODS))
     assert done.exit_code == 0, done.output
     suite = load_suite(str(folder / "tiny.toml"))
-    store = store_of(suite, folder)
+    store = store_of(suite.name, folder)
     return {
         (record.cell.model, record.cell.stage, record.cell.method): (
             record.measurements,

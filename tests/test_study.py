@@ -16,7 +16,6 @@ from helpers import invoke
 from playwright.sync_api import Browser
 
 from invsuite.api import store_of
-from invsuite.benchmark.suite import load_suite
 from invsuite.errors import DataError, UsageError
 from invsuite.report.study import Answer, analyse, plan_pairs, strengths
 from invsuite.results.pictures import first_sheet
@@ -36,7 +35,7 @@ def record(method: str, stage: str) -> Record:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with records and strips of quick, and the study made from them."""
     folder = tmp_path_factory.mktemp("study")
-    store = store_of(load_suite("quick"), folder)
+    store = store_of("quick", folder)
     rng = np.random.default_rng(0)
     paths = [store.originals_path("vit")]
     for stage in ("embed", "block03"):

@@ -37,11 +37,11 @@ class Selection:
     ``random_weights`` gives every model random weights.
     """
 
-    models: tuple[str, ...] | None = None
-    stages: tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-    metrics: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    models: Sequence[str] | None = None
+    stages: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    metrics: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
     random_weights: bool = False
 
 
@@ -348,7 +348,7 @@ def _stages_of(spec: ModelSpec, cut: ModelSpec, model: Model | InvsuiteError) ->
 
 
 def _load(
-    spec: ModelSpec, words: tuple[str, ...] | None, note: Callable[[str], None]
+    spec: ModelSpec, words: Sequence[str] | None, note: Callable[[str], None]
 ) -> tuple[ModelSpec, Model | InvsuiteError]:
     """Return the model with its cut, or why it cannot be had, with the stages as the user wrote them."""
     note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
@@ -358,7 +358,7 @@ def _load(
             note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
         return cut_of(spec, model, words), model
     except InvsuiteError as error:
-        return replace(spec, stages=spec.stages or words or ("unknown",)), error
+        return replace(spec, stages=spec.stages or tuple(words or ("unknown",))), error
 
 
 def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:

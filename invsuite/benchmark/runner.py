@@ -98,6 +98,11 @@ class RunOptions:
         cell_seconds: wall time that inverting and scoring a cell may take, and fitting as often as there are cells to
             fit together; None is no limit.
         keep_bytes: what reconstructions and inverters that are kept for measures added later may take on disk.
+
+    Examples:
+        >>> import invsuite
+        >>> options = invsuite.RunOptions(redo="failed", cell_seconds=600)
+        >>> invsuite.run("quick", options=options)  # doctest: +SKIP
     """
 
     redo: Redo = "unfinished"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
+from invsuite.errors import unknown_name
 from invsuite.report.results import Results
 from invsuite.results.record import RelationRecord
 from invsuite.results.rows import Row, rows_of
@@ -228,9 +229,15 @@ def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str
     Args:
         suites: results of each suite.
         method: the row whose reconstructions are read.
+
+    Raises:
+        UsageError: for a method of which a suite has no records.
     """
     lines = [INTRODUCTION.format(method=method, fewest=FEWEST)]
     for results in suites:
+        methods = {record.cell.method for record in results}
+        if method not in methods:
+            raise unknown_name(f"method of suite '{results.name}'", method, methods)
         lines += [f"## {results.title}", ""]
         models = subjects(results, method)
         if not models:

@@ -17,6 +17,7 @@ from invsuite.results.compare import compare_rows
 from invsuite.results.frame import to_csv, to_frame
 from invsuite.results.matrices import Matrix, matrices
 from invsuite.results.merge import devices_of, merge_runs
+from invsuite.results.outcome import RunOutcome
 from invsuite.results.record import Record, RelationRecord, Weights
 from invsuite.results.rows import Places, Row, all_places, by_model, rows_of
 from invsuite.results.store import Store
@@ -42,12 +43,14 @@ class Results(Sequence[Record]):
         relations: how the stages of models relate, where the suite asks for it.
         stores: where the pictures of each run lie, by the run's name; none where nothing was written.
         notes: what a reader must know of merged runs.
+        outcome: what the run did that gave them; None where they were loaded.
     """
 
     records: Sequence[Record]
     relations: Sequence[RelationRecord] = ()
     stores: Mapping[str, Store] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    outcome: RunOutcome | None = None
 
     @classmethod
     @no_collection()

@@ -219,6 +219,11 @@ def make_study(results: Results, methods: Collection[str], count: int, seed: int
     return key, environment().get_template("study.html").render(title="Which reconstruction keeps more?", page=page)
 
 
+def key_path(folder: Path, suite: str) -> Path:
+    """Return the file of the key of a suite's study."""
+    return folder / f"{suite}-study-key.json"
+
+
 def read_key(path: Path) -> Key:
     """Return the key of a study.
 

@@ -18,7 +18,7 @@ from typing import Generic
 from filelock import FileLock, Timeout
 
 from invsuite._system.files import refused, write_atomically
-from invsuite.errors import DataError, UsageError
+from invsuite.errors import DataError, UsageError, unknown_name
 from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.record import (
     SCHEMA,
@@ -152,6 +152,22 @@ class Store(RecordFolder[Record]):
     """Records of one suite's cells, and what is kept beside them."""
 
     kind = Record
+
+    def find(self, part: str) -> Record:
+        """Return the one record whose id is ``part``, or else begins with it and a seed, or else contains it.
+
+        Raises:
+            UsageError: if none or several match.
+        """
+        records = {record.cell.id: record for record in self.records()}
+        for matches in (part.__eq__, lambda cell: cell.startswith(f"{part}-s"), lambda cell: part in cell):
+            matching = [record for cell, record in records.items() if matches(cell)]
+            if len(matching) == 1:
+                return matching[0]
+            if matching:
+                several = ", ".join(record.cell.id for record in matching[:5])
+                raise UsageError(f"'{part}' matches {len(matching)} cells: {several}")
+        raise unknown_name("cell", part, records)
 
     def write(self, record: Record, order: Sequence[str] = ()) -> None:
         """Write a cell's record, unless it is not a success and a success is already there.

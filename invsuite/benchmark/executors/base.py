@@ -30,6 +30,11 @@ class Placement:
         gpus: what share of a GPU each worker asks of Ray, 0 to 1.
         address: of the Ray cluster; ``auto`` finds the one of this machine.
         retries: how often a fit is tried again whose worker was lost.
+
+    Examples:
+        >>> import invsuite
+        >>> placement = invsuite.Placement("process", device="cpu", workers=2, threads=1)
+        >>> invsuite.run("quick", placement=placement)  # doctest: +SKIP
     """
 
     executor: str = "serial"
