@@ -17,7 +17,7 @@ from test_store_and_check import record
 from invsuite.report.markdown import markdown, terminal
 from invsuite.report.results import Results
 from invsuite.results import statistics
-from invsuite.results.record import Record
+from invsuite.results.record import Addition, Record
 from invsuite.results.rows import advantage, places_of, rows_of
 from invsuite.results.statistics import (
     differences,
@@ -230,6 +230,9 @@ def test_a_table_names_all_code_it_was_made_with() -> None:
         "Code of 2 cells: commit cccccccccc (dirty)",
         "Code of 1 cell: commit ffffffffff",
     ]
+    first.additions = [Addition(["ssim"], second.provenance), Addition(["hue_gain"], second.provenance)]
+    added = markdown(Results([first]))
+    assert added.count("Code of 1 cell:") == 2, "measures that a later run added come from its code"
 
 
 def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:

@@ -19,7 +19,7 @@ from invsuite.report.markdown import ARROWS, NOTES, READING
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
-from invsuite.results.record import Measurement, Record
+from invsuite.results.record import Measurement, Provenance, Record
 from invsuite.results.rows import Places, Row, by_model, measures_of
 from invsuite.results.statistics import distance_from_best
 
@@ -129,7 +129,7 @@ def cell_text(row: Row, measure: Measurement, places: Places) -> CellText:
     measurement, digits, direction = row.measurement(measure.name), measure.digits, measure.direction
     if measurement is None or not measurement.ok:
         why = row.records[0].reason if measurement is None else measurement.reason
-        state = "-" if measurement is None else "skipped" if measurement.status == "skipped" else "n/a"
+        state = "-" if measurement is None else "n/a" if measurement.status == "undefined" else measurement.status
         return CellText(state, why=why or "not measured")
     mean, low, high = measurement.mean, measurement.low, measurement.high
     sort = mean if direction in ("higher", "lower") else distance_from_best(direction, mean)
@@ -314,20 +314,23 @@ def _missing(reasons: Mapping[str, list[Record]]) -> list[tuple[str, list[Record
 
 
 def _origins(results: Results) -> list[dict[str, Any]]:
-    """Return what runs the records come from: provenance but for seed and time, with the number of cells of each."""
+    """Return what runs the numbers come from: provenance but for seed and time, with the number of cells of each."""
     counts: Counter[str] = Counter()
     for record in results.records:
-        origin = record.provenance
-        facts = {
-            "Code": origin.code,
-            "Device": f"{origin.device}, {origin.threads} threads",
-            "Platform": origin.platform,
-            "Determinism": f"deterministic {origin.deterministic}, TF32 {origin.tf32}",
-            "Versions": origin.packages,
-            "Plug-ins": ", ".join(" ".join(map(str, plugin.values())) for plugin in origin.plugins) or "none",
-        }
-        counts[json.dumps(facts)] += 1
+        counts.update({json.dumps(_origin(provenance)): 1 for provenance in record.provenances})
     return [json.loads(facts) | {"Cells": n} for facts, n in counts.items()]
+
+
+def _origin(provenance: Provenance) -> dict[str, str]:
+    plugins = ", ".join(" ".join(map(str, plugin.values())) for plugin in provenance.plugins)
+    return {
+        "Code": provenance.code,
+        "Device": f"{provenance.device}, {provenance.threads} threads",
+        "Platform": provenance.platform,
+        "Determinism": f"deterministic {provenance.deterministic}, TF32 {provenance.tf32}",
+        "Versions": provenance.packages,
+        "Plug-ins": plugins or "none",
+    }
 
 
 def _data(done: Sequence[Record]) -> list[str]:

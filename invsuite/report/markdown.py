@@ -117,7 +117,7 @@ def _facts(results: Results) -> list[str]:
     lines, done = [f"{len(results)} cells: {states}."], results.done
     if done:
         data = next(record.data for record in done if record.data)
-        devices = sorted({record.provenance.device for record in done})
+        devices = sorted({origin.device for record in done for origin in record.provenances})
         lines.append(
             f"Fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are "
             f"disjoint. Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
@@ -125,7 +125,7 @@ def _facts(results: Results) -> list[str]:
         weights = {record.cell.model: record.weights for record in done if record.weights}
         named = ", ".join(f"{model}: {w.source} (SHA-256 {w.sha256[:12]})" for model, w in weights.items())
         lines.append(f"Weights: {named}.")
-        codes = Counter(f"{record.provenance.code}; {record.provenance.packages}" for record in done)
+        codes = Counter(code for record in done for code in {f"{p.code}; {p.packages}": 0 for p in record.provenances})
         whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
         lines += [f"Code{whose[code]}: {code}." for code in codes]
     return [*lines, ""]
@@ -182,7 +182,7 @@ def _value(measurement: Measurement | None, place: int | None, n: int | None, co
     if measurement is None:
         return "-"
     if not measurement.ok:
-        return "skipped" if measurement.status == "skipped" else "n/a"
+        return "n/a" if measurement.status == "undefined" else measurement.status
     digits = measurement.digits
     text = f"{measurement.mean:.{digits}f}"
     if not compact and measurement.low is not None:

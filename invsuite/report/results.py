@@ -34,21 +34,26 @@ class Results(Sequence[Record]):
 
     Examples:
         >>> import invsuite
-        >>> results = invsuite.load_results("results", "quick")  # doctest: +SKIP
-        >>> results.to_frame().query("measure == 'psnr'")  # doctest: +SKIP
-        >>> results.compare("vit/embed/ridge", "vit/embed/modular", ["psnr"])  # doctest: +SKIP
+        >>> images = [invsuite.open_images("scenes", (96, 96), seed=seed, count=16) for seed in (1, 2)]
+        >>> fitted = [invsuite.fit(method, "bundled:vit", ["embed"], images[0]) for method in ("mean", "ridge")]
+        >>> floor, ridge = (invsuite.score(each, images[1], ["psnr"]) for each in fitted)
+        >>> results = floor.merge(ridge)
+        >>> list(results.to_frame()["measure"])
+        ['psnr', 'psnr']
+        >>> results.compare("vit/embed/ridge", "vit/embed/mean")["verdict"][0]
+        'vit/embed/ridge is better'
 
     Attributes:
         records: one per cell.
         relations: how the stages of models relate, where the suite asks for it.
-        stores: where the pictures of each run lie, by the run's name; none where nothing was written.
+        stores: where the pictures of each run lie, by the run's name; None for one that was not written.
         notes: what a reader must know of merged runs.
         outcome: what the run did that gave them; None where they were loaded.
     """
 
     records: Sequence[Record]
     relations: Sequence[RelationRecord] = ()
-    stores: Mapping[str, Store] = field(default_factory=dict)
+    stores: Mapping[str, Store | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
     outcome: RunOutcome | None = None
 
@@ -210,10 +215,10 @@ class Results(Sequence[Record]):
         """
         runs: dict[str, list[Record]] = {}
         relations: dict[str, list[RelationRecord]] = {}
-        stores: dict[str, Store] = {}
+        stores: dict[str, Store | None] = {}
         for number, results in enumerate((self, *others)):
             own = next(iter(results.stores), f"run {number + 1}")
-            stores |= results.stores
+            stores |= results.stores or {own: None}
             for record in results.records:
                 cell = replace(record.cell, model=record.original_model)
                 runs.setdefault(record.run.name if record.run else own, []).append(replace(record, cell=cell))

@@ -72,7 +72,7 @@ def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
         if not record.ok:
             yield (*head, record.status, *[None] * 9, record.reason, cell.id)
         for m in record.measurements.values() if record.ok else ():
-            numbers = (m.n if m.status != "skipped" else None, m.mean, m.low, m.high, m.ceiling, m.floor)
+            numbers = (m.n if m.status in ("ok", "undefined") else None, m.mean, m.low, m.high, m.ceiling, m.floor)
             yield (*head, m.status, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
         if record.cost is not None and costs and record.ok:
             yield from ((*head, *line, cell.id) for line in _costs(record.cost))

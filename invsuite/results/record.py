@@ -297,6 +297,11 @@ class Record:
         """Return what the model is called in the run that the record comes from: merged runs may rename it."""
         return self.cell.model if self.run is None else self.run.model
 
+    @property
+    def provenances(self) -> list[Provenance]:
+        """Return where its numbers come from: the fit's run first, then those that added measures."""
+        return [self.provenance, *(addition.provenance for addition in self.additions)]
+
     def measured(self) -> Iterator[Measurement]:
         """Yield every measurement, those of earlier settings last."""
         yield from self.measurements.values()
