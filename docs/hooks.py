@@ -76,9 +76,17 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def formula(text: str) -> str:
-    """Return LaTeX between ``\\(`` and ``\\)`` or ``\\[`` and ``\\]`` as MathML."""
-    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return convert(text.strip()[2:-2], display="block" if text.strip().startswith(r"\[") else "inline")
+    """Return LaTeX between ``\\(`` and ``\\)`` or ``\\[`` and ``\\]`` as MathML.
+
+    Raises:
+        PluginError: for a command of LaTeX that the converter does not know.
+    """
+    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
+    latex = text[2:-2].replace(r"\arg\min", r"\mathrm{argmin}").replace(r"\arg\max", r"\mathrm{argmax}")
+    shown = convert(latex, display="block" if text.startswith(r"\[") else "inline")
+    if "\\" in shown:
+        raise PluginError(f"formula cannot be shown: {latex}")
+    return shown
 
 
 @cache
