@@ -170,9 +170,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _redo(retry_failed: bool, only_missing: bool, refresh: bool) -> Redo:
-    chosen: list[Redo] = []
-    for asked, redo in ((retry_failed, "failed"), (only_missing, "missing"), (refresh, "all")):
-        chosen += [redo] if asked else []  # type: ignore[list-item]
+    flags: dict[Redo, bool] = {"failed": retry_failed, "missing": only_missing, "all": refresh}
+    chosen = [redo for redo, flag in flags.items() if flag]
     if len(chosen) > 1:
         raise UsageError("--retry-failed, --only-missing and --refresh exclude each other: give one")
     return chosen[0] if chosen else "unfinished"

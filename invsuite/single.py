@@ -93,8 +93,8 @@ def fit(
     spent = budget or Budget(image_passes=PASSES, batch=min(32, len(fit_images)))
     if unit.uses_budget and len(fit_images) < spent.batch:
         raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
-    found = chain.find_stages(stages)
-    problem = Problem(chain, found, found, fit_images, selection, spent, seed)
+    cut = chain.find_stages(stages)
+    problem = Problem(chain, cut, cut, fit_images, selection, spent, seed)
     return fit_method(unit, problem, chain.fingerprint())
 
 

@@ -47,13 +47,12 @@ from invsuite.benchmark.executors.pool import Pool, tasks_of
 from invsuite.benchmark.executors.process import environment
 from invsuite.benchmark.executors.worker import Worker
 from invsuite.benchmark.progress import ConsoleReporter
-from invsuite.benchmark.runner import Run, RunOptions, begin
+from invsuite.benchmark.runner import Run, RunOptions, Silent, begin
 from invsuite.benchmark.suite import load_suite
 from invsuite.cli import app
 from invsuite.errors import DiskError, SetupError, UsageError
 from invsuite.results.record import to_json
 from invsuite.results.store import Store
-from invsuite.selftest.bench import Silent
 
 #: A method whose first training kills its process in the middle, as an out-of-memory killer would.
 FRAGILE = """

@@ -43,13 +43,15 @@ class Equations(Protocol):
         """One eigendecomposition."""
 
     def judge(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Judge:
-        """The error on these rows of weights whose intercepts come from the given means."""
+        """Return the error on these rows of weights whose intercepts come from the given means."""
 
 
 @dataclass
 class NormalEquations:
-    """Sums over images in float64 - X'X and X'Y over all places, sums of x and y per place - which are all that ridge
-    regression with an intercept per place needs."""
+    """Sums over images in float64, which are all that ridge regression with an intercept per place needs.
+
+    They are X'X and X'Y over all places, and the sums of x and y per place.
+    """
 
     images: int = 0
     xx: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -113,8 +115,11 @@ class NormalEquations:
 
 @dataclass
 class Examples:
-    """The rows themselves, one an image, for ridge regression in its dual form: it decomposes their Gram matrix (n, n),
-    which costs less than the features' where rows are fewer (Saunders, Gammerman & Vovk 1998)."""
+    """The rows themselves, one per image, for ridge regression in its dual form.
+
+    It decomposes their Gram matrix (n, n), which costs less than the features' where rows are fewer (Saunders,
+    Gammerman & Vovk 1998).
+    """
 
     features: list[torch.Tensor] = field(default_factory=list)
     targets: list[torch.Tensor] = field(default_factory=list)
@@ -173,8 +178,10 @@ def _scale(variances: torch.Tensor) -> torch.Tensor:
 
 
 def _held(values: torch.Tensor, features: int) -> torch.Tensor:
-    """Which eigenvalues of standardised features are more than rounding: features and products of them are float32, and
-    dividing by what is left of them would blow it up."""
+    """Tell which eigenvalues of standardised features are more than rounding.
+
+    Features and products of them are float32, and dividing by what is left of them would blow it up.
+    """
     return values > 0.5 * torch.finfo(torch.float32).eps * features**0.5
 
 

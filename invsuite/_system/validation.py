@@ -27,8 +27,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key accepts: from ``minimum`` to ``maximum``, both included, more than ``above``, and less
-    than ``below``."""
+    """The numbers that a key accepts.
+
+    Attributes:
+        minimum: the smallest.
+        maximum: the largest.
+        above: a bound that is itself too small.
+        below: a bound that is itself too large.
+    """
 
     minimum: float = -math.inf
     maximum: float = math.inf

@@ -1,0 +1,1 @@
+"""Running suites: from a suite file to the record of every cell."""

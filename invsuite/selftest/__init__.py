@@ -18,7 +18,7 @@ FAULTS: tuple[Fault, ...] = (*data.FAULTS, *models.FAULTS, *methods.FAULTS, *mea
 
 
 def run_selftest(note: Callable[[str], None], faults: Sequence[Fault] = FAULTS) -> list[Verdict]:
-    """Try every fault; ``note`` is told of each as it is done."""
+    """Try every fault, and call ``note`` with each verdict as it comes."""
     verdicts = []
     for fault in faults:
         verdicts.append(try_fault(fault))
@@ -27,7 +27,7 @@ def run_selftest(note: Callable[[str], None], faults: Sequence[Fault] = FAULTS) 
 
 
 def selftest_table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts for people, those not caught last and named again."""
+    """Return the verdicts for people, those not caught last and named again."""
     body = [[v.fault.name, v.fault.where, v.fault.guard, _outcome(v)] for v in verdicts]
     head = ["Fault", "Planted in", "Guard", "What the guard said"]
     missed = [v for v in verdicts if not v.caught]
@@ -37,7 +37,7 @@ def selftest_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def selftest_tree(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The verdicts for programs."""
+    """Return the verdicts for programs."""
     return [
         {
             "fault": v.fault.name,

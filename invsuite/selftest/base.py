@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def caught(self) -> bool:
-        """Whether the right guard stopped the fault, and only the fault."""
+        """Tell whether the right guard stopped the fault, and only the fault."""
         return self.fault.says in self.message and not self.control
 
 
@@ -89,12 +89,12 @@ def swapped(target: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def plant(target: str, wrap: Callable[[Any], Any]) -> Plant:
-    """The plant that replaces ``target`` by ``wrap`` of it."""
+    """Return the plant that replaces ``target`` by ``wrap`` of it."""
     return lambda: swapped(target, wrap)
 
 
 def after(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A wrap: the function's result goes through ``change``."""
+    """Return a wrap that sends the function's result through ``change``."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)

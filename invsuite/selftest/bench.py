@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from invsuite.benchmark.cells import Cell, Selection, make_plan
-from invsuite.benchmark.runner import run
+from invsuite.benchmark.cells import Selection, make_plan
+from invsuite.benchmark.runner import Silent, run
 from invsuite.benchmark.suite import load_suite
 from invsuite.results.record import Record
 from invsuite.results.store import Store
@@ -30,28 +30,8 @@ methods.{method} = {{ {parameters} }}
 PARAMETERS = {"modular": "width = 8, depth = 1"}
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def begin(self, cells: int, weight: float) -> None:
-        """Nothing."""
-
-    def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
-        """A hook that shows nothing."""
-        return lambda done, total, note: None
-
-    def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
-        """Nothing."""
-
-    def rest(self, worker: str, finished: bool) -> None:
-        """Nothing."""
-
-
 def little_run(method: str, folder: Path) -> Record:
-    """Plan and run the one cell of a little suite; returns its record as the store has it."""
+    """Plan and run the one cell of a little suite, and return its record as the store has it."""
     path = folder / "selftest.toml"
     path.write_text(SUITE.format(method=method, parameters=PARAMETERS.get(method, "")))
     store = Store(folder / "records")
@@ -62,7 +42,7 @@ def little_run(method: str, folder: Path) -> Record:
 
 
 def bench_trial(method: str = "ridge") -> Callable[[], str | None]:
-    """A trial: why the little run's cell failed or was flagged; None if it did not."""
+    """Return a trial: it tells why the little run's cell failed or was flagged; None if it did not."""
 
     def trial() -> str | None:
         with TemporaryDirectory() as folder:

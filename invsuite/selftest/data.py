@@ -47,7 +47,7 @@ def _normalised(image: torch.Tensor) -> torch.Tensor:
 
 
 def _masks(change: Any) -> Any:
-    """A change of every mask of a sample, by (mask, sample)."""
+    """Return a change of every mask of a sample, by (mask, sample)."""
 
     def of_sample(sample: Any) -> Any:
         moved = tuple(replace(item, mask=change(item.mask)) for item in sample.instances)

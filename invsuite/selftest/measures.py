@@ -26,7 +26,7 @@ def _check(name: str) -> Trial:
 
 
 def _pooled(values: Values) -> Values:
-    """What a PSNR of the whole batch gives: one number for every image, of the mean squared error of all."""
+    """Return what a PSNR of the whole batch gives: one number for all images, of their mean squared error."""
     errors = [10 ** (-v / 10) for v in values.per_image if v is not None]
     return Values([-10 * float(torch.tensor(errors).mean().log10())] * len(values.per_image))
 
@@ -36,7 +36,7 @@ def _with_range(data_range: float) -> Any:
 
 
 def _in_255(original: Any) -> Any:
-    """A measure with a data range of 1 that is given pixels in [0, 255]."""
+    """Return a measure with a data range of 1 that gets pixels in [0, 255]."""
 
     def compute(self: Any, scoring: Any) -> Any:
         subject = replace(scoring.subject, images=255 * scoring.images)
@@ -51,7 +51,7 @@ def _in_degrees(turn_hue: Any) -> Any:
 
 @contextmanager
 def _stand_in() -> Iterator[Path]:
-    """A backbone of random weights that is published under its own digest: all there is to LPIPS but its values."""
+    """Stand in for LPIPS by a backbone of random weights under its own digest: all is right but its values."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for layer, (outputs, inputs, side) in ALEXNET.items():
@@ -74,7 +74,7 @@ def _stand_in() -> Iterator[Path]:
 
 
 def _forget_networks() -> None:
-    """Loaded backbones are kept for the life of the process; the stand-in must not outlive its trial."""
+    """Drop the loaded backbones, which outlive a trial: the stand-in must not."""
     for kept in vars(perceptual).values():
         if hasattr(kept, "cache_clear"):
             kept.cache_clear()
@@ -86,7 +86,7 @@ def _lpips_range() -> None:
 
 
 def backbone(path: Path) -> Path:
-    """The backbone file as it is found in the cache; the fault puts other weights there."""
+    """Return the backbone file of the cache; the fault puts other weights there."""
     return path
 
 

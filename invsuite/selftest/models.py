@@ -22,7 +22,7 @@ from invsuite.selftest.bench import bench_trial
 
 
 def _before_fit(meddle: Callable[[Any], object]) -> Any:
-    """A ridge that does something to the model before it fits."""
+    """Return a ridge that does something to the model before it fits."""
 
     def wrap(original: Any) -> Any:
         def fit(self: Any, problem: Any) -> Any:
@@ -35,7 +35,7 @@ def _before_fit(meddle: Callable[[Any], object]) -> Any:
 
 
 def _swap_channels(model: Any) -> Any:
-    """The chain's first component sees BGR, the network's own forward pass does not."""
+    """Show BGR to the chain's first component, and RGB to the network's own forward pass."""
     first = model.components[0].module
     forward = first.forward
     first.forward = lambda images: forward(images.flip(1))
@@ -44,7 +44,7 @@ def _swap_channels(model: Any) -> Any:
 
 @contextmanager
 def _truncated() -> Iterator[None]:
-    """The bundled weights, cut short."""
+    """Cut the bundled weights short."""
     with TemporaryDirectory() as folder:
         for item in Path(str(FOLDER)).glob("*.json"):
             shutil.copy(item, folder)
@@ -66,7 +66,7 @@ class _RunsCode:
 
 
 def contents() -> dict[str, Any]:
-    """What is in the checkpoint that `_load_checkpoint` loads: tensors alone."""
+    """Return what is in the checkpoint that `_load_checkpoint` loads: tensors alone."""
     return dict(timm.create_model("test_vit").state_dict())
 
 

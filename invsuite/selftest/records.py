@@ -13,7 +13,7 @@ from invsuite.selftest.bench import little_run
 
 
 def edit(path: Path) -> None:
-    """What happens to a record's file between the run and the report: nothing."""
+    """Do to a record's file what happens between the run and the report: nothing."""
 
 
 def _better_by_hand(path: Path) -> None:

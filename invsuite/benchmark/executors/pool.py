@@ -38,7 +38,7 @@ H = TypeVar("H", bound=Handle)
 
 
 class Crew(Protocol[H]):
-    """Starts workers, ``size`` at the same time, and hears what they say."""
+    """What starts workers, ``size`` at the same time, and hears what they say."""
 
     size: int
 
@@ -49,21 +49,21 @@ class Crew(Protocol[H]):
         """Give a task to a worker that is ready and idle. One that is gone says so by `Lost`."""
 
     def listen(self) -> Iterable[tuple[H, Message]]:
-        """What came, after waiting a second at most; of one worker, in order."""
+        """Yield the messages that came, after a second at most; those of one worker in order."""
 
     def discard(self, worker: H) -> None:
-        """End a worker that is idle or lost; nothing is heard of it any more."""
+        """End a worker that is idle or lost, and drop its messages."""
 
     def close(self) -> None:
-        """End all; one that writes a file finishes it first."""
+        """End all workers; one that writes a file finishes it first."""
 
 
 class Backlog:
-    """Fits that wait.
+    """Fits that wait for a worker.
 
-    A worker goes on with the model it has loaded. Then it takes the next one that nobody has begun, and only when there
-    is none helps out with the one that has most fits left: so weights and kept representations are loaded once a model
-    wherever there are no more workers than models.
+    A worker goes on with the model it has loaded. Then it takes the next model that no worker has begun, and only where
+    there is none the one with most fits left. So weights and kept representations are loaded once per model wherever
+    there are no more workers than models.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -76,7 +76,7 @@ class Backlog:
         return sum(map(len, self._by_model.values()))
 
     def take(self, model: str | None) -> Task | None:
-        """The next task of a worker that has ``model`` loaded."""
+        """Return the next task of a worker that has ``model`` loaded; None if no task is left."""
         left = {name: tasks for name, tasks in self._by_model.items() if tasks}
         if not left:
             return None
@@ -87,19 +87,19 @@ class Backlog:
         return left[model].popleft()
 
     def put_back(self, task: Task) -> None:
-        """A task to try again; one that must ``wait`` comes last of its model."""
+        """Put back a task that is to be tried again; one that must ``wait`` comes last of its model."""
         tasks = self._by_model[task.spec.name]
         (tasks.append if task.wait else tasks.appendleft)(task)
 
 
 class Pool(Generic[H]):
-    """One run by several workers.
+    """A run that several workers share.
 
     Args:
-        run: begun; lost fits are recorded by it.
-        crew: of workers.
-        tasks: all of them.
-        retries: how often a fit is tried again whose worker was lost; None is the usual number.
+        run: which has begun, and records the fits that are lost.
+        crew: its workers.
+        tasks: its fits.
+        retries: how often a fit is tried again whose worker was lost; None takes `RETRIES`.
     """
 
     def __init__(self, run: Run, crew: Crew[H], tasks: Sequence[Task], retries: int | None) -> None:
@@ -114,7 +114,7 @@ class Pool(Generic[H]):
         self.losses: Counter[str] = Counter()  # by fit; "" while starting
 
     def work(self) -> None:
-        """Until every fit is computed or given up.
+        """Have every fit computed, or recorded as lost.
 
         Raises:
             InvsuiteError: of a worker that cannot go on.
@@ -164,7 +164,7 @@ class Pool(Generic[H]):
                 self._replace(worker, reason)
 
     def _occupy(self, worker: H) -> None:
-        """Give a worker its next task; one without is not needed any more, and frees its device."""
+        """Give a worker its next task, or end it where no task is left, so that its device is free."""
         task = self.backlog.take(self.models.get(worker))
         if task is None:
             self.run.report.rest(name_of(worker), finished=True)
@@ -175,7 +175,7 @@ class Pool(Generic[H]):
         self.crew.submit(worker, task)
 
     def _replace(self, worker: H, reason: str) -> None:
-        """A lost worker's fit is tried again by the next that is free, or given up; another worker takes its place."""
+        """Put a lost worker's fit back, or record it as lost after too many losses, and start another worker."""
         task, name = self.working.pop(worker, None), name_of(worker)
         self.run.report.rest(name, finished=False)
         self.crew.discard(worker)
@@ -209,12 +209,12 @@ class Pool(Generic[H]):
 
 
 def name_of(worker: Handle) -> str:
-    """What people call a worker."""
+    """Return what people call a worker."""
     return f"worker {worker.number + 1}"
 
 
 def tasks_of(run: Run) -> list[Task]:
-    """A task for every fit of a run that has begun."""
+    """Return a task for every fit of a run that has begun."""
     tasks = []
     for entry, fits in run.fits():
         trained = trained_fits(fits)

@@ -26,7 +26,7 @@ from invsuite.benchmark.executors.base import (
     Task,
     Working,
 )
-from invsuite.benchmark.runner import Run, Session, problem_record
+from invsuite.benchmark.runner import Run, Session, Silent, problem_record
 from invsuite.benchmark.suite import ModelSpec
 from invsuite.errors import DataError, DiskError, InvsuiteError
 from invsuite.metrics.checks import check_measures
@@ -37,8 +37,8 @@ Tell = Callable[[Message], None]
 PROGRESS_EVERY = 0.5  # seconds
 
 
-class Telling:
-    """A reporter that sends everything to the parent; no signal cuts a message in two."""
+class Telling(Silent):
+    """A reporter that sends to the parent what it does not know; no signal cuts a message in two."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -51,11 +51,8 @@ class Telling:
         """Send a line."""
         self._send(Said(text))
 
-    def begin(self, cells: int, weight: float) -> None:
-        """Nothing: the parent knows."""
-
     def work(self, label: str, weight: float, worker: str = "") -> Callable[[int, int, str], None]:
-        """A fit starts; the hook sends its progress now and then."""
+        """Send that a fit begins; return a hook that sends its progress now and then."""
         self._send(Working(label, weight))
         last = 0.0
 
@@ -68,15 +65,12 @@ class Telling:
         return hook
 
     def cell_done(self, cell: Cell, status: str, worker: str = "") -> None:
-        """A cell has its record."""
+        """Send that a cell has its record."""
         self._send(CellDone(cell.id, status))
-
-    def rest(self, worker: str, finished: bool) -> None:
-        """Nothing: the parent knows."""
 
 
 class Worker:
-    """Computes one fit after the other on one device.
+    """What computes one fit after the other on one device.
 
     Args:
         plugins: files to load before ``job`` is unpickled.
@@ -102,11 +96,11 @@ class Worker:
         self._model: tuple[ModelSpec, Session | Exception] | None = None
 
     def ready(self) -> Ready:
-        """Where this worker is."""
+        """Return where this worker is, and its code."""
         return Ready(socket.gethostname(), source_digest())
 
     def compute(self, task: bytes) -> Finished | Broken:
-        """Compute a pickled `Task`: a record for each of its cells."""
+        """Compute a pickled `Task`, so that each of its cells has a record."""
         try:
             return self._compute(pickle.loads(task))
         except InvsuiteError as error:
@@ -128,7 +122,7 @@ class Worker:
         )
 
     def _session(self, task: Task) -> Session | Exception:
-        """The task's model on the device, or what keeps it from there; the one before makes room."""
+        """Return the task's model on the device, or what keeps it from there; the model before it makes room."""
         if self._model is not None:
             spec, session = self._model
             if spec == task.spec:
