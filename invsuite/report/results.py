@@ -223,9 +223,9 @@ class Results(Sequence[Record]):
                 cell = replace(record.cell, model=record.original_model)
                 runs.setdefault(record.run.name if record.run else own, []).append(replace(record, cell=cell))
             for relation in results.relations:
-                cell_name = replace(relation.cell, model=relation.run.model if relation.run else relation.cell.model)
+                name = replace(relation.cell, model=relation.original_model)
                 run = relation.run.name if relation.run else own
-                relations.setdefault(run, []).append(replace(relation, cell=cell_name))
+                relations.setdefault(run, []).append(replace(relation, cell=name))
         merged = merge_runs(runs, relations)
         return Results(merged.records, merged.relations, stores, merged.notes)
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 SCHEMA = 3  # raise when a key changes its meaning
 
 Direction = Literal["higher", "lower", "one", "zero"]  # better when higher, when lower, when closer to one, to zero
 Status = Literal["ok", "skipped", "failed"]
 MeasurementStatus = Literal["ok", "skipped", "undefined", "failed"]
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Measurement:
 
     @property
     def ok(self) -> bool:
-        """Whether it has values."""
+        """Tell whether it has values."""
         return self.status == "ok"
 
 
@@ -114,7 +113,7 @@ class CellName:
 
     @property
     def key(self) -> str:
-        """MODEL/STAGE/METHOD/sSEED: what a baseline and a result have in common."""
+        """Return MODEL/STAGE/METHOD/sSEED: what a baseline and a result have in common."""
         return f"{self.row}/s{self.seed}"
 
     @property
@@ -124,8 +123,17 @@ class CellName:
 
     @property
     def row(self) -> str:
-        """MODEL/STAGE/METHOD: the row of tables it belongs to."""
+        """Return MODEL/STAGE/METHOD: the row of tables it belongs to."""
         return f"{self.model}/{self.stage}/{self.method}"
+
+
+@dataclass(slots=True)
+class RelationName:
+    """Which model a record of stage relations belongs to."""
+
+    id: str
+    suite: str
+    model: str
 
 
 @dataclass(slots=True)
@@ -223,19 +231,69 @@ class Provenance:
         return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
 
 
+Name = TypeVar("Name", CellName, RelationName)
+
+
 @dataclass(slots=True)
-class Record:
-    """One cell's results, or why it has none.
+class MergedRun:
+    """The run that a merged record comes from: its name, and what its model is called there."""
+
+    name: str
+    model: str
+
+
+@dataclass(slots=True)
+class BaseRecord(Generic[Name]):
+    """What records of cells and of stage relations have in common.
 
     Attributes:
-        cell: which cell.
+        cell: whose record it is.
         identity: all that changes its fit and its reconstructions; the cell's id is a digest of it.
         status: ``ok``, ``skipped`` where nothing broke but there can be no numbers, or ``failed``.
-        provenance: of the fit, the inversion and the measures that were computed with them.
+        provenance: of the numbers.
         reason: why there are no numbers.
         fault: the kind of what went wrong (`invsuite.errors`), "" where nothing did.
-        settled: whether the cell's identity decides that there are no numbers: nothing to fetch or to try again.
+        settled: whether the identity decides that there are no numbers: nothing to fetch or to try again.
         traceback: of a failure.
+        run: the run a merged record comes from; it is not stored.
+    """
+
+    cell: Name
+    identity: dict[str, Any]
+    status: Status
+    provenance: Provenance
+    reason: str = ""
+    fault: str = ""
+    settled: bool = False
+    traceback: str = ""
+    run: MergedRun | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether it has numbers."""
+        return self.status == "ok"
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether computing it again would change nothing."""
+        return self.ok or self.settled
+
+    @property
+    def state(self) -> str:
+        """Return the status for people: a stage that a method does not apply to is no missing result."""
+        return "not applicable" if self.settled else self.status
+
+    @property
+    def original_model(self) -> str:
+        """Return what the model is called in the run that the record comes from: merged runs may rename it."""
+        return self.cell.model if self.run is None else self.run.model
+
+
+@dataclass(slots=True)
+class Record(BaseRecord[CellName]):
+    """One cell's results, or why it has none; its provenance is that of the fit and the inversion.
+
+    Attributes:
         measurements: by name of the measure.
         earlier: measurements under other settings that later runs replaced, kept so that no number is lost.
         additions: which measures were computed after the inversion, by a later run, and where those numbers come from.
@@ -246,7 +304,6 @@ class Record:
         flags: what the suite noticed about the reconstructions.
         weights: of the model.
         data: counts of images.
-        run: the run a merged record comes from; it is not stored.
 
     Examples:
         >>> import invsuite
@@ -257,14 +314,6 @@ class Record:
         ('vit/embed/mean', 'ok', 4)
     """
 
-    cell: CellName
-    identity: dict[str, Any]
-    status: Status
-    provenance: Provenance
-    reason: str = ""
-    fault: str = ""
-    settled: bool = False
-    traceback: str = ""
     measurements: dict[str, Measurement] = field(default_factory=dict)
     earlier: list[Measurement] = field(default_factory=list)
     additions: list[Addition] = field(default_factory=list)
@@ -275,27 +324,6 @@ class Record:
     flags: list[str] = field(default_factory=list)
     weights: Weights | None = None
     data: DataCounts | None = None
-    run: MergedRun | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the cell has reconstructions and numbers."""
-        return self.status == "ok"
-
-    @property
-    def finished(self) -> bool:
-        """Whether fitting and inverting again would change nothing."""
-        return self.ok or self.settled
-
-    @property
-    def state(self) -> str:
-        """The status for people: a stage that a method does not apply to is no missing result."""
-        return "not applicable" if self.settled else self.status
-
-    @property
-    def original_model(self) -> str:
-        """Return what the model is called in the run that the record comes from: merged runs may rename it."""
-        return self.cell.model if self.run is None else self.run.model
 
     @property
     def provenances(self) -> list[Provenance]:
@@ -348,54 +376,13 @@ class Addition:
 
 
 @dataclass(slots=True)
-class MergedRun:
-    """The run that a merged record comes from: its name, and what its model is called there."""
-
-    name: str
-    model: str
-
-
-@dataclass(slots=True)
-class RelationName:
-    """Which model a record of stage relations belongs to."""
-
-    id: str
-    suite: str
-    model: str
-
-
-@dataclass(slots=True)
-class RelationRecord:
+class RelationRecord(BaseRecord[RelationName]):
     """How the stages of one model relate, or why that is not known: a record that belongs to no cell.
 
     ``body`` is what `invsuite.metrics.interlayer.relate` returns: matrices over pairs of stages.
     """
 
-    cell: RelationName
-    identity: dict[str, Any]
-    status: Status
-    provenance: Provenance
-    reason: str = ""
-    fault: str = ""
-    settled: bool = False
-    traceback: str = ""
     body: dict[str, Any] = field(default_factory=dict)
-    run: MergedRun | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether it has numbers."""
-        return self.status == "ok"
-
-    @property
-    def state(self) -> str:
-        """Return the status for people."""
-        return "not applicable" if self.settled else self.status
-
-    @property
-    def finished(self) -> bool:
-        """Whether relating the stages again would change nothing."""
-        return self.ok or self.settled
 
 
 AnyRecord = TypeVar("AnyRecord", Record, RelationRecord)
