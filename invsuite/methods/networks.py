@@ -132,7 +132,10 @@ class NetworkMethod(Method):
         return modules, initial
 
     def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> ChainInverter | None:
-        """Return the inverter with its networks built anew and filled with the values that were kept."""
+        """Return the inverter with its networks built anew and filled with the values that were kept.
+
+        They are not compiled: on a GPU, where training compiles networks, reconstructions may differ by rounding.
+        """
         stages = problem.stages
         if self.shares_modules:
             modules = inverse_networks(problem, self.settings, ())
