@@ -9,7 +9,7 @@ import torch
 from helpers import scene_split
 
 from invsuite._system.flops import count_flops
-from invsuite.benchmark import runner
+from invsuite.benchmark.scoring import flops_per_image
 from invsuite.methods import make_method
 from invsuite.methods.base import Snapshot
 from invsuite.methods.optimisation.engine import feature_loss, snapshot_marks
@@ -65,7 +65,7 @@ def test_two_iterations_tell_the_operations_of_all(name: str, vit: Model, make_p
     found = vit.represent(images, ["block01"])["block01"]
     whole = count_flops(lambda: fitted.invert(found, images))
     assert fitted.inverter.iterations == 4
-    assert runner._flops_an_image(vit, "block01", fitted, images) == whole > 0
+    assert flops_per_image(vit, "block01", fitted.inverter, images) == whole > 0
 
 
 def test_restarts_keep_the_best_of_each_image(linear_chain: Model, make_problem: MakeProblem) -> None:
