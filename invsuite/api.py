@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan, Selection, UnavailableModel, make_plan
 from invsuite.benchmark.estimate import PlanCost, cell_passes, plan_cost
 from invsuite.benchmark.executors import make_executor
-from invsuite.benchmark.executors.base import Job, Placement
+from invsuite.benchmark.executors.base import Executor, Job, Placement
 from invsuite.benchmark.runner import Reporter, Run, RunOptions, Silent
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
-from invsuite.errors import UsageError
+from invsuite.errors import UsageError, unknown_name
 from invsuite.report.results import Results
 from invsuite.results.store import Store
 
+OUT = "results"  # the folder of a run that names none
 
-def run(
-    suite: str | Suite,
-    *,
-    models: Sequence[str] | None = None,
-    stages: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    random_weights: bool = False,
-    out: Path | str = "results",
-    placement: Placement | None = None,
-    options: RunOptions | None = None,
-    reporter: Reporter | None = None,
-) -> Results:
-    """Compute what is missing of a suite, and return its results. Records are written as they are finished.
 
-    Args:
-        suite: the name of a bundled suite, a TOML file, or a loaded suite.
+class RunArguments(TypedDict, total=False):
+    """What `run` and `plan` take beside the suite, all by keyword.
+
+    Attributes:
         models: names or shell patterns of the suite's models, or sources of others; None takes all of the suite.
         stages: names or patterns of stages.
         methods: names or patterns of methods, or registered methods that the suite does not name.
         metrics: names or patterns of measures, or registered measures that the suite does not name.
         seeds: of trained methods.
         random_weights: whether models get random weights.
-        out: folder for the records.
+        out: folder for the records; ``results`` by default.
         placement: where cells are computed; by default in this process, on the GPU if there is one.
         options: which cells are computed again, and limits.
         reporter: is told what happens; by default nobody is.
+    """
+
+    models: Sequence[str] | None
+    stages: Sequence[str] | None
+    methods: Sequence[str] | None
+    metrics: Sequence[str] | None
+    seeds: Sequence[int] | None
+    random_weights: bool
+    out: Path | str
+    placement: Placement
+    options: RunOptions
+    reporter: Reporter
+
+
+def run(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Results:
+    """Compute what is missing of a suite, and return its results. Records are written as they are finished.
+
+    Args:
+        suite: the name of a bundled suite, a TOML file, or a loaded suite.
+        **arguments: ``models``, ``stages``, ``methods``, ``metrics`` and ``seeds`` choose a part of the suite, ``out``
+            is the folder for the records; `RunArguments` has all.
 
     Raises:
-        UsageError: for an unknown suite, or a name or pattern that matches nothing.
+        UsageError: for an unknown suite or argument, or a name or pattern that matches nothing.
         InvsuiteError: for what ends the whole run; finished cells are kept.
 
     Examples:
@@ -59,16 +69,13 @@ def run(
         >>> results[0].cell.row, results[0].measurements["psnr"].n
         ('vit/embed/mean-colour', 24)
     """
-    selection = Selection(models, stages, methods, metrics, seeds, random_weights)
-    executor = make_executor(placement or Placement())
-    reporter = reporter or Silent()
-    matrix = make_plan(_loaded(suite), selection, reporter.note)
-    store = store_of(matrix.suite.name, out)
-    job = Job(matrix.suite, selection, store.folder.resolve(), options or RunOptions())
-    outcome = executor.run(matrix, job, reporter)
-    relations = relate_models(matrix, store, executor.device, reporter.note) if matrix.suite.interlayer else []
+    begun, selection, executor = _prepare(suite, arguments)
+    matrix, store, note = begun.plan, begun.store, begun.report.note
+    job = Job(matrix.suite, selection, store.folder.resolve(), begun.options)
+    outcome = executor.run(matrix, job, begun.report)
+    relations = relate_models(matrix, store, executor.device, note) if matrix.suite.interlayer else []
     records = [record for cell in matrix.cells if (record := store.read(cell.id)) is not None]
-    return Results(records, relations, {str(out): store}, outcome=outcome)
+    return Results(records, relations, {str(arguments.get("out", OUT)): store}, outcome=outcome)
 
 
 @dataclass(frozen=True)
@@ -90,24 +97,11 @@ class Outlook:
     device: torch.device
 
 
-def plan(
-    suite: str | Suite,
-    *,
-    models: Sequence[str] | None = None,
-    stages: Sequence[str] | None = None,
-    methods: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    random_weights: bool = False,
-    out: Path | str = "results",
-    placement: Placement | None = None,
-    options: RunOptions | None = None,
-    reporter: Reporter | None = None,
-) -> Outlook:
+def plan(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Outlook:
     """Return what `run` would do with the same arguments; nothing is fitted.
 
     Raises:
-        UsageError: for an unknown suite, or a name or pattern that matches nothing.
+        UsageError: for an unknown suite or argument, or a name or pattern that matches nothing.
 
     Examples:
         >>> import invsuite
@@ -115,18 +109,29 @@ def plan(
         >>> [cell.key for cell in outlook.plan.cells]
         ['vit/embed/mean/s0', 'vit/embed/modular/s0']
     """
-    selection = Selection(models, stages, methods, metrics, seeds, random_weights)
-    device = make_executor(placement or Placement()).device
-    reporter = reporter or Silent()
-    matrix = make_plan(_loaded(suite), selection, reporter.note)
-    begun = Run(matrix, store_of(matrix.suite.name, out), device, reporter, options or RunOptions(), {})
+    begun, *_ = _prepare(suite, arguments)
+    matrix = begun.plan
     states = {cell.id: _state(begun, entry, cell) for entry in matrix.models for cell in entry.cells}
     passes = {cell.id: round(cell_passes(matrix, cell)) for cell in matrix.cells}
     to_run = {cell for cell, state in states.items() if state == "to run"}
-    return Outlook(matrix, states, passes, plan_cost(matrix, to_run, device), device)
+    return Outlook(matrix, states, passes, plan_cost(matrix, to_run, begun.device), begun.device)
 
 
-def load_results(folder: Path | str = "results", suite: str = "") -> Results:
+def _prepare(suite: str | Suite, arguments: RunArguments) -> tuple[Run, Selection, Executor]:
+    """Return a run of which nothing is computed yet, the part of the suite that it takes, and who computes it."""
+    for name in arguments:
+        if name not in RunArguments.__annotations__:
+            raise unknown_name("argument", name, RunArguments.__annotations__)
+    chosen = {spec.name: arguments[spec.name] for spec in fields(Selection) if spec.name in arguments}  # type: ignore[literal-required]
+    selection = Selection(**chosen)
+    executor = make_executor(arguments.get("placement", Placement()))
+    reporter, options = arguments.get("reporter", Silent()), arguments.get("options", RunOptions())
+    matrix = make_plan(suite if isinstance(suite, Suite) else load_suite(suite), selection, reporter.note)
+    store = store_of(matrix.suite.name, arguments.get("out", OUT))
+    return Run(matrix, store, executor.device, reporter, options, {}), selection, executor
+
+
+def load_results(folder: Path | str = OUT, suite: str = "") -> Results:
     """Return what a run of a suite left in a folder.
 
     Args:
@@ -157,10 +162,6 @@ def load_results(folder: Path | str = "results", suite: str = "") -> Results:
 def store_of(suite: str, out: Path | str) -> Store:
     """Return where the records of the suite of this name are."""
     return Store(Path(out) / "records" / suite)
-
-
-def _loaded(suite: str | Suite) -> Suite:
-    return suite if isinstance(suite, Suite) else load_suite(suite)
 
 
 def _state(begun: Run, entry: LoadedModel | UnavailableModel, cell: Cell) -> str:

@@ -231,7 +231,10 @@ def bench(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a suite (cells already computed are reused) and write its leaderboard."""
+    """Run a suite and write its leaderboard.
+
+    Cells already computed are reused; measures that they lack are computed on their reconstructions.
+    """
     from invsuite import _console, api
     from invsuite.benchmark.executors.base import Placement
     from invsuite.benchmark.progress import ConsoleReporter
@@ -268,7 +271,10 @@ def fetch(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a suite needs and how large it is; with --yes bring weights and COCO, with their digests."""
+    """List what a suite needs, or fetch it.
+
+    Weights and photos are listed with their sizes; --yes brings what can be fetched, and prints digests.
+    """
     from invsuite import _console
     from invsuite.benchmark import fetch as fetching
     from invsuite.benchmark.suite import load_suite
@@ -293,7 +299,10 @@ def report(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
 ) -> None:
-    """Render leaderboard, HTML page and pictures again from the records, or one leaderboard of several runs."""
+    """Render tables, page and pictures from records.
+
+    With folders of several runs, one leaderboard of all is written.
+    """
     first, *others = (_results(suite, folder) for folder in runs or [out])
     results = first.merge(*others) if runs else first
     for path in results.report(out):
@@ -310,7 +319,10 @@ def study(
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of pairs, their order and their sides.")] = 0,
     out: OutOption = Path("results"),
 ) -> None:
-    """Write a page for a blind study, pairs of reconstructions side by side, and the key that tells which are whose."""
+    """Write the page of a blind study, and its key.
+
+    The page shows pairs of reconstructions side by side; the key tells which method made which.
+    """
     from invsuite.benchmark.cells import choose
     from invsuite.report.study import key_path, make_study
 
@@ -325,7 +337,10 @@ def study(
 
 @command()
 def prune(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
-    """Delete the reconstructions and inverters kept beside the records; no number is lost."""
+    """Delete kept reconstructions and inverters.
+
+    No number is lost: a measure that is added later inverts those cells again.
+    """
     from invsuite.api import store_of
 
     print(f"{store_of(_suite_name(suite), out).kept().prune() / 2**20:,.1f} MiB freed")
@@ -338,7 +353,10 @@ def study_results(
     out: OutOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
-    """Print strengths of methods from the answers to a study, with intervals and n."""
+    """Print what the answers to a study say.
+
+    They give a strength per method, with interval and n.
+    """
     from invsuite.report.study import analyse, key_path, read_answers, read_key, study_table
 
     methods, answers = read_answers(files, read_key(key_path(out, _suite_name(suite))))
@@ -351,7 +369,10 @@ def efficiency(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     out: OutOption = Path("results"),
 ) -> None:
-    """Write efficiency.md: methods at equal cost and at equal quality, from the records of one or more suites."""
+    """Write efficiency.md: quality against cost.
+
+    Methods stand at equal cost and at equal quality, from the records of one or more suites.
+    """
     from invsuite.report.efficiency import efficiency_markdown
 
     _write(out / "efficiency.md", efficiency_markdown([_results(suite, out) for suite in suites]))
@@ -363,7 +384,10 @@ def findings(
     method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",
     out: OutOption = Path("results"),
 ) -> None:
-    """Write findings.md: each claim of the paper with number, interval, n and verdict, side by side for the models."""
+    """Write findings.md: the claims of the paper.
+
+    Each has number, interval, n and verdict, side by side for the models.
+    """
     from invsuite.report.paper_claims import findings_markdown
 
     _write(out / "findings.md", findings_markdown([_results(suite, out) for suite in suites], method))
@@ -378,7 +402,10 @@ def compare(
     out: OutOption = Path("results"),
     as_json: JsonOption = False,
 ) -> None:
-    """Print paired differences of two rows, with intervals, over the images and seeds they were measured on."""
+    """Print paired differences of two rows.
+
+    They are over the images and seeds on which both were measured, with intervals.
+    """
     from invsuite.results.compare import compare_rows, comparison_table
 
     comparisons = compare_rows(_results(suite, out), first, second, _names(metric))
@@ -393,7 +420,10 @@ def check(
     markdown: Annotated[Path | None, typer.Option(help="Also write the summary here, for a pull request.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare records with the baseline; exit 1 on anything worse, newly failing, missing or not comparable."""
+    """Compare records with the baseline.
+
+    Exit code 1 if anything is worse, newly failing, missing or not comparable.
+    """
     from invsuite.results.baseline import load_baseline, summary, summary_markdown
 
     name = _suite_name(suite)
@@ -411,7 +441,7 @@ def pin_baseline(
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
 ) -> None:
-    """Pin the records' quality values as the baseline that `check` compares with.
+    """Pin records as the baseline of `check`.
 
     Records of other seeds than the suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance
     to twice that.
@@ -430,7 +460,7 @@ def list_units(
     kind: Annotated[str, typer.Argument(help="models, methods, metrics or suites.")] = "models",
     as_json: JsonOption = False,
 ) -> None:
-    """List what exists."""
+    """List models, methods, metrics or suites."""
     from tabulate import tabulate
 
     from invsuite.catalogue import CATALOGUE
@@ -464,9 +494,10 @@ def selftest(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Plant known faults in the suite and show that each is caught; with NAME, hold that unit against its contracts.
+    """Plant faults, or hold a unit to contracts.
 
-    Exit code 1 if a fault is not caught or a contract is broken.
+    Without NAME, known faults are planted in the suite to show that each is caught; with NAME, that unit is held
+    against the contracts of its kind. Exit code 1 if a fault is not caught or a contract is broken.
     """
     if name:
         from invsuite.selftest.contracts import check_unit, contracts_table

@@ -50,6 +50,11 @@ def test_every_name_of_the_front_door_is_there(name: str) -> None:
     assert getattr(invsuite, name) is not None
 
 
+def test_an_argument_that_is_not_there_is_refused() -> None:
+    with pytest.raises(invsuite.UsageError, match="unknown argument 'model': did you mean models"):
+        invsuite.run("quick", model=["vit"])  # type: ignore[call-arg]
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="lode_model"):
         invsuite.lode_model  # noqa: B018
