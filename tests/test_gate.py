@@ -90,11 +90,11 @@ def test_half_a_decibel_of_one_method_turns_the_gate_red(
     error = {r.cell.stage: 10 ** (-(r.measurements["psnr"].mean or 0.0) / 10) for r in found[0]}
     invert = networks.ChainInverter.invert
 
-    def worse(self: Any, stage: str, representation: Any) -> torch.Tensor:
+    def worse(self: Any, representation: Any) -> torch.Tensor:
         """The method's own images with as much noise as costs 0.5 dB."""
-        made = invert(self, stage, representation)
-        noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
-        return (made + noise * (error[stage] * (10**0.05 - 1)) ** 0.5).clamp(0, 1)
+        images = invert(self, representation)
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+        return (images + noise * (error[representation.stage] * (10**0.05 - 1)) ** 0.5).clamp(0, 1)
 
     monkeypatch.setattr(networks.ChainInverter, "invert", worse)
     assert invoke(*again, "--refresh").exit_code == 0
