@@ -1,5 +1,7 @@
 # The front door: the names that a lab's script or plug-in needs, from wherever they are written.
 
+from .api import Outlook as Outlook
+from .api import RunArguments as RunArguments
 from .api import load_results as load_results
 from .api import plan as plan
 from .api import run as run

@@ -37,6 +37,12 @@ class RunArguments(TypedDict, total=False):
         placement: where cells are computed; by default in this process, on the GPU if there is one.
         options: which cells are computed again, and limits.
         reporter: is told what happens; by default nobody is.
+
+    Examples:
+        >>> import invsuite
+        >>> part: invsuite.RunArguments = {"models": ["vit"], "stages": ["embed"], "methods": ["mean"]}
+        >>> len(invsuite.plan("quick", **part).plan.cells)
+        1
     """
 
     models: Sequence[str] | None
@@ -88,6 +94,12 @@ class Outlook:
         passes: by a cell's id: its image passes, roughly.
         cost: of the cells to run, from timed pieces of their work.
         device: the device for which it is estimated.
+
+    Examples:
+        >>> import invsuite
+        >>> outlook = invsuite.plan("quick", models=["vit"], stages=["embed"], methods=["mean"], out="new")
+        >>> list(outlook.states.values()), outlook.cost.unknown
+        (['to run'], ())
     """
 
     plan: Plan
