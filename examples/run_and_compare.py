@@ -5,5 +5,6 @@ import invsuite
 results = invsuite.run(
     "quick", models=["vit"], stages=["embed", "block06"], methods=["mean", "ridge"], metrics=["psnr"], out="example"
 )
-print(results.compare("vit/block06/ridge", "vit/block06/mean", metrics=["psnr"]))
+difference = results.compare("vit/block06/ridge", "vit/block06/mean", ["psnr"])
+print(difference[["measure", "means", "difference", "low", "high", "n", "verdict"]].to_string(index=False))
 results.to_frame().to_csv("example/psnr.csv", index=False)
