@@ -76,7 +76,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def formula(text: str) -> str:
-    """Return LaTeX between ``\\(`` and ``\\)`` or ``\\[`` and ``\\]`` as MathML.
+    r"""Return LaTeX between ``\(`` and ``\)`` or ``\[`` and ``\]`` as MathML.
 
     Raises:
         PluginError: for a command of LaTeX that the converter does not know.

@@ -15,6 +15,7 @@ class Brightness(invsuite.Metric):
     direction = "zero"
 
     def compute(self, scoring: invsuite.Scoring) -> invsuite.Values:
+        """Return one value per image."""
         pairs = zip(scoring.reconstructions, scoring.images, strict=True)
         return invsuite.Values([float(ours.mean() - true.mean()) for ours, true in pairs])
 
