@@ -21,7 +21,7 @@ def test_three_kills_lose_nothing_and_change_no_digit(tmp_path: Path) -> None:
     store = Store(broken / "records" / "killed")
 
     def checkpoint() -> bool:
-        return any(store.folder.glob("fits/*/*.safetensors"))
+        return any(store.folder.glob("fits/*/*.pt"))
 
     def between_the_cells_of_a_fit() -> bool:
         return len(list(store.folder.glob("*modular-finetuned*.json"))) == 1

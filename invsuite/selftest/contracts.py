@@ -242,7 +242,8 @@ def _method_kept(trial: MethodTrial) -> None:
     tensors = trial.fitted.inverter.tensors()
     if tensors is None:
         raise NotApplicable("its inverter gives no tensors to keep: a measure that is added later fits it again")
-    restored = trial.method.restore(trial.problem, tensors, trial.fitted.notes)
+    problem = replace(trial.problem, stages=tuple(trial.stages))
+    restored = trial.method.restore(problem, tensors, trial.fitted.notes)
     if restored is None:
         raise BrokenContractError("its inverter gives tensors, and 'restore' makes nothing of them")
     for stage in trial.stages:
