@@ -69,13 +69,18 @@ def list_methods() -> list[Row]:
 def _parameters(cls: type[Any]) -> list[str]:
     """Return NAME=DEFAULT of every parameter, and the words that limit its values, if any."""
     types = field_types(cls)
-    plain = {describe(kind) for kind in (bool, int, float, str)}
-    words = {name: describe(types[name]) for name in types}
+    limits = {name: _limits(describe(annotation)) for name, annotation in types.items()}
     return [
-        f"{spec.name}={spec.default}" + ("" if words[spec.name] in plain else f" ({words[spec.name]})")
+        f"{spec.name}={spec.default}" + (f" ({limits[spec.name]})" if limits[spec.name] else "")
         for spec in fields(cls)
         if spec.default is not MISSING
     ]
+
+
+def _limits(words: str) -> str:
+    """Return a description without the type, which the default shows."""
+    kinds = [describe(kind) for kind in (bool, int, float, str)]
+    return next((words.removeprefix(kind).removeprefix(", ") for kind in kinds if words.startswith(kind)), words)
 
 
 def list_metrics() -> list[Row]:

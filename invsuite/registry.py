@@ -5,11 +5,12 @@ A unit registers itself with a decorator, whether it is one of the suite's own o
     @register.method
     class GreyWorld(Method): ...
 
-The suite's own units live in one package per kind. A name imports only the modules of that package in whose text it
-stands between quotes, and all modules only where none of these registers it.
+The suite's own units live in one package per kind. Looking a name up imports the modules of that package whose text
+declares it (``name = "ridge"``, ``@register.model("timm")``), and all modules only where none of these registers it.
 
 A plug-in is a Python file given with ``--plugin FILE``, or an installed package's entry point in the group
-``invsuite.plugins``. Importing it registers its units. The templates in ``docs/plugins`` are complete.
+``invsuite.plugins``, which is loaded before a name is unknown or a list is complete. Importing it registers its units.
+The templates in ``docs/plugins`` are complete.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,8 +69,9 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
 
     def __contains__(self, name: object) -> bool:
         if name not in self._units and not self._complete:
+            declaration = re.compile(rf'(?:\bname = |@register\.\w+\()"{re.escape(str(name))}"')
             for module, text in self._sources.items():
-                if f'"{name}"' in text:
+                if declaration.search(text):
                     importlib.import_module(module)
             if name not in self._units:
                 self._import_all()
@@ -125,6 +128,8 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
         try:
             for module in self._sources:
                 importlib.import_module(module)
+            if not _loading:
+                load_plugins()
         except BaseException:
             self._complete = False
             raise
@@ -143,7 +148,7 @@ class Adapter:
     """What turns a model's source ``ADAPTER:NAME`` into a model.
 
     Attributes:
-        load: a function of the model's name in tables and of NAME that returns the model.
+        load: a function of NAME, and of the model's name in tables, that returns the model.
         stages: what the stages of its models are called, in words.
         hub: a function of NAME that returns which weights must be fetched from the hub; None where none must.
         random: a function like ``load``, with a seed as third argument, that returns the architecture with random
@@ -192,7 +197,7 @@ class Register:
         return cls
 
     def model(self, adapter: str, **facts: Any) -> Callable[[Load], Load]:
-        """Register ``load(name, source)`` for models ``adapter:source``; its docstring's first line is listed.
+        """Register ``load(source, name)`` for models ``adapter:source``; its docstring's first line is listed.
 
         Args:
             adapter: the word in front of the colon.

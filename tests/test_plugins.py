@@ -128,6 +128,18 @@ def test_entry_points_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert loaded_plugins()[1].sha256 == hashlib.sha256(code).hexdigest()
 
 
+def test_entry_points_need_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that looks up an installed plug-in's unit finds it."""
+    write(tmp_path, (TEMPLATES / "metric.py").read_text(), "mylab_more.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("measures", "mylab_more", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    fresh = registry.Registry("metric", "invsuite.metrics")
+    monkeypatch.setattr(registry, "METRICS", fresh)
+    monkeypatch.setattr(registry, "REGISTRIES", (fresh,))
+    assert "worst_error" in fresh
+
+
 def test_a_plugin_that_imports_a_unit_of_the_suite_does_not_own_it(tmp_path: Path) -> None:
     body = (
         "from invsuite import register\nfrom invsuite.methods.ridge import Ridge\n\n\n"

@@ -17,7 +17,7 @@ class Head(nn.Linear):
 
 
 @register.model("mylab")
-def load(name: str, source: str) -> Model:
+def load(source: str, name: str) -> Model:
     """A patch embedding, one transformer block and a classifier of 10 classes, untrained."""
     torch.manual_seed(0)  # read your checkpoint here, with safetensors or weights_only=True
     embed, head = Patches(3, 48, 8, stride=8), Head(48, 10)

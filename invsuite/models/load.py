@@ -69,10 +69,10 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
     adapter, rest = split_source(source)
     name = name or name_of(source)
     if not random_weights:
-        return adapter.load(name, rest)
+        return adapter.load(rest, name)
     if adapter.random is not None:
-        return adapter.random(name, rest, RANDOM_SEED)
-    return adapter.load(name, rest).randomised(RANDOM_SEED)
+        return adapter.random(rest, name, RANDOM_SEED)
+    return adapter.load(rest, name).randomised(RANDOM_SEED)
 
 
 def needs(source: str) -> tuple[Need, ...]:

@@ -33,7 +33,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 @register.model("bundled")
-def load(name: str, source: str) -> Model:
+def load(source: str, name: str) -> Model:
     """Load the bundled model ``source`` (``vit`` or ``detr``) under the suite's ``name``.
 
     Raises:

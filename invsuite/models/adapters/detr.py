@@ -27,7 +27,7 @@ def hub_weights(source: str) -> HubWeights | None:
 
 
 @register.model("detr", stages="backbone, encoder, decoder, prediction", hub=hub_weights)
-def load(name: str, source: str) -> Model:
+def load(source: str, name: str) -> Model:
     """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id.
 
     DETR, Conditional DETR, Deformable DETR, RT-DETR (v1, v2), D-FINE, DEIMv2 and YOLOS are known. Normalisation and

@@ -14,7 +14,7 @@ PACKAGES = ("onnx", "onnxruntime")
 
 
 @register.model("onnx", stages="those that the card names, prediction")
-def load(name: str, source: str) -> Model:
+def load(source: str, name: str) -> Model:
     """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain.
 
     ``FILE.onnx`` has a card that names its stages beside it (``FILE.toml``); ``FILE.onnx@CARD.toml`` names another.

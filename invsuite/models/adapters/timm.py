@@ -65,7 +65,7 @@ def hub_weights(source: str) -> HubWeights | None:
     return HubWeights(str(cfg.hf_hub_id), cfg.license or "see the hub page") if cfg.hf_hub_id else None
 
 
-def load_random(name: str, source: str, seed: int) -> Model:
+def load_random(source: str, name: str, seed: int) -> Model:
     """Build the architecture of ``source`` with timm's own initialisation; no weights are read.
 
     Raises:
@@ -81,7 +81,7 @@ def load_random(name: str, source: str, seed: int) -> Model:
 
 
 @register.model("timm", stages="embed, block01 ... or (pyramids) stage1 ..., head", hub=hub_weights, random=load_random)
-def load(name: str, source: str) -> Model:
+def load(source: str, name: str) -> Model:
     """Load any timm model, with its pretrained weights through the hub cache or with those of a local file.
 
     ``NAME@FILE`` reads a ``.safetensors`` (or a ``.pth``, without unpickling code) of that architecture.
