@@ -7,7 +7,7 @@ import os
 # before any import of the hub client: no test touches the network
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from invsuite.data.split import Split
 from invsuite.methods.problem import Budget, Problem
 from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
 from invsuite.models.load import load_model
+from invsuite.registry import forget_plugins
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_plugin_stays() -> Iterator[None]:
+    """Leave the registries to the next file of tests without plug-ins."""
+    yield
+    forget_plugins()
 
 
 @pytest.fixture(scope="session")

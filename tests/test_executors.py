@@ -24,7 +24,6 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import Result
 
-from invsuite import registry
 from invsuite._system.devices import pick_devices
 from invsuite._system.provenance import source_digest
 from invsuite.benchmark.cells import Plan, Selection, make_plan
@@ -87,12 +86,6 @@ SUITE = SUITE.replace('"backbone", "decoder"', '"backbone"') + "[methods.fragile
 METHOD_NAMES = "mean,optimisation,fragile"
 PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 SCRIPT = "import sys; from invsuite.cli import app; app(sys.argv[1:])"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _forget_the_plugin() -> Iterator[None]:
-    yield
-    registry.forget_plugins()
 
 
 @pytest.fixture(scope="module")
