@@ -92,6 +92,14 @@ def test_dry_run_prints_the_matrix_and_runs_nothing(tiny_suite: Path, tmp_path: 
     assert not (tmp_path / "r").exists()
 
 
+def test_a_run_that_leaves_no_record_ends_in_a_line(tiny_suite: Path, tmp_path: Path) -> None:
+    which = ("--models", "vit", "--stages", "embed", "--methods", "mean", "--retry-failed")
+    result = invoke("bench", "--suite", tiny_suite, "--out", tmp_path / "r", *which)
+    assert result.exit_code == 0, result.output
+    assert "0 cells computed" in result.stdout
+    assert "no records" in result.stdout
+
+
 def test_filters_select(finished: tuple[Path, Path, Result]) -> None:
     suite, out, _ = finished
     words = ("--models", "vit", "--stages", "emb*", "--methods", "mean,ridge")
