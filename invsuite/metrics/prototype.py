@@ -103,8 +103,8 @@ def pull(reconstructed: Array, edited: Array, prototype: Array) -> Array:
     All are in radians (n,). The way is the shorter arc; beyond either end values leave [0, 1].
 
     Examples:
-        >>> pull(np.array([0.5]), np.array([0.0]), np.array([1.0]))
-        array([0.5])
+        >>> float(pull(np.array([0.5]), np.array([0.0]), np.array([1.0]))[0])
+        0.5
     """
     return _arc(reconstructed - edited) / _arc(prototype - edited)
 

@@ -339,6 +339,8 @@ def _metric_moves(trial: MetricTrial) -> None:
     if copy.per_image == grey.per_image:  # of representations, not of reconstructions
         require(len(set(copy.per_image)) > 1, "all images score the same, whether reconstructed as a copy or in grey")
         return
+    if not any(value is not None for value in grey.per_image):
+        raise NotApplicable(f"it is not defined for a grey image: {grey.undefined}")
     better, worse = (
         distance_from_best(direction, np.array([v for v in values.per_image if v is not None])).mean()
         for values in (copy, grey)
