@@ -105,7 +105,9 @@ def list_suites() -> list[Row]:
     rows = []
     for name in bundled_suites():
         suite = read_suite(name)
-        cells = sum(len(model.stages) for model in suite.models.values()) * len(suite.methods)
+        budgets = (table.get("image_passes") for table in suite.methods.values())
+        rows_each = sum(len(passes) if isinstance(passes, list) else 1 for passes in budgets)
+        cells = sum(len(model.stages) for model in suite.models.values()) * rows_each
         rows.append({"suite": name, "title": suite.title, "models": len(suite.models), "cells": cells})
     return rows
 

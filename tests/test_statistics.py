@@ -14,9 +14,11 @@ from helpers import TINY_SUITE, invoke
 from invented import measurement
 from test_store_and_check import record
 
+from invsuite.errors import UsageError
 from invsuite.report.markdown import markdown, terminal
 from invsuite.report.results import Results
 from invsuite.results import statistics
+from invsuite.results.compare import compare_rows
 from invsuite.results.record import Addition, Record
 from invsuite.results.rows import advantage, places_of, rows_of
 from invsuite.results.statistics import (
@@ -296,3 +298,35 @@ def test_compare_says_what_is_not_there(suite: Path) -> None:
         done = compare(suite, *words)
         assert done.exit_code == 2
         assert message in done.stderr
+
+
+def scored_on(few: Record, count: int) -> Record:
+    """The record of the same row with the first images alone."""
+    few.images = few.images[:count]
+    few.measurements = {
+        name: replace(measurement(name, each.values[:count]), pooled=each.pooled)
+        for name, each in few.measurements.items()
+    }
+    return few
+
+
+def test_a_row_scored_on_fewer_images_is_ranked_on_those_it_has() -> None:
+    few = scored_on(seeded("modular", 1, shift=0.5)[0], 6)
+    rows = rows_of([record("ridge"), few, *seeded("mean", 1, shift=-3)])
+    assert places_of(rows, "psnr") == {"vit/embed/ridge": 2, "vit/embed/modular": 1, "vit/embed/mean": 3}
+    difference = advantage(rows[1], rows[0], "psnr")
+    assert (difference.n, difference.mean) == (6, pytest.approx(0.5))
+    few.measurements["psnr"] = measurement("psnr", [20.0, 21.0] + [None] * 4)
+    assert "vit/embed/modular" not in places_of(rows_of([record("ridge"), record("mean"), few]), "psnr")
+
+
+def test_a_measure_of_all_images_together_needs_the_same_images() -> None:
+    records = [record("ridge"), record("mean"), scored_on(record("modular"), 6)]
+    for each in records:
+        each.measurements["psnr"].pooled = True
+    rows = rows_of(records)
+    assert places_of(rows, "psnr") == {"vit/embed/ridge": 1, "vit/embed/mean": 1}
+    assert advantage(rows[0], rows[1], "psnr").n == 16
+    with pytest.raises(UsageError, match="has 16, 'vit/embed/modular' 6 of them"):
+        advantage(rows[0], rows[2], "psnr")
+    assert "psnr" not in [c.measure for c in compare_rows(records, "vit/embed/ridge", "vit/embed/modular")]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY_SUITE
+from PIL import Image
 
 from invsuite.benchmark.cells import LoadedModel, Plan, Selection, UnavailableModel, choose, make_plan
+from invsuite.benchmark.estimate import cell_passes
 from invsuite.benchmark.suite import load_suite
 from invsuite.benchmark.suite_file import bundled_suites
 from invsuite.errors import UsageError
@@ -122,6 +124,79 @@ def test_a_later_cut_is_part_of_the_identity_of_methods_that_train_all_stages_to
     before, after = ids(plan_of(tmp_path, text)), ids(plan_of(tmp_path, later))
     moved = {key.split("/")[2] for key in before if key.startswith("vit/") and before[key] != after[key]}
     assert moved == {"shared-chain"}
+
+
+def rows_of_plan(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(cell.method.name for cell in plan.cells))
+
+
+def test_a_list_of_budgets_makes_a_row_of_each(tmp_path: Path) -> None:
+    own = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = [32, 640]")
+    before, plan = plan_of(tmp_path), plan_of(tmp_path, own)
+    assert rows_of_plan(plan) == ["mean", "ridge", "optimisation", "layerwise", "modular@32", "modular@640"]
+    assert {c.identity["budget"]["image_passes"] for c in plan.cells if c.method.table == "modular"} == {32, 640}
+    assert all(c.identity["budget"]["batch"] == 16 for c in plan.cells if c.method.table == "modular")
+    assert len({c.fit_id for c in plan.cells if c.method.table == "modular" and c.model.name == "vit"}) == 2
+    others = {key: cell for key, cell in ids(before).items() if "/modular/" not in key}
+    assert others.items() <= ids(plan).items(), "rows without a budget of their own stay what they were"
+    assert rows_of_plan(plan_of(tmp_path, own, Selection(methods=("modular",)))) == ["modular@32", "modular@640"]
+    assert rows_of_plan(plan_of(tmp_path, own, Selection(methods=("modular@640",)))) == ["modular@640"]
+    assert cell_passes(plan, plan.cells[5]) - cell_passes(plan, plan.cells[4]) == 640 - 32
+
+
+def test_one_budget_of_a_row_keeps_its_name_and_is_the_cell_of_a_suite_with_that_budget(tmp_path: Path) -> None:
+    own = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = 640")
+    common = TINY_SUITE.replace("image_passes = 64", "image_passes = 640")
+    named, whole = ids(plan_of(tmp_path, own)), ids(plan_of(tmp_path, common))
+    assert {key: named[key] for key in named if "modular" in key} == {
+        key: whole[key] for key in whole if "modular" in key
+    }
+
+
+def test_fewer_images_change_the_cell_and_not_the_fit(tmp_path: Path) -> None:
+    few = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimages = 4")
+    before, after = plan_of(tmp_path), plan_of(tmp_path, few)
+    moved = {key.split("/")[2] for key in ids(before) if ids(before)[key] != ids(after)[key]}
+    assert moved == {"modular"}
+    assert [cell.fit_id for cell in before.cells] == [cell.fit_id for cell in after.cells]
+    assert {cell.method.scored(6) for cell in after.cells} == {4, 6}
+    assert cell_passes(before, before.cells[4]) - cell_passes(after, after.cells[4]) == 6 - 4
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "message"),
+    [
+        ("modular", "images = 0", "'methods.modular.images' is 0, expected 1 or more"),
+        ("modular", "images = 7", "'methods.modular.images' is 7, more than the 6 scored images of 'data.score'"),
+        ("modular", "images = [4]", r"'methods.modular.images' is \[4\], expected a whole number"),
+        ("modular", "image_passes = 0", "'methods.modular.image_passes' is 0, expected 1 or more"),
+        ("modular", "image_passes = []", r"'methods.modular.image_passes' is \[\], expected at least one entry"),
+        ("modular", "image_passes = [32, 0]", r"'methods.modular.image_passes\[1\]' is 0, expected 1 or more"),
+        ("modular", "image_passes = [32, 64, 32]", "'methods.modular.image_passes' names the budget 32 2 times"),
+        ("ridge", "image_passes = 32", "'methods.ridge.image_passes' is 32, but method 'ridge' uses no budget"),
+        (
+            "modular",
+            'image_passes = [32]\n[methods."modular@32"]\nkind = "ridge"',
+            "2 rows would be called 'modular@32'",
+        ),
+    ],
+)
+def test_errors_name_the_key_of_a_row(tmp_path: Path, method: str, keys: str, message: str) -> None:
+    table = TINY_SUITE.partition(f"[methods.{method}]")[0] + f"[methods.{method}]\n{keys}\n"
+    with pytest.raises(UsageError, match=message):
+        plan_of(tmp_path, table)
+
+
+def test_images_are_counted_once_a_folder_is_open(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (96, 96), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    text = TINY_SUITE.replace('kind = "scenes"\nseed = 33\ncount = 6', f'kind = "folder"\npath = "{folder}"')
+    text = text.replace("[methods.mean]", "[methods.mean]\nimages = 4")
+    [entry, _] = plan_of(tmp_path, text).models
+    assert isinstance(entry, UnavailableModel)
+    assert "'methods.mean.images' is 4, more than the 3 scored images" in str(entry.error)
 
 
 @pytest.mark.parametrize(

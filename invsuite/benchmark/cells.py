@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
+from invsuite.benchmark.suite import AT, MethodSpec, ModelSpec, Suite, check_images
 from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
@@ -33,7 +33,8 @@ class Selection:
 
     ``models`` may also hold sources (``timm:NAME``) and aliases, which run on the suite's data with its methods;
     ``stages`` are then where their chains are cut, and words as `invsuite.models.base.means_stage` understands them.
-    ``methods`` and ``metrics`` may also hold registered names that the suite lacks, which are then as by default.
+    ``methods`` and ``metrics`` may also hold registered names that the suite lacks, which are then as by default; the
+    name of a method's table means its rows of all budgets.
     ``random_weights`` gives every model random weights.
     """
 
@@ -72,8 +73,8 @@ class Cell:
 
     @cached_property
     def fit_id(self) -> str:
-        """Return the name of the fit that this cell shares with others: its identity without the stage's own parts."""
-        shared = [part for part in self.identity if part not in ("stage", "cut")]
+        """Return the name of the fit that this cell shares with others: its identity without what only a cell has."""
+        shared = [part for part in self.identity if part not in ("stage", "cut", "images")]
         return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
 
     def _digest(self, parts: Iterable[str]) -> str:
@@ -214,7 +215,7 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
 
 def with_own_units(suite: Suite, selection: Selection) -> Suite:
     """Return ``suite`` with the selected methods and measures that it lacks and that are registered."""
-    rows = {method.name for method in suite.methods}
+    rows = {name for method in suite.methods for name in (method.name, method.table)}
     methods = [name for name in selection.methods or () if name not in rows and name in METHODS]
     metrics = [name for name in selection.metrics or () if name not in suite.metrics and name in METRICS]
     return replace(
@@ -239,7 +240,10 @@ def open_model(
 
 
 def _choose_methods(suite: Suite, selection: Selection) -> list[MethodSpec]:
-    names = choose("method", [m.name for m in suite.methods], selection.methods)
+    tables = {m.table for m in suite.methods if m.table != m.name}
+    words = selection.methods
+    patterns = None if words is None else [f"{word}{AT}*" if word in tables else word for word in words]
+    names = choose("method", [m.name for m in suite.methods], patterns)
     return [m for m in suite.methods if m.name in names]
 
 
@@ -263,6 +267,7 @@ def _lay_out(
             return None
         witness = find_witness(spec, model, any(m.uses_witness for m in metrics), note)
         splits = _open_data(suite, spec, model, note)
+        check_images(methods, len(splits.score), "data.score")
     except InvsuiteError as error:
         return UnavailableModel(spec, error, make_cells(suite, spec, stages, methods, seeds, {"refused": spec.source}))
     cells = make_cells(suite, spec, stages, methods, seeds, identity_of_inputs(model, splits))
@@ -393,7 +398,9 @@ def _identity(
         identity["cut"] = cut if method.uses_whole_cut else cut[: cut.index(stage) + 1]
     if method.seeded:
         identity["seed"] = seed
+    if spec.images is not None:
+        identity["images"] = spec.images
     if method.uses_budget:
-        identity["budget"] = suite.budget.identity()
+        identity["budget"] = spec.budget(suite.budget).identity()
         identity["engine"] = {"version": RECIPE_VERSION} | suite.engine.identity()
     return identity

@@ -42,7 +42,7 @@ def cell_passes(plan: Plan, cell: Cell) -> float:
     A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
     """
     data, images = plan.suite.data_of(cell.model), reconstructed_images(plan, cell)
-    work = cell.method.method.work(WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan)))
+    work = cell.method.method.work(WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan, cell)))
     return images + work.fit_passes / len(cell.model.stages) + work.trained_passes + float(work.updates) * images
 
 
@@ -53,11 +53,12 @@ def measure_passes(plan: Plan, cell: Cell) -> float:
 
 def reconstructed_images(plan: Plan, cell: Cell) -> int:
     """Return how many images inverting and scoring a cell reconstruct, roughly."""
-    return (plan.suite.data_of(cell.model).score.count or USUAL_SCORED) + 2 * plan.suite.edits
+    count = plan.suite.data_of(cell.model).score.count or USUAL_SCORED
+    return cell.method.scored(count) + 2 * plan.suite.edits
 
 
-def _budget_passes(plan: Plan) -> int:
-    passes = plan.suite.budget.image_passes
+def _budget_passes(plan: Plan, cell: Cell) -> int:
+    passes = cell.method.budget(plan.suite.budget).image_passes
     return USUAL_PASSES if passes is None else passes
 
 
@@ -197,19 +198,20 @@ def model_seconds(
 ) -> float:
     """Return the seconds of the ``cells`` of one model."""
     suite, model, splits = plan.suite, entry.model, entry.splits
-    facts = WorkFacts(len(splits.fit), _budget_passes(plan))
-    works = {cell.method.name: cell.method.method.work(facts) for cell in cells}
+    facts = {cell.method.name: WorkFacts(len(splits.fit), _budget_passes(plan, cell)) for cell in cells}
+    works = {cell.method.name: cell.method.method.work(facts[cell.method.name]) for cell in cells}
     sizes = {work.networks for work in works.values() if work.networks is not None}
     steps = {settings: step_seconds(plan, entry, settings, device) for settings in sizes}
     measured, further = measure_seconds(plan, entry, cells[0].stage, device)
-    images = len(splits.score) * (1 + further)  # reconstructed per cell
     cut, deepest = model.order(entry.spec.stages), max(times.forward[cell.stage] for cell in cells)
     seconds = 0.0
-    trained: set[str] = set()
+    trained: dict[str, int] = {}
     fit_passes: dict[str, int] = {}
     for cell in cells:
         work, forward = works[cell.method.name], times.forward[cell.stage]
-        seconds += images * forward + len(splits.score) * measured
+        scored = cell.method.scored(len(splits.score))
+        images = scored * (1 + further)  # reconstructed
+        seconds += images * forward + scored * measured
         step = BACKWARD * forward * work.model_share
         if work.networks is not None:
             own = steps[work.networks]
@@ -217,13 +219,14 @@ def model_seconds(
             step += (1 - work.chain_share) * own[cell.stage] + work.chain_share * chain
             seconds += images * chain / BACKWARD
         if work.trained_passes:
-            trained.add(cell.fit_id)
-            seconds += EVALUATED * step * work.trained_passes if suite.budget.seconds is None else suite.budget.seconds
+            trained[cell.fit_id] = facts[cell.method.name].image_passes
+            limit = cell.method.budget(suite.budget).seconds
+            seconds += EVALUATED * step * work.trained_passes if limit is None else limit
         fit_passes[cell.fit_id] = work.fit_passes
         seconds += work.updates * images * BACKWARD * forward
     seconds += SOLVED * sum(fit_passes.values()) * deepest
     if trained:
-        distinct = expected_distinct(float(facts.image_passes * len(trained)), 2 * len(splits.fit))
+        distinct = expected_distinct(float(sum(trained.values())), 2 * len(splits.fit))
         seconds += deepest * (distinct + len(splits.select))
     return seconds
 

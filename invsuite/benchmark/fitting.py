@@ -42,7 +42,7 @@ class SharedFit:
     """One fit of a run, for the cells that share it.
 
     Args:
-        suite: its budget and engine.
+        suite: its engine, and the budget of methods that have none of their own.
         entry: the model.
         fit_id: name of the fit.
         cells: those that share it and are computed now.
@@ -133,7 +133,7 @@ class SharedFit:
             cut=model.order(self.entry.spec.stages),
             fit=splits.fit,
             select=splits.select,
-            budget=self.suite.budget,
+            budget=self.cells[0].method.budget(self.suite.budget),
             seed=self.seed,
             context=context,
         )

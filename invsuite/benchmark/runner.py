@@ -332,15 +332,25 @@ class Scored:
 
     Attributes:
         fingerprint: of the model's weights before anything was fitted.
-        subject: what measures are given of the model and its scored images.
+        whole: what measures are given of the model and its scored images.
         features: representations of fit images, kept between fits.
         kept: reconstructions and inverters, kept for measures that are added later.
     """
 
     fingerprint: str
-    subject: Subject
+    whole: Subject
     features: FeatureCache
     kept: KeptTensors
+    _first: dict[int, Subject] = field(default_factory=dict)
+
+    def subject(self, cell: Cell) -> Subject:
+        """Return what measures are given for ``cell``: the model and those of the scored images it is scored on."""
+        count = cell.method.scored(len(self.whole.images))
+        if count == len(self.whole.images):
+            return self.whole
+        if count not in self._first:
+            self._first[count] = self.whole.first(count)
+        return self._first[count]
 
 
 class Session:
@@ -476,7 +486,7 @@ class Session:
         """
         run, model, store, splits = self.run, self.entry.model, self.run.store, self.entry.splits
         scored, fitted, curve = self._scored, fit.get(), Curve()
-        subject = scored.subject
+        subject = scored.subject(cell)
         what = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
         inverter = CellInverter(model, cell, fit.get, scored.kept)
         check_inverter(fitted.inverter, f"'{cell.method.name}' at '{cell.stage}'")
@@ -521,7 +531,7 @@ class Session:
             "data": DataCounts(
                 len(splits.fit),
                 len(splits.select),
-                len(splits.score),
+                count,
                 splits.unreadable,
                 splits.converted,
                 asdict(model.resampling),
@@ -541,7 +551,7 @@ class Session:
                 reconstructions = inverter.kept()
                 if reconstructions is None:
                     run.report.note(f"'{cell.key}' is inverted again: its reconstructions are not kept")
-                    reconstructions = inverter.scored(scored.subject.images)
+                    reconstructions = inverter.scored(scored.subject(cell).images)
                     inverter.keep(reconstructions)
                 measurements = self._measure(inverter, reconstructions, metrics)
         except DiskError:
@@ -559,8 +569,8 @@ class Session:
     def _measure(
         self, inverter: CellInverter, reconstructions: TensorLike, metrics: Sequence[Metric]
     ) -> list[Measurement]:
-        stage = inverter.cell.stage
-        scoring = Scoring(self._scored.subject, stage, reconstructions, inverter.reconstruct, inverter.invert)
+        subject, stage = self._scored.subject(inverter.cell), inverter.cell.stage
+        scoring = Scoring(subject, stage, reconstructions, inverter.reconstruct, inverter.invert)
         return measure_all(metrics, self.run.identities(self.entry, metrics), scoring, self.run.device)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 from invsuite._system.identity import NOT_IDENTITY
-from invsuite._system.validation import build, key_path
+from invsuite._system.validation import NotEmpty, Positive, build, key_path
 from invsuite.benchmark.suite_file import ModelTable, naming, read_suite, suite_path
 from invsuite.data.base import Source
 from invsuite.data.sources import DataSpec
@@ -17,6 +19,7 @@ from invsuite.methods.problem import Budget, Engine
 from invsuite.registry import METRICS, SOURCES
 
 PARTS = ("fit", "select", "score")
+AT = "@"  # between the name of a method's table and the image passes of its row
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,46 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class RowKeys:
+    """The keys of a method's table that say how its rows are run; all others are the method's parameters.
+
+    Attributes:
+        images: scored images of the row: the first ones of all; None for all.
+        image_passes: budget of the row in place of the suite's; of several, each makes a row of its own.
+    """
+
+    images: Positive | None = None
+    image_passes: Positive | Annotated[tuple[Positive, ...], NotEmpty()] | None = None
+
+
+@dataclass(frozen=True)
 class MethodSpec:
-    """A method of the matrix under its row name."""
+    """A method of the matrix under its row name.
+
+    Attributes:
+        name: of its row in tables; of several budgets NAME@PASSES.
+        method: with its parameters.
+        images: how many of the scored images it is scored on, the first ones; None for all.
+        image_passes: its own budget in image passes; None for the suite's budget.
+    """
 
     name: str = field(metadata=NOT_IDENTITY)
     method: Method
+    images: int | None = None
+    image_passes: int | None = None
+
+    @property
+    def table(self) -> str:
+        """Return the name of its table in the suite, which several budgets share."""
+        return self.name.partition(AT)[0]
+
+    def budget(self, common: Budget) -> Budget:
+        """Return what its fit may spend where ``common`` is the suite's budget."""
+        return common if self.image_passes is None else Budget(self.image_passes, common.batch)
+
+    def scored(self, count: int) -> int:
+        """Return on how many of ``count`` scored images it is scored."""
+        return count if self.images is None else min(self.images, count)
 
 
 @dataclass(frozen=True)
@@ -59,7 +97,7 @@ class Suite:
         seeds: of trained methods.
         metrics: names of measures.
         edits: how many images measures that edit an object use.
-        budget: of every trained method.
+        budget: of every trained method whose row has none of its own.
         data: where images come from.
         models: in the order of tables.
         methods: in the order of tables.
@@ -102,6 +140,9 @@ def load_suite(name_or_path: str) -> Suite:
         for metric in file.metrics:
             METRICS[metric]
         data = _data(file.data, "data")
+        models = tuple(_model(name, table, data) for name, table in file.models.items())
+        methods = tuple(spec for name, table in file.methods.items() for spec in _methods(name, table))
+        _check_rows(methods, models, data)
         return Suite(
             name=file.name,
             title=file.title,
@@ -110,8 +151,8 @@ def load_suite(name_or_path: str) -> Suite:
             edits=file.edits,
             budget=build(Budget, file.budget, "budget"),
             data=data,
-            models=tuple(_model(name, table, data) for name, table in file.models.items()),
-            methods=tuple(_method(name, table) for name, table in file.methods.items()),
+            models=models,
+            methods=methods,
             engine=build(Engine, file.engine, "engine"),
             interlayer=file.interlayer,
         )
@@ -149,6 +190,40 @@ def _model(name: str, table: ModelTable, data: DataSpec) -> ModelSpec:
     return ModelSpec(name, **vars(table))
 
 
-def _method(name: str, table: dict[str, Any]) -> MethodSpec:
-    parameters = dict(table)
-    return MethodSpec(name, make_method(parameters.pop("kind", name), parameters, f"methods.{name}"))
+def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:
+    """Yield the rows of a method's table: one, or one for each of its budgets."""
+    where = f"methods.{name}"
+    reserved = {spec.name for spec in fields(RowKeys)}
+    keys = build(RowKeys, {key: value for key, value in table.items() if key in reserved}, where)
+    parameters = {key: value for key, value in table.items() if key not in reserved}
+    method = make_method(parameters.pop("kind", name), parameters, where)
+    passes = keys.image_passes
+    if passes is not None and not method.uses_budget:
+        raise UsageError(f"'{where}.image_passes' is {passes}, but method '{method.name}' uses no budget")
+    if not isinstance(passes, tuple):
+        yield MethodSpec(name, method, keys.images, passes)
+        return
+    for budget, count in Counter(passes).items():
+        if count > 1:
+            raise UsageError(f"'{where}.image_passes' names the budget {budget} {count} times")
+        yield MethodSpec(f"{name}{AT}{budget}", method, keys.images, budget)
+
+
+def _check_rows(methods: tuple[MethodSpec, ...], models: tuple[ModelSpec, ...], data: DataSpec) -> None:
+    """Raise `UsageError` for two rows of one name, or one of more images than a model's data has to be scored on."""
+    for name, count in Counter(spec.name for spec in methods).items():
+        if count > 1:
+            raise UsageError(f"{count} rows would be called '{name}' in the tables: rename a table of methods")
+    for table in dict.fromkeys(model.data for model in models):
+        count = (data.others[table] if table else data).score.count
+        if count:
+            check_images(methods, count, key_path(f"data.{table}" if table else "data", "score"))
+
+
+def check_images(methods: Iterable[MethodSpec], count: int, where: str) -> None:
+    """Raise `UsageError` for a method that is to be scored on more than the ``count`` images of ``where``."""
+    for spec in methods:
+        if (spec.images or 0) > count:
+            raise UsageError(
+                f"'methods.{spec.table}.images' is {spec.images}, more than the {count} scored images of '{where}'"
+            )

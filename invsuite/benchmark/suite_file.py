@@ -9,7 +9,7 @@
     edits = 8                            # images that measures with an edited object use
     interlayer = false                   # may be left out: relate the stages of each model, CKA and ridge R2
 
-    [budget]                             # the same for every trained method
+    [budget]                             # the same for every trained method that names none of its own
     image_passes = 6000                  # or seconds = 60 of own training a stage, or flops = 1e12 of it
     batch = 32
 
@@ -28,6 +28,9 @@
     data = "coco"                        # may be left out: [data.coco.fit], ... instead of [data.fit], ...
 
     [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
+    images = 8                           # may be left out: this row is scored on the first 8 scored images
+    [methods.layerwise]
+    image_passes = [1600, 6400]          # may be left out: this row's own budget; a list makes rows layerwise@1600, ...
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
@@ -56,6 +56,10 @@ class Subject:
     classes: tuple[str, ...] = ()
     witness: Model | InvsuiteError = field(default_factory=lambda: NotApplicable("the suite names no witness"))
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def first(self, count: int) -> Subject:
+        """Return the same with the first ``count`` scored images alone, for cells that are scored on fewer."""
+        return replace(self, samples=self.samples[:count], images=self.images[:count], cache={})
 
 
 @dataclass

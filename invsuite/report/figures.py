@@ -95,6 +95,7 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
     if not strips or not original:
         return False
     first = np.concatenate(original, axis=1)
+    strips = {key: _widened(strip, first.shape[1]) for key, strip in strips.items()}
     stages, methods = (list(dict.fromkeys(key[part] for key in strips)) for part in (0, 1))
     aspect = first.shape[1] / first.shape[0]
     height = 0.85
@@ -162,6 +163,11 @@ def _save(figure: plt.Figure, path: Path) -> None:
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
     plt.close(figure)
+
+
+def _widened(strip: Pixels, width: int) -> Pixels:
+    """Return a strip (H, W, 3) of a cell that was scored on fewer images, with white in the place of the others."""
+    return np.pad(strip, ((0, 0), (0, max(0, width - strip.shape[1])), (0, 0)), constant_values=255)
 
 
 def _webp(picture: Pixels, side: int, quality: int) -> str:

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import ARROWS, NOTES, READING
+from invsuite.report.markdown import ARROWS, NOTES, READING, data_texts
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
@@ -81,7 +81,7 @@ def html_page(results: Results) -> str:
             missing=_missing(results.missing),
             origins=_origins(results),
             weights={record.cell.model: record.weights for record in done if record.weights},
-            data=_data(done),
+            data=data_texts(done),
             records=results.records,
             notes=[note.replace("**", "").replace("`", "") for note in NOTES],
             page={
@@ -331,14 +331,3 @@ def _origin(provenance: Provenance) -> dict[str, str]:
         "Versions": provenance.packages,
         "Plug-ins": plugins or "none",
     }
-
-
-def _data(done: Sequence[Record]) -> list[str]:
-    """Return the sizes of the splits, each once."""
-    return list(
-        dict.fromkeys(
-            f"fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are disjoint"
-            for record in done
-            if (data := record.data)
-        )
-    )

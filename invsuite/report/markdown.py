@@ -12,7 +12,7 @@ from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
-from invsuite.results.rows import Places, Row, measures_of
+from invsuite.results.rows import Places, Row, by_model, measures_of
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
@@ -28,8 +28,9 @@ NOTES = (
         "(distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of "
         "a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
         "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell. Rows defined on fewer than half of the images of the others have no place, and neither "
-        "have those that see the image: they mark a level that methods, shown the representation alone, are held to."
+        "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have. "
+        "Rows defined on fewer than half of the images on which others are have no place, and neither have those that "
+        "see the image: they mark a level that methods, shown the representation alone, are held to."
     ),
     (
         "**Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
@@ -111,16 +112,33 @@ def _peers(record: Record) -> tuple[str, str, int]:
     return record.cell.model, record.cell.stage, record.cell.seed
 
 
+def data_texts(done: Iterable[Record]) -> list[str]:
+    """Return how many images the records of each model were fitted, selected and scored on, the same text once."""
+    return list(dict.fromkeys(_data_text(records) for records in by_model(done).values()))
+
+
+def _data_text(records: Iterable[Record]) -> str:
+    """Return the numbers of images of one model's records; methods that were scored on fewer are named."""
+    scored: dict[int, list[str]] = {}
+    fit, select = 0, 0
+    for record in records:
+        if record.data is not None:
+            fit, select = max(fit, record.data.fit), max(select, record.data.select)
+            scored.setdefault(record.data.score, []).append(record.cell.method)
+    most, *fewer = sorted(scored, reverse=True) or [0]
+    few = [f"{', '.join(dict.fromkeys(scored[count]))} on the first {count}" for count in fewer]
+    named = f" ({'; '.join(few)})" if few else ""
+    return f"Fit on {fit} images, selected on {select}, scored on {most}{named}; the three are disjoint"
+
+
 def _facts(results: Results) -> list[str]:
     """Return lines that say how many cells there are, and what they were measured on and with."""
     states = ", ".join(f"{n} {state}" for state, n in results.states.items())
     lines, done = [f"{len(results)} cells: {states}."], results.done
     if done:
-        data = next(record.data for record in done if record.data)
         devices = sorted({origin.device for record in done for origin in record.provenances})
         lines.append(
-            f"Fit on {data.fit} images, selected on {data.select}, scored on {data.score}; the three are "
-            f"disjoint. Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
+            f"{'. '.join(data_texts(done))}. Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
         )
         weights = {record.cell.model: record.weights for record in done if record.weights}
         named = ", ".join(f"{model}: {w.source} (SHA-256 {w.sha256[:12]})" for model, w in weights.items())

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.results.record import Direction, Record
-from invsuite.results.rows import Row, advantage, find_row, measures_of, rows_of
+from invsuite.results.rows import Row, advantage, comparable, find_row, measures_of, rows_of
 
 NOTE = (
     "First better by: mean paired difference over the images both rows have, positive where the first row is better, "
@@ -65,7 +65,7 @@ def compare_rows(
         records: of the suite.
         first: row as MODEL/STAGE/METHOD.
         second: row that it is held against.
-        measures: names; None takes every measure that both rows have values of.
+        measures: names; None takes every measure that both rows have values of, and that can be compared.
 
     Raises:
         UsageError: for a row or measure that is not there.
@@ -76,7 +76,7 @@ def compare_rows(
     for name in measures or ():
         if name not in known:
             raise unknown_name("measure of these rows", name, known)
-    chosen = measures or [name for name in known if all(row.having(name) for row in pair)]
+    chosen = measures or [name for name in known if all(row.having(name) for row in pair) and comparable(*pair, name)]
     if not chosen:
         raise UsageError(f"'{first}' and '{second}' have no measure in common")
     return [_compare(*pair, name) for name in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -77,6 +78,11 @@ class Row:
         if every > 1:
             facts.append(f"{every} seeds" if finished == every else f"{finished} of {every} seeds")
         return f"{self.method} ({', '.join(facts)})" if facts else self.method
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Return the keys of the images that it was scored on."""
+        return tuple(self.done[0].images) if self.done else ()
 
     @cached_property
     def done(self) -> tuple[Record, ...]:
@@ -188,16 +194,26 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     """Return the place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
 
     Per-image distances from the best are compared pairwise (`invsuite.results.statistics.places`). Rows without a
-    value have no place, and neither have those that see the image, nor those defined on fewer than half as many images
-    as the row with most: of them too little is known to let them share one.
+    value have no place, and neither have those that see the image, nor those defined on fewer than half as many of
+    their images as the row with most there: of them too little is known to let them share one. Of a measure of all
+    images together the rows compete that have as many images as most rows: of fewer it is another number.
     """
     having = [row for row in rows if row.having(measure) and not row.uses_image]
+    if having and having[0].having(measure)[0].measurements[measure].pooled:
+        usual = Counter(row.images for row in having).most_common(1)[0][0]
+        having = [row for row in having if row.images == usual]
     if not having:
         return {}
     images = _all_images(having)
     losses = {row.name: row.losses(measure, images) for row in having}
-    counts = {name: int((~np.isnan(loss)).all(axis=0).sum()) for name, loss in losses.items()}
-    ranked = [name for name, n in counts.items() if n >= max(2, max(counts.values()) / 2)]
+    defined = {name: (~np.isnan(loss)).all(axis=0) for name, loss in losses.items()}
+    most = np.stack(list(defined.values()))
+    own = [np.isin(images, row.images) for row in having]
+    ranked = [
+        name
+        for (name, where), scored in zip(defined.items(), own, strict=True)
+        if where.sum() >= max(2, most[:, scored].sum(axis=1).max() / 2)
+    ]
     if len(ranked) < 2:
         return {}
     return dict(zip(ranked, places([losses[name] for name in ranked]), strict=True))
@@ -216,19 +232,31 @@ def all_places(rows: Iterable[Row]) -> Places:
     return places
 
 
+def comparable(first: Row, second: Row, measure: str) -> bool:
+    """Tell whether two rows that have ``measure`` can be compared by it: of all images together they need the same."""
+    return first.images == second.images or not any(
+        row.having(measure)[0].measurements[measure].pooled for row in (first, second)
+    )
+
+
 def advantage(first: Row, second: Row, measure: str) -> Difference:
     """Return by how much ``first`` is better than ``second`` (negative: worse), over their common images.
 
     In the measure's unit; for a measure that is best at 1, the difference of distances from 1.
 
     Raises:
-        UsageError: if one of the two has no value of the measure.
+        UsageError: if one of the two has no value of the measure, or it is of all images together and theirs differ.
     """
     for row in (first, second):
         if not row.having(measure):
             measurement = row.measurement(measure)
             reason = "it was not measured" if measurement is None else measurement.reason
             raise UsageError(f"row '{row.name}' has no '{measure}': {reason}")
+    if not comparable(first, second, measure):
+        raise UsageError(
+            f"'{measure}' is of all images together, and '{first.name}' has {len(first.images)}, '{second.name}' "
+            f"{len(second.images)} of them: of fewer it is another number"
+        )
     images = _all_images([first, second])
     return differences([second.losses(measure, images), first.losses(measure, images)], [(0, 1)])[0]
 
