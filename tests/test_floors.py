@@ -46,9 +46,12 @@ def test_two_values_are_no_thumbnail() -> None:
         thumbnail_size((8, 8), 2)
 
 
+LOADED = ("rathjens", "rae")  # they read files of others
+
+
 def test_only_methods_that_say_so_are_shown_the_image(linear_chain: Model, make_problem: MakeProblem) -> None:
     problem = make_problem(linear_chain, ("first",))
-    quick = [n for n, m in METHODS.items() if not m.uses_budget or n == "random-weights"]
+    quick = [n for n, m in METHODS.items() if (not m.uses_budget and n not in LOADED) or n == "random-weights"]
     for name in quick:
         assert make_method(name, {}).fit(problem).inverter.uses_image == METHODS[name].uses_image
     assert all(m.family == "floor" for m in METHODS.values() if m.uses_image)

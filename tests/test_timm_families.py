@@ -23,6 +23,7 @@ from invsuite.methods.problem import Problem
 from invsuite.models.arrangement import OneTensor
 from invsuite.models.base import Layout, Model, WeightsOrigin, image_layout, means_stage
 from invsuite.models.boundaries import arrangement_of
+from invsuite.models.checks import check_chain
 from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
 
@@ -343,6 +344,22 @@ def test_a_local_file_of_any_family_loads_or_says_which_tensor_does_not_fit(name
     save_file(weights, path)
     with pytest.raises(WeightsError, match=rf"'{re.escape(key)}' is \(3,\), expected"):
         load_model(f"timm:{name}@{path}", "t")
+
+
+@pytest.mark.parametrize("source", ["test_vit", "test_resnet"])
+def test_the_input_size_can_be_set(source: str, tmp_path: Path) -> None:
+    """With random weights and with those of a file, where a network depends on it and where not."""
+    path = tmp_path / "w@1.safetensors"
+    save_file(timm.create_model(source, pretrained=False).state_dict(), path)
+    images = torch.rand(1, 3, 96, 64)
+    for model in (
+        load_model(f"timm:{source}@96x64", random_weights=True),
+        load_model(f"timm:{source}@{path}@96x64", "t"),
+    ):
+        assert model.image_size == (96, 64)
+        check_chain(model, images)
+    assert load_model(f"timm:{source}@96", random_weights=True).image_size == (96, 96)
+    assert load_model(f"timm:{source}@{path}", "t").image_size == (160, 160)
 
 
 def test_the_list_of_models_tells_stages_weights_and_licence() -> None:

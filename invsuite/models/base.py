@@ -257,6 +257,7 @@ class Model:
 
     Attributes:
         resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
+        rebuild: as it was given.
 
     Examples:
         >>> from invsuite import load_model
@@ -292,7 +293,7 @@ class Model:
         self.classes = tuple(classes)
         self.resampling = BICUBIC
         self._split = split
-        self._rebuild = rebuild
+        self.rebuild = rebuild
         self.uncut = uncut
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
@@ -427,12 +428,12 @@ class Model:
         Raises:
             NotApplicable: if the adapter gave no ``rebuild``.
         """
-        if self._rebuild is None:
+        if self.rebuild is None:
             raise NotApplicable(f"the adapter of model '{self.name}' cannot rebuild its chain with random weights")
         network = copy.deepcopy(self.network).cpu()
         network.train()  # drops what some attention layers keep of their weights while in eval mode
         randomise(network, seed)
-        model = self._rebuild(network)
+        model = self.rebuild(network)
         model.origin = random_origin(seed, self.origin, model.fingerprint())
         return model.to(self.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def name_of(source: str) -> str:
     if source in ALIASES:
         return source
     architecture, _, file = split_source(source)[1].partition("@")
-    return "-".join([architecture.strip("/").replace("/", "-"), *([Path(file).stem] if file else [])])
+    return "-".join([re.sub(r"[/:]", "-", architecture.strip("/")), *([Path(file).stem] if file else [])])
 
 
 def load_model(source: str, name: str = "", random_weights: bool = False) -> Model:

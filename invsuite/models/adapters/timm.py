@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from invsuite.errors import Unavailable, WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin, random_origin
 from invsuite.models.timm import timm_chain
 from invsuite.registry import HubWeights, register
+
+PARTS = re.compile(r"^(?P<name>[^@]+)(?:@(?P<file>.*?))??(?:@(?P<height>\d+)(?:x(?P<width>\d+))?)?$")
+
+
+def _parts(source: str) -> tuple[str, str, tuple[int, int] | None]:
+    """Return the name, the file ("" for none) and the image size (H, W) that ``NAME@FILE@SIZE`` gives."""
+    match = PARTS.match(source)
+    if match is None:
+        raise unknown_name("timm model", source, timm.list_models())
+    height = match["height"]
+    return match["name"], match["file"] or "", (int(height), int(match["width"] or height)) if height else None
 
 
 def weights_file(source: str) -> Path:
@@ -57,11 +69,12 @@ def hub_weights(source: str) -> HubWeights | None:
     Raises:
         UsageError: for a name timm does not know.
     """
-    if "@" in source:
+    name, file, _ = _parts(source)
+    if file:
         return None
-    cfg = timm.get_pretrained_cfg(_known(source))
+    cfg = timm.get_pretrained_cfg(_known(name))
     if cfg is None:
-        raise unknown_name("timm checkpoint", source, timm.list_pretrained(source.split(".")[0]))
+        raise unknown_name("timm checkpoint", name, timm.list_pretrained(name.split(".")[0]))
     return HubWeights(str(cfg.hf_hub_id), cfg.license or "see the hub page") if cfg.hf_hub_id else None
 
 
@@ -71,11 +84,11 @@ def load_random(source: str, name: str, seed: int) -> Model:
     Raises:
         UsageError: for an unknown name.
     """
-    architecture = source.partition("@")[0]
+    architecture, _, size = _parts(source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = timm.create_model(_known(architecture), pretrained=False)
-    model = _configured(name, network, _origin(network, architecture, ""))
+    model = _configured(name, network, _origin(network, architecture, ""), size)
     model.origin = random_origin(seed, model.origin, model.fingerprint())
     return model
 
@@ -84,35 +97,41 @@ def load_random(source: str, name: str, seed: int) -> Model:
 def load(source: str, name: str) -> Model:
     """Load any timm model, with its pretrained weights through the hub cache or with those of a local file.
 
-    ``NAME@FILE`` reads a ``.safetensors`` (or a ``.pth``, without unpickling code) of that architecture.
+    ``NAME@FILE`` reads a ``.safetensors`` (or a ``.pth``, without unpickling code) of that architecture; ``NAME@224``
+    or ``NAME@224x320``, or the same behind a file, sets the image size (H x W) in place of the checkpoint's own.
 
     Raises:
         UsageError: for an unknown name.
         Unavailable: if the weights cannot be had.
         WeightsError: if the file is damaged or does not fit, naming the tensor.
     """
-    architecture, _, file = source.partition("@")
+    architecture, file, size = _parts(source)
     if file:
         path = Path(file).expanduser()
         network = _from_file(_known(architecture), path)
     else:
-        network, path = _from_hub(source)
+        network, path = _from_hub(architecture)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _configured(name, network, _origin(network, source, digest))
+    return _configured(name, network, _origin(network, source, digest), size)
 
 
 def _origin(network: nn.Module, source: str, digest: str) -> WeightsOrigin:
     cfg: Any = network.pretrained_cfg
-    hub = "" if "@" in source or not digest else f" ({cfg.get('hf_hub_id')})"
+    hub = "" if _parts(source)[1] or not digest else f" ({cfg.get('hf_hub_id')})"
     licence = cfg.get("license") or "see the model's hub page"
     return WeightsOrigin(f"timm {source}{hub}", digest, licence, (tuple(cfg["mean"]), tuple(cfg["std"])))
 
 
-def _configured(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
-    """Return the chain with input size and normalisation of the checkpoint's own configuration."""
+def _configured(name: str, network: Any, origin: WeightsOrigin, size: tuple[int, int] | None) -> Model:
+    """Return the chain with normalisation and input size of the checkpoint's own configuration.
+
+    Another ``size`` (H, W) resamples position embeddings, as timm does.
+    """
     cfg: Any = network.pretrained_cfg
     _, height, width = cfg["input_size"]
-    model = timm_chain(name, network, (height, width), tuple(cfg["mean"]), tuple(cfg["std"]), origin)
+    if size is not None and hasattr(network, "set_input_size"):  # convolutional networks take any
+        network.set_input_size(img_size=size)
+    model = timm_chain(name, network, size or (height, width), tuple(cfg["mean"]), tuple(cfg["std"]), origin)
     model.resampling = Resampling(cfg["interpolation"], cfg["crop_pct"])
     return model
 
