@@ -103,7 +103,7 @@ def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) ->
         html = html_page(both)
         cells = re.findall(r'<td class="number" data-sort="[^"]*">([^<]*)(?:<small>\d run|</td>)', html)
         assert [cells[i : i + 3] == ["-"] * 3 for i in (0, 4)] == [shown, shown]
-        assert [[cell.strip() for cell in row.split("|")[4:7]] == ["-"] * 3 for row in rows] == [shown, shown]
+        assert [[cell.strip() for cell in row.split("|")[5:8]] == ["-"] * 3 for row in rows] == [shown, shown]
 
 
 def test_a_failure_of_a_later_run_does_not_hide_a_success(runs: Path) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import invented
+import numpy as np
 import pytest
 from helpers import small_suite
 
 import invsuite
+from invsuite.report.charts import charts
+from invsuite.report.html import MAP, _maps, cell_text
+from invsuite.report.markdown import chain_gaps, terminal
 from invsuite.report.results import Results
+from invsuite.results.compare import compare_rows, comparison_table
 from invsuite.results.record import Record
+from invsuite.results.regime import regime_of
+from invsuite.results.rows import measures_of, rows_of
 
 METRICS = (
     "psnr",
@@ -93,3 +103,107 @@ def test_pages_say_how_many_images_each_row_is_scored_on(results: Results, tmp_p
         line for line in text.splitlines() if line.startswith("| block03") and "| ridge" in line and "dB" not in line
     ][:1]
     assert "(n=3)" in line
+
+
+def planted(method: str, shift: float = 0.0, family: str = "optimisation", seed: int = 0, **notes: Any) -> Record:
+    """A record of 16 images whose PSNR is ``shift`` above that of the others."""
+    values = np.random.default_rng(3).normal(20, 2, 16) + shift
+    one = invented.record("vit", "embed", method, seed, [invented.measurement("psnr", values.tolist())], notes=notes)
+    return replace(one, cell=replace(one.cell, family=family))
+
+
+def trained(method: str, passes: int, shift: float = 0.0, **notes: Any) -> Record:
+    """A record of a trained method."""
+    one = planted(method, shift, "layer-wise", curve=[[0, 0.0, 0.1, 10.0]], **notes)
+    assert one.cost is not None
+    return replace(one, cost=replace(one.cost, fit_image_passes=passes))
+
+
+CONVERGED = {"converged": True, "converged_share": 0.99, "iterations": 312.4, "ceiling": 1000}
+STOPPED = {"converged": False, "converged_share": 0.4, "iterations": 871.0, "ceiling": 1000}
+BLOCKS = [{"converged_share": 1.0, "iterations": 9}, {"converged_share": 0.25, "iterations": 50}]
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        ([planted("optimisation", **CONVERGED)], "converged after 312 iterations"),
+        ([planted("optimisation", **STOPPED)], "1,000 iterations, 40 % converged"),
+        ([planted("optimisation", converged=False)], "not converged"),
+        ([planted("optimisation", inversion_curve=[{"iteration": 0}, {"iteration": 40}])], "40 iterations"),
+        (
+            [planted("fixedpoint", family="closed form", converged=False, blocks=BLOCKS)],
+            "50 iterations, 25 % converged",
+        ),
+        ([trained("layerwise", 25_600)], "25.6k passes"),
+        ([trained("layerwise", 102_400), trained("layerwise", 102_400)], "102k passes"),
+        ([trained("refined", 1_600, **CONVERGED)], "1.6k passes, converged after 312 iterations"),
+        ([planted("ridge", family="closed form")], "closed form"),
+        ([planted("mean", family="floor")], "-"),
+        ([planted("o", **CONVERGED), planted("o", seed=1, **STOPPED)], "656 iterations, 70 % converged"),
+    ],
+)
+def test_a_regime_is_said_in_words(records: list[Record], text: str) -> None:
+    assert regime_of(records).text == text
+
+
+def test_what_has_not_converged_is_shown_and_never_ranked(tmp_path: Path) -> None:
+    records = [
+        planted("optimisation", 9.0, **STOPPED),
+        planted("descent", 1.0, **CONVERGED),
+        planted("ridge", family="closed form"),
+        trained("layerwise", 25_600, 0.5),
+    ]
+    results = Results(records)
+    assert results.places["psnr"] == {"vit/embed/descent": 1, "vit/embed/layerwise": 2, "vit/embed/ridge": 3}
+    table, values, page = (path.read_text() for path in results.report(tmp_path))
+    lines = {line.split("|")[2].strip(): line for line in table.splitlines() if line.startswith("| embed")}
+    assert "| 1,000 iterations, 40 % converged" in lines["optimisation †"]
+    assert "**" not in lines["optimisation †"]
+    assert "#" not in lines["optimisation †"]
+    assert "| converged after 312 iterations" in lines["descent"]
+    assert "**" in lines["descent"]
+    assert "| 25.6k passes" in lines["layerwise"]
+    assert "| closed form" in lines["ridge"]
+    assert "**†** marks a row whose search was stopped at its ceiling" in table
+    assert "1,000 iterations, 40 % converged,False,psnr" in values.replace('"', "")
+    assert "1,000 iterations, 40 % converged" in page
+    assert "optimisation †" in page
+    shown = terminal(results)
+    assert "converged after 312 iterations" in shown
+    [line] = [line for line in shown.splitlines() if "optimisation †" in line]
+    assert "*" not in line
+    frame = results.to_frame().set_index("method")
+    assert frame["converged"].isna().tolist() == [False, False, True, True]
+    assert frame.loc["layerwise", "budget"] == "25.6k passes"
+    compared = comparison_table(compare_rows(records, "vit/embed/optimisation", "vit/embed/ridge"))
+    assert "vit/embed/optimisation: 1,000 iterations, 40 % converged." in compared
+
+
+def test_curves_of_descents_say_where_they_were_stopped() -> None:
+    curve = [
+        {"iteration": 0, "seconds_per_image": 0.0, "psnr": 10.0},
+        {"iteration": 9, "seconds_per_image": 1.0, "psnr": 20.0},
+    ]
+    stopped = planted("optimisation", inversion_curve=curve, **STOPPED)
+    [chart] = charts([stopped])
+    assert [method for method, _ in chart.methods] == ["optimisation († not converged at embed)"]
+    assert "n = 16" in chart.note
+
+
+def test_the_scale_of_a_heat_map_is_that_of_what_has_converged() -> None:
+    rows = rows_of([planted("optimisation", -9.0, **STOPPED), planted("a", 1.0), planted("b", 0.0)])
+    measure = next(iter(measures_of(rows).values()))
+    [heat] = _maps(rows, "psnr", [cell_text(row, measure, {}) for row in rows])
+    [(_, cells)] = heat["lines"]
+    assert cells[0].text.endswith(" †")
+    assert cells[0].fill == cells[2].fill == MAP[0], "both at the bottom: the first set no scale"
+
+
+def test_chains_are_held_against_the_end_to_end_network_of_their_budget() -> None:
+    errors = {"layerwise@16": 0.1, "layerwise@32": 0.02, "modular@16": 0.2, "modular@32": 0.04, "modular": 1.0}
+    records = [planted(method, selection_image_mse=error) for method, error in errors.items()]
+    assert [(r.cell.method, round(gap, 6)) for r, gap in chain_gaps(records)] == [
+        ("modular@16", 2.0),
+        ("modular@32", 2.0),
+    ]

@@ -186,9 +186,9 @@ def test_every_row_that_cannot_be_told_from_the_best_is_bold() -> None:
     text = markdown(Results([record("ridge"), close, *seeded("mean", 1, shift=-3)]))
     lines = [line for line in text.splitlines() if line.startswith("| embed")]
     table = {line.split("|")[2].strip(): line for line in reversed(lines)}
-    assert all("**" in table[m].split("|")[3] for m in ("ridge", "modular"))
-    assert "**" not in table["mean"].split("|")[3]
-    assert [table[m].split("|")[3].split()[-1] for m in ("ridge", "modular", "mean")] == ["#1", "#1", "#3"]
+    assert all("**" in table[m].split("|")[4] for m in ("ridge", "modular"))
+    assert "**" not in table["mean"].split("|")[4]
+    assert [table[m].split("|")[4].split()[-1] for m in ("ridge", "modular", "mean")] == ["#1", "#1", "#3"]
     assert "cannot be told apart" in text
     assert "corrects for the number of comparisons" in text
 

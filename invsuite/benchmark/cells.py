@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from invsuite.benchmark.suite import AT, MethodSpec, ModelSpec, Suite, check_images
+from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite, check_images
 from invsuite.data.sources import open_splits
 from invsuite.data.split import Splits
 from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
@@ -22,6 +22,7 @@ from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, name_of
 from invsuite.registry import METHODS, METRICS
+from invsuite.results.regime import AT
 
 #: JSON with sorted keys.
 as_json = json.JSONEncoder(sort_keys=True).encode

@@ -17,9 +17,9 @@ from invsuite.methods import make_method
 from invsuite.methods.base import Method
 from invsuite.methods.problem import Budget, Engine
 from invsuite.registry import METRICS, SOURCES
+from invsuite.results.regime import AT, table_of
 
 PARTS = ("fit", "select", "score")
-AT = "@"  # between the name of a method's table and the image passes of its row
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MethodSpec:
     @property
     def table(self) -> str:
         """Return the name of its table in the suite, which several budgets share."""
-        return self.name.partition(AT)[0]
+        return table_of(self.name)[0]
 
     def budget(self, common: Budget) -> Budget:
         """Return what its fit may spend where ``common`` is the suite's budget."""

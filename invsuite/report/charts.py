@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from invsuite.report.efficiency import TERA, trained_cells
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Record
+from invsuite.results.regime import MARK, regime_of
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
 MEANS = "Curves are kept as means, so they have no interval; the scored values have one."
@@ -61,6 +62,8 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
     """Return quality against the operations of training."""
     curves: Curves = {}
     for cell in trained_cells(rows):
+        if not cell.flops:  # nobody counted them
+            continue
         points = [(passes / cell.passes * cell.flops / TERA, value) for passes, value in cell.curve]
         curves.setdefault(cell.stage, {})[cell.method] = points
     if not curves:
@@ -75,17 +78,23 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
 
 def _inversion(rows: Sequence[Record]) -> list[Chart]:
     """Return quality against the seconds of an iterative inversion."""
-    curves: Curves = {}
-    for record in rows:
-        steps = record.notes.get("inversion_curve", [])
-        points = [(step["seconds_per_image"], step["psnr"]) for step in steps]
-        if points:
-            curves.setdefault(record.cell.stage, {})[record.cell.method] = points
-    if not curves:
+    iterative = [record for record in rows if record.notes.get("inversion_curve")]
+    if not iterative:
         return []
-    clock, n = next((record.cost.clock, record.data.score) for record in rows if record.cost and record.data)
+    stopped: dict[str, list[str]] = {}
+    for record in iterative:
+        if regime_of([record]).converged is False:
+            stopped.setdefault(record.cell.method, []).append(record.cell.stage)
+    curves: Curves = {}
+    for record in iterative:
+        method = record.cell.method
+        marked = f"{method} ({MARK} not converged at {', '.join(stopped[method])})" if method in stopped else method
+        points = [(step["seconds_per_image"], step["psnr"]) for step in record.notes["inversion_curve"]]
+        curves.setdefault(record.cell.stage, {})[marked] = points
+    clock = next(record.cost.clock for record in iterative if record.cost)
+    counts = " or ".join(str(n) for n in sorted({len(record.images) for record in iterative}))
     note = (
-        f"Mean PSNR of the scored images (n = {n}) as an iterative inversion goes on, against "
+        f"Mean PSNR of the scored images (n = {counts}) as an iterative inversion goes on, against "
         f"{clock} seconds per image. {MEANS}"
     )
     return [_chart("Inversion", f"{clock} s per image", note, curves)]

@@ -19,6 +19,7 @@ from invsuite._system.files import write_atomically
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import Pixels, read_sheet
 from invsuite.results.record import Record
+from invsuite.results.regime import MARK, regime_of
 from invsuite.results.store import Store
 
 ACROSS = 4  # heat maps beside each other
@@ -97,6 +98,7 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
     first = np.concatenate(original, axis=1)
     strips = {key: _widened(strip, first.shape[1]) for key, strip in strips.items()}
     stages, methods = (list(dict.fromkeys(key[part] for key in strips)) for part in (0, 1))
+    stopped = {(r.cell.stage, r.cell.method) for r in done if regime_of([r]).converged is False}
     aspect = first.shape[1] / first.shape[0]
     height = 0.85
     size = (height * aspect * len(stages) + 1.6, height * (len(methods) + 1) + 0.5)
@@ -108,6 +110,8 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
             picture = first if method == "original" else strips.get((stage, method))
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
+            if (stage, method) in stopped:
+                axis.set_xlabel(f"{MARK} not converged", fontsize=7, labelpad=1)
             axis.set_xticks([])
             axis.set_yticks([])
             for spine in axis.spines.values():

@@ -20,6 +20,7 @@ from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
 from invsuite.results.record import Measurement, Provenance, Record
+from invsuite.results.regime import MARK, regime_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
 from invsuite.results.statistics import distance_from_best
 
@@ -189,7 +190,8 @@ def _costs(row: Row, timed: bool) -> list[CellText]:
 def _maps(rows: Sequence[Row], name: str, texts: Sequence[CellText]) -> list[dict[str, Any]]:
     """Return a heat map of a measure for every model: stages down, methods across; the brighter the better.
 
-    The scale is that of the rows that compete: those that see the image would darken all others.
+    The scale is that of the rows that compete: those that see the image would darken all others. What has not converged
+    is marked in its cell.
 
     Args:
         rows: of the table.
@@ -201,23 +203,28 @@ def _maps(rows: Sequence[Row], name: str, texts: Sequence[CellText]) -> list[dic
     for row, text in zip(rows, texts, strict=True):
         models.setdefault(row.model, []).append((row, text))
     for model, own in models.items():
-        cells = {(row.stage, row.label): text for row, text in own}
+        labels = {row.method: row.label for row, _ in own if row.done and not row.unconverged}
+        labels = {row.method: row.label for row, _ in own} | labels
+        cells = {
+            (row.stage, row.method): replace(text, text=f"{text.text} {MARK}") if row.unconverged else text
+            for row, text in own
+        }
         losses = {
-            (row.stage, row.label): float(distance_from_best(measurement.direction, measurement.mean))
+            (row.stage, row.method): float(distance_from_best(measurement.direction, measurement.mean))
             for row, text in own
             if text.sort and (measurement := row.measurement(name))
         }
         if not losses:
             continue
-        blind = {(row.stage, row.label) for row, _ in own if not row.uses_image}
-        scale = [loss for key, loss in losses.items() if key in blind] or list(losses.values())
+        competing = {(row.stage, row.method) for row, _ in own if not (row.uses_image or row.unconverged)}
+        scale = [loss for key, loss in losses.items() if key in competing] or list(losses.values())
         low, high = min(scale), max(scale)
         for key, loss in losses.items():
             share = 1 - (min(max(loss, low), high) - low) / (high - low) if high > low else 0.5
             cells[key] = cells[key].painted(share)
         stages, methods = (list(dict.fromkeys(key[part] for key in cells)) for part in (0, 1))
         lines = [(stage, [cells.get((stage, method)) for method in methods]) for stage in stages]
-        maps.append({"model": model, "methods": methods, "lines": lines})
+        maps.append({"model": model, "methods": [labels[method] for method in methods], "lines": lines})
     return maps
 
 
@@ -255,6 +262,7 @@ def _wall(model: str, records: Sequence[Record], results: Results, pictures: Pic
     }
     if not images or not any(numbers.values()):
         return None
+    budgets = {(record.cell.stage, record.cell.method): regime_of([record]).text for record in records}
     stages, methods = (list(dict.fromkeys(key[part] for key in numbers)) for part in (0, 1))
     return {
         "model": model,
@@ -263,6 +271,7 @@ def _wall(model: str, records: Sequence[Record], results: Results, pictures: Pic
         "images": records[0].images[: len(images)],
         "originals": [pictures.add(p) for p in images],
         "reconstructions": [[numbers.get((stage, method), []) for method in methods] for stage in stages],
+        "budgets": [[budgets.get((stage, method), "") for method in methods] for stage in stages],
     }
 
 

@@ -12,6 +12,7 @@ from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
+from invsuite.results.regime import MARK, table_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
@@ -31,6 +32,12 @@ NOTES = (
         "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have. "
         "Rows defined on fewer than half of the images on which others are have no place, and neither have those that "
         "see the image: they mark a level that methods, shown the representation alone, are held to."
+    ),
+    (
+        "**Budget** is the regime of a row: the images its training saw, with repeats (25.6k passes); for methods that "
+        "search for each image the iterations after which they converged, on average; or the closed form. "
+        f"**{MARK}** marks a row whose search was stopped at its ceiling before at least 95 % of the images met the "
+        "stopping rule: its numbers are those of that ceiling, and it has no place."
     ),
     (
         "**Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
@@ -93,23 +100,23 @@ def chain_gaps(records: Iterable[Record]) -> list[tuple[Record, float]]:
     """Return records of chains of modules with their chain gap.
 
     The gap is the mean squared error of a chain's images over that of the end-to-end network (`END_TO_END`) of the same
-    model, stage and seed, both on the selection images. Records without such a partner, or without selection errors in
-    their notes, are left out.
+    model, stage, seed and budget, both on the selection images. Records without such a partner, or without selection
+    errors in their notes, are left out.
     """
-    errors: dict[tuple[str, str, int], float] = {}
+    errors: dict[tuple[str, str, int, str], float] = {}
     chains: list[tuple[Record, float]] = []
     for record in records:
         error = record.notes.get("selection_image_mse")
-        if error is not None and record.cell.method == END_TO_END:
+        if error is not None and table_of(record.cell.method)[0] == END_TO_END:
             errors[_peers(record)] = error
         elif error is not None:
             chains.append((record, error))
     return [(record, error / errors[_peers(record)]) for record, error in chains if errors.get(_peers(record), 0.0) > 0]
 
 
-def _peers(record: Record) -> tuple[str, str, int]:
+def _peers(record: Record) -> tuple[str, str, int, str]:
     """Return what a chain and the end-to-end network that it is held against have in common."""
-    return record.cell.model, record.cell.stage, record.cell.seed
+    return record.cell.model, record.cell.stage, record.cell.seed, table_of(record.cell.method)[1]
 
 
 def data_texts(done: Iterable[Record]) -> list[str]:
@@ -169,12 +176,12 @@ def _table(
     common = {measure.name: _common_n(rows, measure.name) for measure in measures}
     clocks = "/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall"
     one_device = len(devices_of(done)) < 2  # times of several are not for comparing
-    head = (["Model"] if compact else []) + ["Stage", "Method"]
+    head = (["Model"] if compact else []) + ["Stage", "Method", "Budget"]
     head += [_heading(measure, common[measure.name]) for measure in measures]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
     body = []
     for row in rows:
-        line = ([row.model] if compact else []) + [row.stage, row.label]
+        line = ([row.model] if compact else []) + [row.stage, row.label, row.regime.text]
         if not row.done:
             body.append([*line, *[row.records[0].status] * len(measures), *[""] * (4 * costs)])
             continue

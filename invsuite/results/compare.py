@@ -31,6 +31,7 @@ class Comparison:
         n: common images.
         seeds: of each row.
         verdict: in words.
+        budgets: regime of each row.
     """
 
     measure: str
@@ -45,6 +46,7 @@ class Comparison:
     n: int
     seeds: tuple[int, int]
     verdict: str
+    budgets: tuple[str, str]
 
     def line(self) -> list[str]:
         """Return the cells of a table's line."""
@@ -86,7 +88,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Return the comparisons as a table for people."""
     head = ["Measure", *comparisons[0].rows, "First better by", "n", "Seeds", "Verdict"]
     body = [comparison.line() for comparison in comparisons]
-    return tabulate(body, head, tablefmt="simple", disable_numparse=True) + f"\n\n{NOTE}"
+    spent = [f"{row}: {budget}." for row, budget in zip(comparisons[0].rows, comparisons[0].budgets, strict=True)]
+    table = tabulate(body, head, tablefmt="simple", disable_numparse=True)
+    return "\n".join([table, "", *spent, "", NOTE])
 
 
 def _compare(first: Row, second: Row, name: str) -> Comparison:
@@ -112,4 +116,5 @@ def _compare(first: Row, second: Row, name: str) -> Comparison:
         difference.n,
         (len(first.having(name)), len(second.having(name))),
         verdict,
+        (first.regime.text, second.regime.text),
     )

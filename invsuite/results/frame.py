@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from invsuite.results.record import CellCost, Record
+from invsuite.results.regime import regime_of
 
 #: Columns and their types in a frame.
 COLUMNS = {
@@ -17,6 +18,8 @@ COLUMNS = {
     "method": "string",
     "seed": "Int64",
     "status": "string",
+    "budget": "string",
+    "converged": "boolean",
     "measure": "string",
     "unit": "string",
     "direction": "string",
@@ -49,7 +52,8 @@ COSTS = {
 def to_frame(records: Iterable[Record], costs: bool = False) -> pd.DataFrame:
     """Return one line per cell and measure, with unit, direction, n, mean and 95 % interval (``low``, ``high``).
 
-    A cell without numbers has one line with its status and the reason.
+    ``budget`` is what was spent on the cell, in the words of the tables, and ``converged`` is empty for methods without
+    a stopping rule. A cell without numbers has one line with its status and the reason.
 
     Args:
         records: in the order of the lines.
@@ -70,17 +74,19 @@ def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
         cell = record.cell
         head = (cell.suite, cell.model, cell.stage, cell.method, cell.seed)
         if not record.ok:
-            yield (*head, record.status, *[None] * 9, record.reason, cell.id)
+            yield (*head, record.status, *[None] * 11, record.reason, cell.id)
+        regime = regime_of([record])
+        spent = (regime.text, regime.converged)
         for m in record.measurements.values() if record.ok else ():
             numbers = (m.n if m.status in ("ok", "undefined") else None, m.mean, m.low, m.high, m.ceiling, m.floor)
-            yield (*head, m.status, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
+            yield (*head, m.status, *spent, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
         if record.cost is not None and costs and record.ok:
-            yield from ((*head, *line, cell.id) for line in _costs(record.cost))
+            yield from ((*head, "ok", *spent, *line, cell.id) for line in _costs(record.cost))
 
 
 def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:
-    """Yield the columns from ``status`` to ``reason`` of every cost that was counted."""
+    """Yield the columns from ``measure`` to ``reason`` of every cost that was counted."""
     for name, unit in COSTS.items():
         value = getattr(cost, name)
         if value is not None:
-            yield ("ok", name, unit, "lower", 1, value, None, None, None, None, f"clock: {cost.clock}")
+            yield (name, unit, "lower", 1, value, None, None, None, None, f"clock: {cost.clock}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.results.record import Measurement, Record
+from invsuite.results.regime import MARK, Regime, regime_of
 from invsuite.results.statistics import Array, Difference, differences, distance_from_best, places, summarise_seeds
 
 #: Place of a row by a measure: {measure: {row name: place}}.
@@ -71,13 +72,28 @@ class Row:
         return self.records[0].cell.uses_image
 
     @cached_property
+    def regime(self) -> Regime:
+        """Return what was spent on it, and whether its descents have converged."""
+        return regime_of(self.done)
+
+    @property
+    def unconverged(self) -> bool:
+        """Tell whether its descents were stopped before they converged: it then competes with no method."""
+        return self.regime.converged is False
+
+    @cached_property
     def label(self) -> str:
-        """Return the method, whether it sees the image, and its seeds if they are several or not all have numbers."""
+        """Return the method and what to know of it.
+
+        That is `MARK` if it has not converged, whether it sees the image, and its seeds if they are several or not all
+        have numbers.
+        """
+        name = f"{self.method} {MARK}" if self.unconverged else self.method
         finished, every = len(self.done), len(self.records)
         facts = ["sees the image"] * self.uses_image
         if every > 1:
             facts.append(f"{every} seeds" if finished == every else f"{finished} of {every} seeds")
-        return f"{self.method} ({', '.join(facts)})" if facts else self.method
+        return f"{name} ({', '.join(facts)})" if facts else name
 
     @cached_property
     def images(self) -> tuple[str, ...]:
@@ -194,11 +210,12 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     """Return the place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
 
     Per-image distances from the best are compared pairwise (`invsuite.results.statistics.places`). Rows without a
-    value have no place, and neither have those that see the image, nor those defined on fewer than half as many of
-    their images as the row with most there: of them too little is known to let them share one. Of a measure of all
-    images together the rows compete that have as many images as most rows: of fewer it is another number.
+    value have no place, and neither have those that see the image or have not converged, nor those defined on fewer
+    than half as many of their images as the row with most there: of them too little is known to let them share one. Of
+    a measure of all images together the rows compete that have as many images as most rows: of fewer it is another
+    number.
     """
-    having = [row for row in rows if row.having(measure) and not row.uses_image]
+    having = [row for row in rows if row.having(measure) and not (row.uses_image or row.unconverged)]
     if having and having[0].having(measure)[0].measurements[measure].pooled:
         usual = Counter(row.images for row in having).most_common(1)[0][0]
         having = [row for row in having if row.images == usual]

@@ -83,9 +83,10 @@ function drawWall() {
   const stage = wall.stages[slider.value];
   slider.setAttribute("aria-valuetext", stage);
   $("wall-shown").textContent = `${stage} (${Number(slider.value) + 1} of ${wall.stages.length})`;
-  const line = (name, numbers, alt) => {
-    const row = element("tr");
-    row.append(element("th", name, { scope: "row" }));
+  const line = (name, numbers, alt, budget = "") => {
+    const row = element("tr"), head = element("th", name, { scope: "row" });
+    if (budget) head.append(element("small", budget));
+    row.append(head);
     for (const [i, key] of wall.images.entries()) {
       const cell = element("td");
       if (i < numbers.length) cell.append(picture(numbers[i], `${alt} of ${key}`));
@@ -94,11 +95,11 @@ function drawWall() {
     }
     return row;
   };
-  const ofStage = wall.reconstructions[slider.value];
+  const ofStage = wall.reconstructions[slider.value], budgets = wall.budgets[slider.value];
   $("wall").tBodies[0].replaceChildren(
     line("original", wall.originals, "original"),
-    ...wall.methods.map((method, i) => [method, ofStage[i]]).filter(([, numbers]) => numbers.length)
-      .map(([method, numbers]) => line(method, numbers, `${method} at ${stage}`)),
+    ...wall.methods.map((method, i) => [method, ofStage[i], budgets[i]]).filter(([, numbers]) => numbers.length)
+      .map(([method, numbers, budget]) => line(method, numbers, `${method} at ${stage}`, budget)),
   );
   $("wall").tHead.rows[0].replaceChildren(
     element("th", "Method", { scope: "col" }), ...wall.images.map((key) => element("th", key, { scope: "col" })),
