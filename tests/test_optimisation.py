@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import scene_split
 
 from invsuite._system.flops import count_flops
-from invsuite.benchmark.scoring import flops_per_image
+from invsuite.benchmark.scoring import Curve, flops_per_image
+from invsuite.data.base import Sample
+from invsuite.data.scenes import Scenes
+from invsuite.data.split import Split
+from invsuite.errors import UsageError
 from invsuite.methods import make_method
 from invsuite.methods.base import Snapshot
-from invsuite.methods.optimisation.engine import feature_loss, snapshot_marks
+from invsuite.methods.optimisation.engine import Descent, Progress, feature_loss, snapshot_marks
+from invsuite.methods.optimisation.optimisers import LBFGS
 from invsuite.methods.optimisation.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
 from invsuite.methods.optimisation.presets import Mahendran2015, Optimisation
 from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variation
@@ -24,6 +31,7 @@ PRESETS = ("optimisation", "mahendran2015", "mahendran2016", "plugin", "fourier"
 FEW: dict[str, dict[str, object]] = {
     name: {"iterations": 4, "jitter": 2, "zoom": 0.1, "colour_shift": 0.05} for name in PRESETS
 }
+FEW["optimisation"] = {"iterations": 4, "search_images": 2}
 FEW["dip"] = {"iterations": 2, "width": 4, "depth": 2}
 
 
@@ -50,6 +58,8 @@ def test_the_curve_is_told_and_the_last_point_is_what_is_returned(
     made = inverter.invert_watched(found, told.append)
     one_batch = [0, 1, 2, 5, 10, 12, 13, 14, 17, 22, 24]
     assert [s.iteration for s in told] == one_batch * 2
+    assert inverter.findings("first") == {"converged": False, "converged_share": 0.0, "iterations": 24, "ceiling": 24}
+    assert inverter.findings("first") == {}
     assert torch.equal(torch.cat([s.images for s in told if s.iteration == 24]), made)
     assert [len(s.loss) for s in told[:11]] == [3] * 11
     assert told[4].loss.mean() < told[0].loss.mean()
@@ -91,10 +101,179 @@ def test_the_prior_has_its_own_strength_at_a_stage(linear_chain: Model, make_pro
     assert smooth < 0.5 * rough
 
 
+@pytest.mark.parametrize("settings", [{}, {"optimiser": "adam", "schedule": "plateau", "window": 5, "anneal": 1}])
+def test_an_image_stops_by_itself(settings: dict[str, object], linear_chain: Model, make_problem: MakeProblem) -> None:
+    method = make_method("optimisation", {"tv": 0.01, "tolerance": 0.03, "iterations": 400, **settings})
+    descent = method.fit(make_problem(linear_chain, ("first",))).inverter
+    assert isinstance(descent, Descent)
+    images = scene_split(906, 3, 24).images(slice(0, 3))
+    images[0] = images[0].mean((1, 2), keepdim=True)
+    target = linear_chain.represent(images, ["first"])["first"]
+    together = descent.descend(target)
+    assert bool(together.converged.all())
+    assert len(set(together.iterations.tolist())) == 3, "each has iterations of its own"
+    assert int(together.iterations.max()) < 400
+    findings = descent.findings("first")
+    assert findings["converged"] is True
+    assert findings["iterations"] == pytest.approx(float(together.iterations.float().mean()))
+    alone = descent.descend(target[1:2])
+    assert int(alone.iterations) == pytest.approx(int(together.iterations[1]), abs=10)
+    torch.testing.assert_close(together.images[1:2], alone.images, atol=5e-3, rtol=0)
+    assert torch.equal(together.images, descent.descend(target).images)
+
+
+def test_descents_begin_where_they_are_told_and_end_at_the_ceiling(
+    linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    images = scene_split(906, 4, 24).images(slice(0, 4))
+    descent = (
+        make_method("optimisation", {"tv": 0.0, "iterations": 3, "batch": 2})
+        .fit(make_problem(linear_chain, ("first",)))
+        .inverter
+    )
+    assert isinstance(descent, Descent)
+    target = linear_chain.represent(images, ["first"])["first"]
+    near = (images + 0.01).clamp(0.02, 0.98)
+    descended = descent.descend(target, near)
+    assert descended.iterations.tolist() == [3] * 4
+    assert not bool(descended.converged.any())
+    assert float((descended.images - near).abs().max()) < 0.2
+    pulled = replace(descent, penalty=lambda now, starts: 1e4 * (now - starts).square().mean((1, 2, 3)))
+    assert float((pulled.descend(target, near).images - near).abs().max()) < 0.01
+    with pytest.raises(UsageError, match="begins at no image"):
+        replace(descent, settings=replace(descent.settings, pixels="network")).descend(target, near)
+
+
+def test_progress_is_judged_for_each_image_and_phase() -> None:
+    settings = Optimisation(tv=1.0, window=2, tolerance=0.1, anneal=1, iterations=100)
+    progress = Progress(settings, 2, torch.device("cpu"))
+    assert progress.tv_factor.tolist() == [10, 10]
+    fast, slow = [8.0, 4.0, 2.0, 1.0], [8.0, 7.9, 7.8, 7.8]
+    pairs = enumerate(zip(fast, slow, strict=True))
+    entered = [progress.add(torch.tensor(pair), step).tolist() for step, pair in pairs]
+    assert entered == [[False, False], [False, False], [False, True], [False, False]]
+    assert progress.tv_factor.tolist() == [10, 1]
+    assert not bool(progress.converged.any()), "the second has only begun its last phase"
+    for step in range(4, 7):
+        progress.add(torch.tensor([0.5 ** (step - 3), 7.8]), step)
+    assert progress.converged.tolist() == [False, True]
+    progress.keep(torch.tensor([0]))
+    entered = [progress.add(torch.tensor([0.01 * 0.5**step]), step).item() for step in range(7, 60)]
+    assert entered.index(True) == 49 - 7, "half the iterations are left for the weight itself"
+
+
+def test_lbfgs_minimises_each_image_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(0, 3, 30).expand(3, -1) * torch.tensor([1.0, 10.0, 0.1])[:, None]
+    target = torch.randn(3, 30, generator=generator)
+
+    def descend(rows: torch.Tensor, steps: int) -> torch.Tensor:
+        point = torch.zeros(len(rows), 30, requires_grad=True)
+        optimiser = LBFGS([point], 10)
+        least = torch.full((len(rows),), float("inf"))
+        for _ in range(steps):
+            objectives = (scales[rows] * (point - target[rows]).square()).sum(1)
+            objectives.sum().backward()
+            accepted = optimiser.step(objectives.detach(), torch.full((len(rows),), 0.1))
+            assert bool((objectives.detach()[accepted] <= least[accepted]).all()), "a step is taken downwards"
+            least = torch.where(accepted, objectives.detach(), least)
+        return least
+
+    together = descend(torch.arange(3), 120)
+    assert float(together.max()) < 1e-3
+    for row in range(3):
+        torch.testing.assert_close(descend(torch.tensor([row]), 40), descend(torch.arange(3), 40)[row : row + 1])
+
+
+@pytest.mark.parametrize(("kind", "params"), [("optimisation", {"jitter": 1}), ("optimisation", {"pixels": "clamp"})])
+def test_a_line_search_needs_an_objective_that_stays(kind: str, params: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="set 'adam'"):
+        make_method(kind, params)
+    make_method(kind, params | {"optimiser": "adam"})
+
+
+class Listed(Scenes):
+    """Images (N, 3, H, W) as a dataset."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__(0, len(images), images.shape[-1])
+        self.images = images
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(str(index), self.images[index])
+
+
+def test_the_weight_is_chosen_by_the_error_on_selection_images(vit: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(vit, ("embed",))
+    rough = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for images in (rough, F.interpolate(F.avg_pool2d(rough, 32), (96, 96), mode="bilinear")):
+        select = Split(Listed(images), (0, 1))
+        fitted = make_method("optimisation", {"search_iterations": 8, "search_images": 2}).fit(
+            replace(problem, select=select)
+        )
+        notes, cost = fitted.notes["embed"], fitted.cost
+        best = max(notes["tv_search"], key=lambda tried: tried["psnr"])
+        assert notes["tv"] == best["tv"]
+        assert 0 < cost.image_passes["embed"] <= 8 * 2 * len(notes["tv_search"])
+        assert cost.fit_flops["embed"] > 0
+        assert cost.stage_seconds["embed"] > 0
+        weights.append(notes["tv"])
+    assert weights[0] < weights[1], "smooth images want the stronger prior"
+
+
+@pytest.mark.parametrize("params", [{}, {"loss": "standardised"}, {"loss": "cosine"}])
+def test_what_a_fit_has_chosen_is_kept(
+    params: dict[str, object], linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    problem = make_problem(linear_chain, ("first", "second"))
+    method = make_method("optimisation", {"iterations": 5, "search_images": 2, **params})
+    fitted, again = method.fit(problem), method.fit(problem)
+    images = scene_split(906, 2, 24).images(slice(0, 2))
+    tensors = fitted.inverter.tensors()
+    assert tensors is not None
+    restored = method.restore(replace(problem, stages=("second",)), tensors, fitted.notes)
+    assert restored is not None
+    target = linear_chain.represent(images, ["second"])["second"]
+    made = fitted.invert(target, images)
+    assert torch.equal(again.invert(target, images), made)
+    assert torch.equal(restored.invert(target), made)
+    first = {name: tensor for name, tensor in tensors.items() if "second" not in name}
+    assert method.restore(problem, first, fitted.notes) is None
+
+
+def test_operations_are_of_the_iterations_that_were_made(vit: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(906, 1).images(slice(0, 1))
+    method = make_method("optimisation", {"tv": 1.0, "iterations": 8, "window": 3, "tolerance": 10.0})
+    fitted = method.fit(make_problem(vit, ("embed",)))
+    target = vit.represent(images, ["embed"])["embed"]
+    whole = count_flops(lambda: fitted.invert(target, images))
+    findings = fitted.inverter.findings("embed")
+    assert findings["iterations"] == 4
+    assert flops_per_image(vit, "embed", fitted.inverter, images, 4 / findings["ceiling"]) == whole
+
+
+def test_a_batch_that_has_ended_counts_in_the_curve_as_it_ended() -> None:
+    curve, images = Curve(), torch.zeros(3, 3, 2, 2)
+    watch = curve.beside(images)
+    for count, iterations in ((2, (0, 1, 4)), (1, (0, 1, 2, 9))):
+        for iteration in iterations:
+            made = torch.full((count, 3, 2, 2), 0.1)
+            watch(Snapshot(iteration, float(iteration), torch.full((count,), 10.0 - iteration), made))
+    notes = {row["iteration"]: row for row in curve.notes()}
+    assert list(notes) == [0, 1, 2, 4, 9]
+    assert notes[2]["feature_loss"] == pytest.approx((9 + 9 + 8) / 3)
+    assert notes[9]["feature_loss"] == pytest.approx((6 + 6 + 1) / 3)
+    assert notes[9]["seconds_per_image"] == pytest.approx((4 + 9) / 3, abs=1e-3)
+    assert notes[9]["psnr"] == pytest.approx(20.0)
+
+
 def test_losses_and_priors_against_their_formulas() -> None:
     found, target = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 2.0]])
     torch.testing.assert_close(feature_loss(found, target, "l2"), torch.tensor([9 / 16, 5 / 4]))
     torch.testing.assert_close(feature_loss(found, target, "cosine"), torch.tensor([1 - 16 / 20, 1.0]))
+    deviations = torch.tensor([[1.0, 2.0]])
+    torch.testing.assert_close(feature_loss(found, target, "standardised", deviations), torch.tensor([4.5, 1.0]))
     image = torch.zeros(1, 3, 2, 2)
     image[..., 1] = 0.5
     torch.testing.assert_close(total_variation(image), torch.tensor([0.25]))
@@ -108,8 +287,10 @@ def test_schedules() -> None:
     steps = Optimisation(iterations=8, learning_rate=1.0, schedule="step", drops=3, drop_by=10.0)
     assert [steps.rate(i) for i in range(8)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert Optimisation(iterations=4, schedule="constant").rate(3) == 0.1
-    linear = Optimisation(iterations=4, learning_rate=1.0)
+    linear = Optimisation(iterations=4, learning_rate=1.0, schedule="linear")
     assert [linear.rate(i) for i in range(4)] == [1, 1, 1, 0.5]
+    plateau = Optimisation(anneal=2, anneal_by=10, schedule="plateau", drops=1, drop_by=4)
+    assert plateau.phases() == [(100, 1), (10, 1), (1, 1), (1, 0.25)]
     assert snapshot_marks(30) == {0, 1, 2, 5, 10, 20}
 
 

@@ -43,7 +43,8 @@ def cell_passes(plan: Plan, cell: Cell) -> float:
     """
     data, images = plan.suite.data_of(cell.model), reconstructed_images(plan, cell)
     work = cell.method.method.work(WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan, cell)))
-    return images + work.fit_passes / len(cell.model.stages) + work.trained_passes + float(work.updates) * images
+    fitted = work.fit_passes / len(cell.model.stages) + work.trained_passes + work.searched_passes
+    return images + fitted + float(work.updates) * images
 
 
 def measure_passes(plan: Plan, cell: Cell) -> float:
@@ -223,7 +224,7 @@ def model_seconds(
             limit = cell.method.budget(suite.budget).seconds
             seconds += EVALUATED * step * work.trained_passes if limit is None else limit
         fit_passes[cell.fit_id] = work.fit_passes
-        seconds += work.updates * images * BACKWARD * forward
+        seconds += (work.updates * images + work.searched_passes) * BACKWARD * forward
     seconds += SOLVED * sum(fit_passes.values()) * deepest
     if trained:
         distinct = expected_distinct(float(sum(trained.values())), 2 * len(splits.fit))

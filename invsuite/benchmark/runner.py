@@ -496,9 +496,10 @@ class Session:
         flags = check_reconstructions(reconstructions, subject.images, what)
         # read before the measures reconstruct edited images: the notes speak of the scored images alone
         notes = fitted.notes.get(cell.stage, {}) | fitted.inverter.findings(cell.stage)
-        if curve.points:
+        if curve.batches:
             notes = notes | {"inversion_curve": curve.notes()}
-        flops = flops_per_image(model, cell.stage, fitted.inverter, subject.images[:1])
+        share = notes["iterations"] / notes["ceiling"] if "ceiling" in notes else 1.0
+        flops = flops_per_image(model, cell.stage, fitted.inverter, subject.images[:1], share)
         measurements = self._measure(inverter, reconstructions, run.plan.metrics)
         write_atomically(store.first_path(cell.id), first_sheet(_pixels(reconstructions[:FIRST])))
         pictured = best_and_worst({measurement.name: measurement for measurement in measurements})

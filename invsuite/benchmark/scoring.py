@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -99,7 +99,8 @@ class CellInverter:
         self, inverter: Inverter, images: TensorLike, batch: int, curve: Curve | None
     ) -> Iterator[torch.Tensor]:
         if curve is not None:
-            curve.points.clear()  # of an attempt that memory did not suffice for
+            curve.clear()  # of an attempt that memory did not suffice for
+        inverter.findings(self.cell.stage)
         for true in images.split(batch):
             reconstructions = invert_batch(self.model, self.cell.stage, inverter, true, curve)
             if reconstructions.shape != true.shape:
@@ -119,10 +120,17 @@ def invert_batch(
     return inverter.invert(representation)
 
 
-def flops_per_image(model: Model, stage: str, inverter: Inverter, image: torch.Tensor) -> int:
+def flops_per_image(model: Model, stage: str, inverter: Inverter, image: torch.Tensor, share: float = 1.0) -> int:
     """Return the operations of inverting an image's (1, 3, H, W) representation, its own forward pass left out.
 
     Counting is slow: of an inverter that repeats one step, a first and a second one are counted.
+
+    Args:
+        model: the frozen model.
+        stage: to invert.
+        inverter: of a fitted method.
+        image: any one.
+        share: of its most repetitions that the inverter has made on average.
     """
     representation = model.represent(image, [stage])[stage]
 
@@ -133,10 +141,18 @@ def flops_per_image(model: Model, stage: str, inverter: Inverter, image: torch.T
 
     if inverter.iterations:
         one, two = (count(inverter.shortened(iterations)) for iterations in (1, 2))
-        return one + (inverter.iterations - 1) * (two - one)
+        return one + round((inverter.iterations * share - 1) * (two - one))
     flops = count(inverter)
     inverter.findings(stage)  # those of the counted image are no part of the record
     return flops
+
+
+@dataclass
+class BatchCurve:
+    """The curve of one batch: its images' number, and sums over them by iteration (seconds: of the batch)."""
+
+    count: int
+    points: dict[int, tuple[float, float, float]] = field(default_factory=dict)
 
 
 class Curve:
@@ -146,34 +162,45 @@ class Curve:
     """
 
     def __init__(self) -> None:
-        self.points: dict[int, list[tuple[int, float, float, float]]] = {}
+        self.batches: list[BatchCurve] = []
+
+    def clear(self) -> None:
+        """Forget all batches."""
+        self.batches.clear()
 
     def beside(self, images: torch.Tensor) -> Callable[[Snapshot], None]:
-        """Return a watch for the inversion of ``images`` (B, 3, H, W), whose batches come in order."""
-        done: dict[int, int] = {}
+        """Return a watch for the inversion of ``images`` (B, 3, H, W), whose batches come in order, each from 0 on."""
+        start = 0
 
         def watch(snapshot: Snapshot) -> None:
-            start = done.get(snapshot.iteration, 0)
+            nonlocal start
             count = len(snapshot.images)
-            done[snapshot.iteration] = start + count
-            error = (snapshot.images - images[start : start + count]).square().mean((1, 2, 3))
+            if snapshot.iteration == 0:
+                self.batches.append(BatchCurve(count))
+                start += count
+            error = (snapshot.images - images[start - count : start]).square().mean((1, 2, 3))
             psnr = -10 * error.clamp(min=1e-12).log10()
-            point = (count, snapshot.seconds, float(snapshot.loss.sum()), float(psnr.sum()))
-            self.points.setdefault(snapshot.iteration, []).append(point)
+            point = (snapshot.seconds, float(snapshot.loss.sum()), float(psnr.sum()))
+            self.batches[-1].points[snapshot.iteration] = point
 
         return watch
 
     def notes(self) -> list[dict[str, float]]:
-        """Return, per iteration, means over images: seconds per image, feature loss, and PSNR in dB."""
+        """Return, per iteration, means over images: seconds per image, feature loss, and PSNR in dB.
+
+        A batch that has ended counts as it ended.
+        """
+        count = sum(batch.count for batch in self.batches)
         rows = []
-        for iteration, parts in sorted(self.points.items()):
-            count, seconds, loss, psnr = (sum(values) for values in zip(*parts, strict=True))
+        for iteration in sorted({iteration for batch in self.batches for iteration in batch.points}):
+            reached = [batch.points[max(i for i in batch.points if i <= iteration)] for batch in self.batches]
+            seconds, loss, psnr = (sum(values) / count for values in zip(*reached, strict=True))
             rows.append(
                 {
                     "iteration": iteration,
-                    "seconds_per_image": round(seconds / count, 4),
-                    "feature_loss": loss / count,
-                    "psnr": psnr / count,
+                    "seconds_per_image": round(seconds, 4),
+                    "feature_loss": loss,
+                    "psnr": psnr,
                 }
             )
         return rows

@@ -111,7 +111,10 @@ class Inverter:
 
     @property
     def iterations(self) -> int:
-        """Return how often an inversion repeats one step, whose operations then tell those of all; 0 if it does not."""
+        """Return how often an inversion repeats one step at most; 0 if it does not.
+
+        Operations are counted of few repetitions. Where ``findings`` say of how many, on average, these are the cost.
+        """
         return 0
 
     def shortened(self, iterations: int) -> Inverter:
@@ -119,7 +122,11 @@ class Inverter:
         return self
 
     def findings(self, stage: str) -> dict[str, Any]:
-        """Return, for the record, what the inversions at ``stage`` since the last call showed, e.g. convergence."""
+        """Return, for the record, what the inversions at ``stage`` since the last call showed.
+
+        Of an inverter that repeats a step until it converges these are ``converged`` (whether nearly all images have),
+        ``converged_share`` (0 to 1), ``iterations`` (the mean per image) and ``ceiling`` (the most).
+        """
         return {}
 
     def tensors(self) -> dict[str, torch.Tensor] | None:
@@ -203,6 +210,7 @@ class Work:
         model_share: share of them, 0 to 1, for which the objective runs through the frozen model, forward and backward.
         networks: sizes of the inverse networks that are trained; None if there are none, or nobody knows.
         updates: forward and backward passes through the frozen model per reconstructed image.
+        searched_passes: such passes by which a parameter is chosen for one stage.
     """
 
     fit_passes: int = 0
@@ -211,6 +219,7 @@ class Work:
     model_share: float = 0.0
     networks: InverseSettings | None = None
     updates: int = 0
+    searched_passes: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,26 @@ The objective of an image x is (Mahendran & Vedaldi 2015, eq. 1)
 
     loss(model(view(x)), target) + tv * TV(x) + alpha * ||x||_6^6
 
-Losses of a batch are summed, no parameter is shared and random draws are the same for every image, so that a
-reconstruction does not depend on the images beside it (up to rounding, which may differ with the batch's size).
+Losses of a batch are summed, no parameter, rate or step length is shared and random draws are the same for every image,
+so that a reconstruction does not depend on the images beside it (up to rounding, which may differ with the batch's
+size). An image whose objective has stopped falling leaves the batch.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range
-from invsuite.errors import ConvergenceError
+from invsuite.errors import ConvergenceError, UsageError
 from invsuite.methods.base import Inverter, Snapshot, Watch
+from invsuite.methods.optimisation.optimisers import LBFGS, Adam, NormalisedMomentum, Optimiser
 from invsuite.methods.optimisation.pixels import (
     ClampedPixels,
     FourierPixels,
@@ -33,12 +37,15 @@ from invsuite.methods.problem import ProgressHook, derived_seed, silent
 from invsuite.models.base import Model, Representation
 
 SNAPSHOTS = (0, 1, 2, 5)  # and these times 10, 100 ...: at how many iterations the curve has a point
+CONVERGED = 0.95  # share of the images that must have converged for a record to say that the method has
 
-Loss = Literal["l2", "cosine"]
+Loss = Literal["l2", "cosine", "standardised"]
 Parametrisation = Literal["sigmoid", "clamp", "fourier", "network"]
 StartImage = Literal["mean", "noise"]
-Optimiser = Literal["adam", "momentum"]
-Schedule = Literal["constant", "linear", "step"]
+OptimiserName = Literal["lbfgs", "adam", "momentum"]
+Schedule = Literal["constant", "linear", "step", "plateau"]
+#: ``penalty(images, starts)`` of images (B, 3, H, W) and of where they began: one number per image (B,)
+Penalty = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,35 @@ class DescentSettings:
     """How images descend.
 
     Attributes:
-        iterations: updates of each restart.
-        learning_rate: of Adam; with ``momentum``, the root mean square of a step in units of the parameters.
-        loss: ``l2``, relative to the target's squared norm, or ``cosine``.
-        tv: weight of the total variation (beta = 2, mean per pixel).
-        tv_at: other weights of it by stage.
+        iterations: the most evaluations of the objective and its gradient per image and restart.
+        until: ``converged`` stops each image by the rule of ``window`` and ``tolerance``; ``iterations`` makes all of
+            them, and the rule only tells whether the image has converged by then.
+        window: an image has converged when over so many iterations
+        tolerance: its objective has fallen by less than this part of it.
+        learning_rate: of Adam; with ``momentum``, the root mean square of a step in units of the parameters; with
+            ``lbfgs``, that of the first step.
+        loss: ``l2``, relative to the target's squared norm; ``cosine``; or ``standardised``, the mean squared error in
+            units of each channel's deviation over fit images.
+        tv: weight of the total variation (beta = 2, mean per pixel); ``search`` chooses it for each stage on selection
+            images, at a cost that is counted.
+        tv_at: weights of it by stage, which are then not searched.
+        anneal: how many times the weight is reached from above: the total variation begins at the weight times
+            ``anneal_by`` to this power, and is divided by ``anneal_by`` whenever the objective stops falling.
+        anneal_by: the factor.
+        search_images: selection images on which ``search`` tries weights, the first ones.
+        search_iterations: the most iterations per image and weight of the search.
         alpha: weight of the alpha-norm (alpha = 6) around the mean colour.
         pixels: what is moved: ``sigmoid`` (logits of pixels), ``clamp`` (pixels), ``fourier`` (coefficients), or
             ``network`` (deep image prior).
+        decay: power of the frequency by which ``fourier`` divides coefficients.
         start: the ``mean`` colour of the fit images, or the same with ``noise``.
-        optimiser: ``adam``, or ``momentum`` (`NormalisedMomentum`).
+        optimiser: ``lbfgs`` (`invsuite.methods.optimisation.optimisers.LBFGS`), ``adam``, or ``momentum``
+            (`NormalisedMomentum`).
+        memory: curvature pairs that ``lbfgs`` keeps.
         momentum: of that optimiser.
-        schedule: of the learning rate: ``constant``, ``linear`` decay over the last half, or ``step``.
-        drops: how often the ``step`` schedule divides the rate, at equal parts of the iterations.
+        schedule: of the learning rate, which ``lbfgs`` does not need: ``constant``, ``linear`` decay over the last
+            half, ``step``, or ``plateau``, which drops it whenever the objective stops falling.
+        drops: how often ``step``, at equal parts of the iterations, and ``plateau`` divide the rate.
         drop_by: by which factor.
         restarts: descents from different draws; the one with the least objective is kept for each image.
         jitter: largest cyclic shift of a random view in pixels.
@@ -70,17 +93,26 @@ class DescentSettings:
         batch: images that descend side by side.
     """
 
-    iterations: Positive = 200
+    iterations: Positive = 1000
+    until: Literal["converged", "iterations"] = "converged"
+    window: Positive = 20
+    tolerance: NonNegativeFloat = 0.01
     learning_rate: PositiveFloat = 0.1
     loss: Loss = "l2"
-    tv: NonNegativeFloat = 30.0
+    tv: NonNegativeFloat | Literal["search"] = "search"
     tv_at: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    anneal: Natural = 0
+    anneal_by: Annotated[float, Range(above=1)] = 10.0
+    search_images: Positive = 4
+    search_iterations: Positive = 100
     alpha: NonNegativeFloat = 0.0
-    pixels: Parametrisation = "sigmoid"
+    pixels: Parametrisation = "fourier"
+    decay: NonNegativeFloat = 0.5
     start: StartImage = "mean"
-    optimiser: Optimiser = "adam"
+    optimiser: OptimiserName = "lbfgs"
+    memory: Positive = 10
     momentum: Annotated[float, Range(minimum=0, below=1)] = 0.9
-    schedule: Schedule = "linear"
+    schedule: Schedule = "constant"
     drops: Positive = 3
     drop_by: Annotated[float, Range(minimum=1)] = 3.0
     restarts: Positive = 1
@@ -93,7 +125,7 @@ class DescentSettings:
     batch: Positive = 16
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of ``step`` (from 0)."""
+        """Return the learning rate of ``step`` (from 0), before any plateau."""
         if self.schedule == "linear":
             return self.learning_rate * min(1.0, 2 * (1 - step / self.iterations))
         if self.schedule == "step":
@@ -101,20 +133,33 @@ class DescentSettings:
             return self.learning_rate / float(self.drop_by) ** fallen
         return self.learning_rate
 
+    def phases(self) -> list[tuple[float, float]]:
+        """Return, per phase of the descent, what multiplies the total variation's weight and the learning rate."""
+        phases = [(self.anneal_by**notch, 1.0) for notch in range(self.anneal, -1, -1)]
+        if self.schedule == "plateau":
+            phases += [(1.0, float(self.drop_by) ** -drop) for drop in range(1, self.drops + 1)]
+        return phases
 
-def feature_loss(representations: torch.Tensor, targets: torch.Tensor, kind: Loss) -> torch.Tensor:
+
+def feature_loss(
+    representations: torch.Tensor, targets: torch.Tensor, kind: Loss, deviations: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the distance of each representation from its target (B,).
 
     ``l2`` is ||representation - target||^2 / ||target||^2 (Mahendran & Vedaldi 2015, eq. 2), ``cosine`` is one minus
-    the cosine of the two.
+    the cosine of the two, ``standardised`` the mean squared difference in units of ``deviations``.
 
     Args:
         representations: (B, values).
         targets: (B, values).
         kind: of distance.
+        deviations: of the values (1, values), for ``standardised``.
     """
     if kind == "cosine":
         return 1 - F.cosine_similarity(representations, targets, dim=1)
+    if kind == "standardised":
+        assert deviations is not None
+        return ((representations - targets) / deviations).square().mean(1)
     return (representations - targets).square().sum(1) / targets.square().sum(1).clamp(min=1e-12)
 
 
@@ -123,40 +168,86 @@ def snapshot_marks(iterations: int) -> set[int]:
     return {m * 10**e for m in SNAPSHOTS for e in range(7) if m * 10**e < iterations}
 
 
-class NormalisedMomentum:
-    """Gradient descent with momentum on steps whose root mean square is the learning rate.
+class Progress:
+    """How far each image of a batch has come: its least objective lately, its phase, whether it has converged.
 
-    Mahendran & Vedaldi set the rate by hand for every network and layer; dividing each image's gradient by its root
-    mean square lets one rate, in units of pixel values, serve every stage.
+    Args:
+        settings: of the descent.
+        count: images.
+        device: where the objectives are.
     """
 
-    def __init__(self, parameters: list[torch.Tensor], momentum: float) -> None:
-        self.parameters, self.momentum = parameters, momentum
-        self.velocity = [torch.zeros_like(p) for p in parameters]
+    def __init__(self, settings: DescentSettings, count: int, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.factors = torch.tensor(settings.phases(), device=device)
+        self.phase = torch.zeros(count, dtype=torch.long, device=device)
+        self.least = torch.full((count,), float("inf"), device=device)
+        self.lately: deque[torch.Tensor] = deque(maxlen=settings.window + 1)
+        self.converged = torch.zeros(count, dtype=torch.bool, device=device)
 
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Move every image's parameters; axis 0 is the image."""
-        for parameter, velocity in zip(self.parameters, self.velocity, strict=True):
-            assert parameter.grad is not None
-            size = parameter.grad.flatten(1).square().mean(1).sqrt().clamp(min=1e-20)
-            velocity.mul_(self.momentum).sub_(rate * parameter.grad / size.view(-1, *[1] * (parameter.dim() - 1)))
-            parameter.add_(velocity)
-            parameter.grad = None
+    @property
+    def tv_factor(self) -> torch.Tensor:
+        """Return what multiplies each image's weight of the total variation (B,)."""
+        return self.factors[self.phase, 0]
+
+    @property
+    def rate_factor(self) -> torch.Tensor:
+        """Return what multiplies each image's learning rate (B,)."""
+        return self.factors[self.phase, 1]
+
+    def add(self, objectives: torch.Tensor, step: int) -> torch.Tensor:
+        """Add the objectives (B,) of iteration ``step`` and return which images (a mask) enter their next phase."""
+        self.least = torch.minimum(self.least, objectives)
+        self.lately.append(self.least)
+        stalled = torch.zeros_like(self.converged)
+        if len(self.lately) == self.lately.maxlen:
+            stalled = self.lately[0] - self.least <= self.settings.tolerance * self.least.abs()  # false for inf - inf
+        last = len(self.factors) - 1
+        self.converged = stalled & (self.phase == last)
+        due = (step + 1) * (last + 1) >= (self.phase + 1) * self.settings.iterations
+        onwards = (self.phase < last) & (due | stalled if self.settings.until == "converged" else due)
+        if last and bool(onwards.any()):
+            self.phase = self.phase + onwards.long()
+            self.least = torch.where(onwards, float("inf"), self.least)
+            for place, least in enumerate(self.lately):
+                self.lately[place] = torch.where(onwards, float("inf"), least)
+        return onwards
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the images ``rows`` alone."""
+        self.phase, self.least, self.converged = self.phase[rows], self.least[rows], self.converged[rows]
+        for place, least in enumerate(self.lately):
+            self.lately[place] = least[rows]
 
 
-class Adam:
-    """`torch.optim.Adam` behind the same two calls."""
+@dataclass
+class Descended:
+    """Where the images of a batch stand.
 
-    def __init__(self, parameters: list[torch.Tensor]) -> None:
-        self.inner = torch.optim.Adam(parameters)
+    Attributes:
+        images: (B, 3, H, W) in [0, 1].
+        losses: feature losses (B,).
+        objectives: (B,).
+        iterations: made per image (B,).
+        converged: whether each image has (B,).
+    """
 
-    def step(self, rate: float) -> None:
-        """Make one update at ``rate``."""
-        for group in self.inner.param_groups:
-            group["lr"] = rate
-        self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+    images: torch.Tensor
+    losses: torch.Tensor
+    objectives: torch.Tensor
+    iterations: torch.Tensor
+    converged: torch.Tensor
+
+    def better(self, other: Descended) -> Descended:
+        """Return the one of two descents with the less objective, for each image; iterations add up."""
+        rows = other.objectives < self.objectives
+        return Descended(
+            torch.where(rows[:, None, None, None], other.images, self.images),
+            torch.where(rows, other.losses, self.losses),
+            torch.where(rows, other.objectives, self.objectives),
+            self.iterations + other.iterations,
+            torch.where(rows, other.converged, self.converged),
+        )
 
 
 @dataclass(frozen=True)
@@ -170,6 +261,12 @@ class Descent(Inverter):
         name: of the method; draws depend on it, the seed, the stage and the restart, and on nothing else.
         seed: of the run.
         progress: called after every iteration.
+        weights: of the total variation by stage.
+        deviations: of each channel by stage, as they broadcast on the layout, where the loss is ``standardised``.
+        penalty: a further prior, added to the objective.
+        parametrise: makes the parameters of images from their starts (B, 3, H, W), in place of ``pixels`` in the
+            settings.
+        outcomes: iterations, and whether it converged, of every image since the last `findings`, by stage.
     """
 
     model: Model
@@ -177,20 +274,41 @@ class Descent(Inverter):
     settings: DescentSettings
     name: str
     seed: int
-    progress: ProgressHook
+    progress: ProgressHook = silent
+    weights: Mapping[str, float] = field(default_factory=dict)
+    deviations: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    penalty: Penalty | None = None
+    parametrise: Callable[[torch.Tensor], Pixels] | None = None
+    outcomes: dict[str, list[tuple[int, bool]]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def iterations(self) -> int:
-        """Return how many updates each restart makes."""
+        """Return how many iterations each restart makes at most."""
         return self.settings.iterations
 
     def shortened(self, iterations: int) -> Descent:
-        """Return the same descent with so many iterations, and silent."""
-        return replace(self, settings=replace(self.settings, iterations=iterations), progress=silent)
+        """Return the same descent with exactly so many iterations, and silent."""
+        settings = replace(self.settings, iterations=iterations, until="iterations")
+        return replace(self, settings=settings, progress=silent, outcomes={})
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the mean colour: all that a fit gives."""
-        return {"mean_colour": self.mean_colour}
+        """Return what a fit gives: the mean colour, weights and deviations."""
+        weights = {f"tv/{stage}": torch.tensor(weight, dtype=torch.float64) for stage, weight in self.weights.items()}
+        deviations = {f"deviations/{stage}": tensor for stage, tensor in self.deviations.items()}
+        return {"mean_colour": self.mean_colour} | weights | deviations
+
+    def findings(self, stage: str) -> dict[str, Any]:
+        """Return whether the descents have converged, for what share of the images, and their mean iterations."""
+        outcomes = self.outcomes.pop(stage, [])
+        if not outcomes:
+            return {}
+        share = sum(converged for _, converged in outcomes) / len(outcomes)
+        return {
+            "converged": share >= CONVERGED,
+            "converged_share": share,
+            "iterations": sum(iterations for iterations, _ in outcomes) / len(outcomes),
+            "ceiling": self.settings.iterations * self.settings.restarts,
+        }
 
     def invert(self, representation: Representation) -> torch.Tensor:
         """Return reconstructions (B, 3, H, W) in [0, 1].
@@ -205,84 +323,145 @@ class Descent(Inverter):
 
         Iterations go on counting over restarts; in the last snapshot are the images that are kept.
         """
-        size = self.settings.batch
-        parts = [
-            self._best(representation.stage, representation[slice(i, i + size)].tensor.detach().flatten(1), watch)
-            for i in range(0, len(representation), size)
-        ]
-        return torch.cat(parts)
+        return self.descend(representation, watch=watch).images
 
-    def _best(self, stage: str, targets: torch.Tensor, watch: Watch | None) -> torch.Tensor:
+    def descend(
+        self, representation: Representation, starts: torch.Tensor | None = None, watch: Watch | None = None
+    ) -> Descended:
+        """Return the images whose representations match, and how their descents went.
+
+        Args:
+            representation: to invert.
+            starts: images (B, 3, H, W) in [0, 1] to begin at in place of the mean colour.
+            watch: is shown each batch now and then.
+
+        Raises:
+            ConvergenceError: if an image becomes NaN or infinite.
+            UsageError: if a deep image prior is to begin at an image.
+        """
+        if starts is not None and self.settings.pixels == "network" and self.parametrise is None:
+            raise UsageError(f"'{self.name}' moves the weights of a network, which begins at no image")
+        size, parts = self.settings.batch, []
+        for begin in range(0, len(representation), size):
+            rows = slice(begin, begin + size)
+            targets = representation[rows].tensor.detach().flatten(1)
+            images = self.mean_colour.expand(len(targets), -1, *self.model.image_size)
+            parts.append(
+                self._best(representation.stage, targets, images if starts is None else starts[rows].detach(), watch)
+            )
+        whole = Descended(*(torch.cat([getattr(part, spec.name) for part in parts]) for spec in fields(Descended)))
+        pairs = zip(whole.iterations.tolist(), whole.converged.tolist(), strict=True)
+        self.outcomes.setdefault(representation.stage, []).extend(pairs)
+        return whole
+
+    def _best(self, stage: str, targets: torch.Tensor, starts: torch.Tensor, watch: Watch | None) -> Descended:
         """Return the restart with the least objective, for each image."""
-        best, least = None, None
-        begun = time.perf_counter()
+        best, made, begun = None, 0, time.perf_counter()
         for restart in range(self.settings.restarts):
-            images = self._descend(stage, targets, restart, begun, watch)
-            with torch.no_grad():
-                distances = self._distances(images, stage, targets)
-                objectives = distances + self._priors(images, stage)
-            if not torch.isfinite(objectives).all():
+            descended = self._descend(stage, targets, starts, restart, _shifted(watch, made, begun))
+            if not torch.isfinite(descended.objectives).all():
                 raise ConvergenceError(f"'{self.name}' diverged at stage '{stage}'; lower its learning_rate")
-            if best is None or least is None:
-                best, least, kept = images, objectives, distances
-            else:
-                better = objectives < least
-                best = torch.where(better[:, None, None, None], images, best)
-                least, kept = torch.where(better, objectives, least), torch.where(better, distances, kept)
+            made += int(descended.iterations.max())
+            best = descended if best is None else best.better(descended)
         assert best is not None
         if watch is not None:
-            watch(Snapshot(self.settings.iterations * self.settings.restarts, time.perf_counter() - begun, kept, best))
+            watch(Snapshot(made, time.perf_counter() - begun, best.losses, best.images))
         return best
 
     @torch.enable_grad()
     def _descend(
-        self, stage: str, targets: torch.Tensor, restart: int, begun: float, watch: Watch | None
-    ) -> torch.Tensor:
-        settings = self.settings
+        self,
+        stage: str,
+        targets: torch.Tensor,
+        starts: torch.Tensor,
+        restart: int,
+        watch: Callable[[int, Descended], None],
+    ) -> Descended:
+        settings, count, device = self.settings, len(targets), targets.device
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.name, stage, restart))
-        pixels = self._pixels(len(targets), generator)
+        pixels = self._pixels(starts, generator)
         views = Views(settings.jitter, settings.zoom, settings.colour_shift, generator)
-        optimiser = (
-            Adam(pixels.parameters)
-            if settings.optimiser == "adam"
-            else NormalisedMomentum(pixels.parameters, settings.momentum)
+        optimiser = self._optimiser(pixels)
+        progress, marks = Progress(settings, count, device), snapshot_marks(settings.iterations)
+        active = torch.arange(count, device=device)
+        blank = torch.full((count,), float("nan"), device=device)
+        now = Descended(
+            starts.clone(), blank, blank.clone(), torch.zeros_like(active), torch.zeros_like(active, dtype=torch.bool)
         )
-        marks, before = snapshot_marks(settings.iterations), restart * settings.iterations
         for step in range(settings.iterations):
             images = pixels.images()
-            distances = torch.zeros(len(targets), device=targets.device)
+            losses = torch.zeros(len(active), device=device)
             for _ in range(settings.ensemble):
-                distances = distances + self._distances(views(images), stage, targets) / settings.ensemble
-            if watch is not None and step in marks:
-                current = images.detach().clamp(0, 1).clone()
-                watch(Snapshot(before + step, time.perf_counter() - begun, distances.detach(), current))
-            (distances + self._priors(images, stage)).sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step(settings.rate(step))
+                losses = losses + self._losses(views(images), stage, targets) / settings.ensemble
+            objectives = losses + self._priors(images, starts, stage, progress.tv_factor)
+            objectives.sum().backward()  # type: ignore[no-untyped-call]
+            rates = settings.rate(step) * progress.rate_factor
+            accepted = optimiser.step(objectives.detach(), rates)
             pixels.project()
-            done, total = before + step + 1, settings.iterations * settings.restarts
-            self.progress(done, total, f"iterations at {stage}")
-        with torch.no_grad():
-            return pixels.images().clone()
+            reached = active if bool(accepted.all()) else active[accepted]
+            rows = slice(None) if reached is active else accepted
+            now.images[reached] = images.detach()[rows]
+            now.losses[reached], now.objectives[reached] = losses.detach()[rows], objectives.detach()[rows]
+            now.iterations[active] += 1
+            onwards = progress.add(now.objectives[active], step)
+            now.converged[active] = progress.converged
+            if bool(onwards.any()):
+                optimiser.restart(onwards)
+            if step in marks:
+                watch(step, now)
+            self.progress(restart * settings.iterations + step + 1, settings.iterations * settings.restarts, stage)
+            if settings.until == "converged" and bool(progress.converged.any()):
+                rows = (~progress.converged).nonzero().flatten()
+                active, targets, starts = active[rows], targets[rows], starts[rows]
+                pixels.keep(rows)
+                optimiser.keep(rows, pixels.parameters)
+                progress.keep(rows)
+                if not len(active):
+                    break
+        return now
 
-    def _distances(self, images: torch.Tensor, stage: str, targets: torch.Tensor) -> torch.Tensor:
-        return feature_loss(self.model.run(images, None, stage).flatten(1), targets, self.settings.loss)
+    def _losses(self, images: torch.Tensor, stage: str, targets: torch.Tensor) -> torch.Tensor:
+        deviations = self.deviations.get(stage)
+        if deviations is not None:
+            deviations = deviations.expand(self.model.layout(stage).shape).reshape(1, -1)
+        return feature_loss(self.model.run(images, None, stage).flatten(1), targets, self.settings.loss, deviations)
 
-    def _priors(self, images: torch.Tensor, stage: str) -> torch.Tensor:
+    def _priors(self, images: torch.Tensor, starts: torch.Tensor, stage: str, factor: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(len(images), device=images.device)
-        tv = self.settings.tv_at.get(stage, self.settings.tv)
+        tv = self.weights[stage]
         if tv:
-            total = total + tv * total_variation(images)
+            total = total + tv * factor * total_variation(images)
         if self.settings.alpha:
             total = total + self.settings.alpha * alpha_norm(images, self.mean_colour)
+        if self.penalty is not None:
+            total = total + self.penalty(images, starts)
         return total
 
-    def _pixels(self, count: int, generator: torch.Generator) -> Pixels:
+    def _optimiser(self, pixels: Pixels) -> Optimiser:
+        if self.settings.optimiser == "lbfgs":
+            return LBFGS(pixels.parameters, self.settings.memory)
+        if self.settings.optimiser == "adam":
+            return Adam(pixels.parameters)
+        return NormalisedMomentum(pixels.parameters, self.settings.momentum)
+
+    def _pixels(self, starts: torch.Tensor, generator: torch.Generator) -> Pixels:
+        if self.parametrise is not None:
+            return self.parametrise(starts)
         settings, size, device = self.settings, self.model.image_size, self.mean_colour.device
         if settings.pixels == "network":
-            return ImagePrior(count, size, settings.width, settings.depth, generator, device)
-        start = self.mean_colour.expand(count, -1, *size)
+            return ImagePrior(len(starts), size, settings.width, settings.depth, generator, device)
         shape = FourierPixels.noise_shape(size) if settings.pixels == "fourier" else (3, *size)
-        noise = noise_like(shape, count, generator, device) if settings.start == "noise" else None
+        noise = noise_like(shape, len(starts), generator, device) if settings.start == "noise" else None
         if settings.pixels == "fourier":
-            return FourierPixels(start, noise)
-        return ClampedPixels(start, noise) if settings.pixels == "clamp" else SigmoidPixels(start, noise)
+            return FourierPixels(starts, noise, settings.decay)
+        return ClampedPixels(starts, noise) if settings.pixels == "clamp" else SigmoidPixels(starts, noise)
+
+
+def _shifted(watch: Watch | None, made: int, begun: float) -> Callable[[int, Descended], None]:
+    """Return what shows ``watch`` a batch that has ``made`` iterations before this descent."""
+
+    def show(step: int, now: Descended) -> None:
+        if watch is not None:
+            watch(Snapshot(made + step, time.perf_counter() - begun, now.losses.clone(), now.images.clone()))
+
+    return show

@@ -27,6 +27,10 @@ class Pixels(ABC):
 
     parameters: list[torch.Tensor]
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the images ``rows`` alone."""
+        self.parameters = [parameter.detach()[rows].requires_grad_(True) for parameter in self.parameters]
+
     @abstractmethod
     def images(self) -> torch.Tensor:
         """Return the images (B, 3, H, W) in [0, 1], differentiable in the parameters."""
@@ -45,12 +49,11 @@ class SigmoidPixels(Pixels):
 
     def __init__(self, start: torch.Tensor, noise: torch.Tensor | None) -> None:
         logits = torch.logit(start.clamp(MARGIN, 1 - MARGIN)).clone()
-        self.logits = (logits if noise is None else logits + NOISE * noise).requires_grad_(True)
-        self.parameters = [self.logits]
+        self.parameters = [(logits if noise is None else logits + NOISE * noise).requires_grad_(True)]
 
     def images(self) -> torch.Tensor:
         """Return the sigmoid of the logits."""
-        return torch.sigmoid(self.logits)
+        return torch.sigmoid(self.parameters[0])
 
 
 class ClampedPixels(Pixels):
@@ -58,17 +61,16 @@ class ClampedPixels(Pixels):
 
     def __init__(self, start: torch.Tensor, noise: torch.Tensor | None) -> None:
         values = start.clone() if noise is None else start + NOISE * noise
-        self.values = values.clamp(0, 1).requires_grad_(True)
-        self.parameters = [self.values]
+        self.parameters = [values.clamp(0, 1).requires_grad_(True)]
 
     def images(self) -> torch.Tensor:
         """Return the pixels."""
-        return self.values
+        return self.parameters[0]
 
     @torch.no_grad()
     def project(self) -> None:
         """Clamp the pixels to [0, 1]."""
-        self.values.clamp_(0, 1)
+        self.parameters[0].clamp_(0, 1)
 
 
 class FourierPixels(Pixels):
@@ -76,22 +78,31 @@ class FourierPixels(Pixels):
 
     Olah, Mordvintsev & Schubert 2017, "Feature Visualization", sec. "Preconditioning and parameterization". The
     coefficients are of the departure from the start.
+
+    Args:
+        start: images (B, 3, H, W) in [0, 1].
+        noise: added to the coefficients.
+        decay: power of the frequency by which coefficients are divided.
     """
 
-    def __init__(self, start: torch.Tensor, noise: torch.Tensor | None) -> None:
+    def __init__(self, start: torch.Tensor, noise: torch.Tensor | None, decay: float = 1.0) -> None:
         count, _, self.height, self.width = start.shape
         self.base = torch.logit(start.clamp(MARGIN, 1 - MARGIN))
         rows = torch.fft.fftfreq(self.height, device=start.device)[:, None]
         columns = torch.fft.rfftfreq(self.width, device=start.device)[None]
         frequency = (rows.square() + columns.square()).sqrt()
-        scale = 1 / frequency.clamp(min=1 / max(self.height, self.width))
+        scale = frequency.clamp(min=1 / max(self.height, self.width)) ** -decay
         self.scale = (scale / scale.square().mean().sqrt())[..., None]
         root = torch.tensor(COLOUR_ROOT, device=start.device)
         self.colours = root / root.norm(dim=0).max()
         shape = (count, 3, self.height, self.width // 2 + 1, 2)
         values = torch.zeros(shape, device=start.device) if noise is None else NOISE * noise
-        self.coefficients = values.clone().requires_grad_(True)
-        self.parameters = [self.coefficients]
+        self.parameters = [values.clone().requires_grad_(True)]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with the images ``rows`` alone."""
+        super().keep(rows)
+        self.base = self.base[rows]
 
     @staticmethod
     def noise_shape(size: tuple[int, int]) -> tuple[int, ...]:
@@ -100,7 +111,7 @@ class FourierPixels(Pixels):
 
     def images(self) -> torch.Tensor:
         """Return the images of the spectrum, through a sigmoid."""
-        spectrum = torch.view_as_complex((self.coefficients * self.scale).contiguous())
+        spectrum = torch.view_as_complex((self.parameters[0] * self.scale).contiguous())
         waves = torch.fft.irfft2(spectrum, s=(self.height, self.width), norm="ortho")
         return torch.sigmoid(self.base + torch.einsum("kc,bchw->bkhw", self.colours, waves))
 
@@ -163,12 +174,12 @@ class ImagePrior(Pixels):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Hourglass(width, depth).to(device)
+        self.names = [name for name, _ in self.network.named_parameters()]
         self.code = 0.1 * torch.rand(1, width, *size, generator=generator).to(device)
-        self.weights = {
-            name: value.detach().expand(count, *value.shape).clone().requires_grad_(True)
-            for name, value in self.network.named_parameters()
-        }
-        self.parameters = list(self.weights.values())
+        self.parameters = [
+            value.detach().expand(count, *value.shape).clone().requires_grad_(True)
+            for value in self.network.parameters()
+        ]
 
     def images(self) -> torch.Tensor:
         """Return the output of every image's own network."""
@@ -177,5 +188,5 @@ class ImagePrior(Pixels):
             batch: torch.Tensor = torch.func.functional_call(self.network, weights, (self.code,))
             return batch[0]
 
-        images: torch.Tensor = torch.func.vmap(output)(self.weights)
+        images: torch.Tensor = torch.func.vmap(output)(dict(zip(self.names, self.parameters, strict=True)))
         return images

@@ -7,81 +7,127 @@ scale of pixels, the preset's docstring says what stands here instead.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
-from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat
-from invsuite.methods.base import Fitted, Method, NamedTensors, Notes, Work, WorkFacts, no_fit
+from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range
+from invsuite.data.split import Split
+from invsuite.errors import UsageError
+from invsuite.methods.base import Fitted, Method, NamedTensors, Notes, Work, WorkFacts
 from invsuite.methods.optimisation.engine import (
     Descent,
     DescentSettings,
-    Optimiser,
+    OptimiserName,
     Parametrisation,
     Schedule,
     StartImage,
 )
+from invsuite.methods.optimisation.search import WEIGHTS, fit_descent
 from invsuite.methods.problem import Problem
 from invsuite.registry import register
+
+Until = Literal["converged", "iterations"]
+USUAL = 0.3  # share of its most iterations after which a descent has converged, about
 
 
 @register.method
 @dataclass(frozen=True)
 class Optimisation(Method, DescentSettings):
-    r"""Gradient descent on pixels until the frozen model's representation of them matches the one to invert.
+    r"""Descent on an image until the frozen model's representation of it matches the one to invert.
 
-    For each image: begin at the mean colour of the fit images and repeat ``iterations`` times: run the model from the
-    image to the stage, take the gradient of the objective with respect to what is moved, and make a step of Adam. What
-    is moved are logits; their sigmoid are the pixels.
+    For each image: begin at the mean colour of the fit images and repeat: run the model from the image to the stage,
+    take the gradient of the objective with respect to what is moved, and make a step of L-BFGS. What is moved are
+    Fourier coefficients of the image's logits in decorrelated colours, each divided by the square root of its
+    frequency. An image is done once its objective has fallen by less than ``tolerance`` of it over ``window``
+    iterations, and at ``iterations`` at the latest. The weight of the prior is chosen for each stage on selection
+    images.
 
     Formula:
-        $$ L = \frac{\| f(x) - r \|^2}{\| r \|^2} + \mathrm{tv} \cdot \mathrm{TV}(x)
-        + \frac{\alpha}{HW} \sum_{i, j} \left( \frac{\| x_{ij} - m \|}{B} \right)^6 $$
+        $$ L = d(f(x), r) + \mathrm{tv} \cdot \mathrm{TV}(x)
+        + \frac{\alpha}{HW} \sum_{i, j} \left( \frac{\| x_{ij} - m \|}{B} \right)^6,
+        \qquad d(f, r) = \frac{\| f - r \|^2}{\| r \|^2} $$
 
         for the frozen model $f$ to the stage, the representation $r$ to invert, the mean colour $m$, and $B = 80 /
-        255$; $\mathrm{TV}$ is the mean squared difference of neighbouring values, across and down.
+        255$; $\mathrm{TV}$ is the mean squared difference of neighbouring values, across and down. With ``loss =
+        "cosine"`` $d$ is one minus the cosine of $f$ and $r$, with ``"standardised"`` the mean of $(f - r)^2 /
+        \sigma_c^2$ for each channel's deviation $\sigma_c$ over fit images.
     Cost:
-        Nothing to fit, but ``iterations * restarts * ensemble`` forward and backward passes through the model per
-        image: hundreds of times what a trained network takes.
+        The search takes some hundred forward and backward passes through the model for each of ``search_images``
+        selection images and each stage; then each image takes one or several hundred: hundreds of times what a trained
+        network takes.
     Use:
         As the standard of inversion without training, and where there are few images to train on.
     Pitfalls:
-        The weight of the prior decides much, and the best one differs from stage to stage (``tv_at``). Iterations that
-        do not suffice look like a poor stage: the curve in a record's notes tells whether the descent has converged.
+        The weight of the prior decides much, and the best one differs from stage to stage. A descent that ends at
+        ``iterations`` looks like a poor stage: a record says whether its images have converged, and holds the curve.
     Source:
         Mahendran & Vedaldi 2015, arXiv 1412.0035, eq. 1, 2 and 5; the alpha-norm of their 2016 paper, arXiv 1512.02017,
-        eq. 3; Adam on logits of pixels instead of their momentum.
+        eq. 3. In place of their momentum on pixels: L-BFGS (Liu & Nocedal 1989, doi 10.1007/BF01589116), and the
+        parametrisation of Olah et al. 2017, doi 10.23915/distill.00007.
     """
 
     name = "optimisation"
     family = "optimisation"
-    source: ClassVar[str] = "Mahendran & Vedaldi 2015, arXiv 1412.0035 (objective; Adam on logits of pixels)"
-    version = 2
+    source: ClassVar[str] = "Mahendran & Vedaldi 2015, arXiv 1412.0035 (objective; L-BFGS on Fourier coefficients)"
+    version = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rough = {"jitter": self.jitter, "zoom": self.zoom, "colour_shift": self.colour_shift}
+        refused = [name for name, strength in rough.items() if strength] + ["pixels"] * (self.pixels == "clamp")
+        if self.optimiser == "lbfgs" and refused:
+            value = getattr(self, refused[0])
+            raise UsageError(
+                f"'{self.name}.{refused[0]}' is {value!r}, which the line search of '{self.name}.optimiser' = 'lbfgs' "
+                "does not go with: set 'adam'"
+            )
 
     def fit(self, problem: Problem) -> Fitted:
-        """Average the colour of the fit images."""
-        count, total = 0, None
-        for images in problem.fit.batches(256):
-            part = images.double().sum((0, 2, 3))
-            total = part if total is None else total + part
-            count += len(images) * images.shape[2] * images.shape[3]
-        assert total is not None
-        mean_colour = (total / count).float().view(1, 3, 1, 1)
-        return Fitted(self._descent(problem, mean_colour), no_fit(problem.stages))
+        """Average the colour of the fit images, and choose the prior's weight for each stage on selection images."""
+        begun = time.perf_counter()
+        descent = self._descent(problem, mean_colour(problem.fit))
+        shared = time.perf_counter() - begun
+        descent, cost, notes = fit_descent(descent, problem)
+        cost.shared_seconds = shared
+        return Fitted(descent, cost, notes)
 
-    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Descent:
-        """Return the inverter with the mean colour that was kept."""
-        return self._descent(problem, tensors["mean_colour"])
+    def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Descent | None:
+        """Return the inverter with the mean colour, weights and deviations that were kept."""
+        kept: dict[str, dict[str, torch.Tensor]] = {"tv": {}, "deviations": {}}
+        for name, tensor in tensors.items():
+            kind, _, stage = name.partition("/")
+            kept.setdefault(kind, {})[stage] = tensor
+        weights = {stage: float(weight) for stage, weight in kept["tv"].items()}
+        if not weights.keys() >= set(problem.stages):
+            return None
+        return self._descent(problem, tensors["mean_colour"], weights=weights, deviations=kept["deviations"])
 
-    def _descent(self, problem: Problem, mean_colour: torch.Tensor) -> Descent:
+    def _descent(self, problem: Problem, colour: torch.Tensor, **known: Any) -> Descent:
         seed = problem.seed if self.seeded else 0  # an unseeded preset given random views stays a function of its cell
         progress = problem.context.progress
-        return Descent(problem.model, mean_colour.to(problem.device), self, self.name, seed, progress)
+        return Descent(problem.model, colour.to(problem.device), self, self.name, seed, progress, **known)
 
     def work(self, facts: WorkFacts) -> Work:
-        """Return the updates per image."""
-        return replace(super().work(facts), updates=self.iterations * self.restarts * self.ensemble)
+        """Return the updates per image, and those of the search at a stage."""
+        usual = USUAL if self.until == "converged" else 1.0
+        searched = 0
+        if self.tv == "search":
+            limit = min(self.iterations, self.search_iterations)
+            searched = math.ceil(usual * limit * len(WEIGHTS)) * self.ensemble * self.search_images
+        updates = math.ceil(usual * self.iterations) * self.restarts * self.ensemble
+        return replace(super().work(facts), updates=updates, searched_passes=searched)
+
+
+def mean_colour(images: Split) -> torch.Tensor:
+    """Return the mean colour (1, 3, 1, 1) of ``images``."""
+    total = torch.zeros(3, dtype=torch.float64)
+    for batch in images.batches(256):
+        total += batch.double().mean((2, 3)).sum(0)
+    return (total / len(images)).float().view(1, 3, 1, 1)
 
 
 @register.method
@@ -89,12 +135,13 @@ class Optimisation(Method, DescentSettings):
 class Mahendran2015(Optimisation):
     """Optimisation as in Mahendran & Vedaldi 2015: momentum on pixels, alpha-norm and total variation, restarts.
 
-    The objective of `Optimisation` with both priors. Pixels are moved themselves and clamped to [0, 1] after each step,
-    by gradient descent with momentum 0.9 whose rate falls in steps, from two noisy starts of which the better objective
-    is kept for each image.
+    The objective of `Optimisation` with both priors, at fixed weights. Pixels are moved themselves and clamped to [0,
+    1] after each step, by gradient descent with momentum 0.9 whose rate falls by ten in steps, from two noisy starts of
+    which the better objective is kept for each image. All iterations are made, as published; the record says whether
+    the objective still fell at their end.
 
     Cost:
-        600 forward and backward passes per image by default (``iterations`` times ``restarts``).
+        800 forward and backward passes per image by default (``iterations`` times ``restarts``).
     Use:
         To compare with the literature.
     Pitfalls:
@@ -102,17 +149,21 @@ class Mahendran2015(Optimisation):
         weights are per mean pixel in [0, 1], and each image's gradient is divided by its root mean square, so that
         ``learning_rate`` is the root mean square of a step in pixel values and serves every stage.
     Source:
-        Mahendran & Vedaldi 2015, arXiv 1412.0035, eq. 1 and 2.
+        Mahendran & Vedaldi 2015, arXiv 1412.0035, eq. 1 and 2; the 400 iterations, with a rate that falls by ten twice,
+        are those of the authors' code (deep-goggle, experiment_cnn.m).
     """
 
-    iterations: Positive = 300
+    iterations: Positive = 400
+    until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
-    tv: NonNegativeFloat = 30.0
+    tv: NonNegativeFloat | Literal["search"] = 30.0
     alpha: NonNegativeFloat = 0.001
     pixels: Parametrisation = "clamp"
     start: StartImage = "noise"
-    optimiser: Optimiser = "momentum"
+    optimiser: OptimiserName = "momentum"
     schedule: Schedule = "step"
+    drops: Positive = 2
+    drop_by: Annotated[float, Range(minimum=1)] = 10.0
     restarts: Positive = 2
 
     name = "mahendran2015"
@@ -159,9 +210,10 @@ class PlugIn(Optimisation):
     """
 
     iterations: Positive = 400
+    until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
-    tv: NonNegativeFloat = 0.0
-    schedule: Schedule = "constant"
+    tv: NonNegativeFloat | Literal["search"] = 0.0
+    optimiser: OptimiserName = "adam"
     pixels: Parametrisation = "clamp"
     start: StartImage = "noise"
     colour_shift: NonNegativeFloat = 0.05
@@ -177,9 +229,9 @@ class PlugIn(Optimisation):
 class Fourier(Optimisation):
     r"""Optimisation of Fourier coefficients in decorrelated colours: low frequencies move first.
 
-    What is moved are the coefficients of the image's Fourier transform, each divided by its frequency, in the colour
-    directions in which natural images vary independently; a sigmoid gives pixels. Since fine detail moves last, a prior
-    of a thousandth of the strength in `Optimisation` is enough.
+    What is moved, by Adam, are the coefficients of the image's Fourier transform, each divided by its frequency, in the
+    colour directions in which natural images vary independently; a sigmoid gives pixels. Since fine detail moves last,
+    a weak prior is enough.
 
     Formula:
         $$ x = \mathrm{sigmoid} \left( \mathrm{logit}(m) + C \, F^{-1} \left( \frac{z_{uv}}{\sqrt{u^2 + v^2}}
@@ -188,17 +240,21 @@ class Fourier(Optimisation):
         for the coefficients $z$, frequencies $u, v$, the inverse Fourier transform $F^{-1}$, the colour directions $C$
         and the mean colour $m$; the objective is that of `Optimisation`.
     Cost:
-        That of `Optimisation`, and a Fourier transform forward and backward per iteration.
+        512 forward and backward passes per image by default, and a Fourier transform with each.
     Use:
-        Where `Optimisation` leaves high-frequency noise.
+        To compare with the literature on feature visualisation, from which `Optimisation` takes what is moved.
     Source:
         Olah, Mordvintsev & Schubert 2017, "Feature Visualization", doi 10.23915/distill.00007, sec. "Preconditioning
-        and parameterization".
+        and parameterization"; Adam at 0.05 for 512 iterations are the defaults of the authors' library, lucid.
     """
 
+    iterations: Positive = 512
+    until: Until = "iterations"
     learning_rate: PositiveFloat = 0.05
-    tv: NonNegativeFloat = 0.03
-    pixels: Parametrisation = "fourier"
+    tv: NonNegativeFloat | Literal["search"] = 0.03
+    optimiser: OptimiserName = "adam"
+    schedule: Schedule = "linear"
+    decay: NonNegativeFloat = 1.0
     start: StartImage = "noise"
 
     name = "fourier"
@@ -220,19 +276,21 @@ class DeepImagePrior(Optimisation):
 
         for the network $g_\theta$ and fixed noise $z$.
     Cost:
-        The most of all presets: 1,500 iterations by default, each with a pass through the hourglass too.
+        The most of all presets: 3,100 iterations by default, each with a pass through the hourglass too.
     Use:
         To ask what a prior of the architecture alone recovers.
     Pitfalls:
         How long it runs is its prior; a run that is too long fits noise too.
     Source:
-        Ulyanov, Vedaldi & Lempitsky 2018, arXiv 1711.10925, eq. 2; there with more channels and skips.
+        Ulyanov, Vedaldi & Lempitsky 2018, arXiv 1711.10925, eq. 2; there with more channels and skips. The 3,100
+        iterations are those of feature inversion in the authors' code, at a rate of 0.001 for their larger network.
     """
 
-    iterations: Positive = 1500
+    iterations: Positive = 3100
+    until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
-    tv: NonNegativeFloat = 0.0
-    schedule: Schedule = "constant"
+    tv: NonNegativeFloat | Literal["search"] = 0.0
+    optimiser: OptimiserName = "adam"
     pixels: Parametrisation = "network"
     start: StartImage = "noise"
 

@@ -1,0 +1,138 @@
+"""What a descent needs to know of a stage before it inverts: the weight of its prior, and deviations of channels.
+
+The weight is chosen on selection images. One path of descents from a strong prior to a weak one, each beginning where
+the one before ended, costs little more than a single descent; the weight with the least error of pixels is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from invsuite._system.flops import count_flops
+from invsuite.methods.base import FitCost, Notes, no_fit
+from invsuite.methods.optimisation.engine import Descent
+from invsuite.methods.problem import Problem, silent
+from invsuite.methods.training.initialisation import Moments
+from invsuite.models.base import Representation
+
+#: of the total variation, from strong to weak
+WEIGHTS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+WORSE = 2  # weights in a row without a gain that end the path
+MEASURED = 64  # fit images whose representations tell the deviations of channels
+
+#: from representations to images (B, 3, H, W) to begin at
+Starts = Callable[[Representation], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class WeightSearch:
+    """A chosen weight, and what it took to choose it.
+
+    Attributes:
+        weight: with the greatest mean PSNR.
+        tried: each weight with the mean PSNR of the selection images in dB, in the order of the path.
+        passes: forward and backward passes through the model, summed over images.
+        flops: operations of them.
+    """
+
+    weight: float
+    tried: Sequence[tuple[float, float]]
+    passes: int
+    flops: float
+
+    def notes(self) -> dict[str, Any]:
+        """Return the choice for the record."""
+        return {"tv": self.weight, "tv_search": [{"tv": weight, "psnr": psnr} for weight, psnr in self.tried]}
+
+
+def search_weight(
+    descent: Descent,
+    representation: Representation,
+    images: torch.Tensor,
+    starts: torch.Tensor | None = None,
+    weights: Sequence[float] = WEIGHTS,
+) -> WeightSearch:
+    """Choose the weight of the total variation for the stage of ``representation``.
+
+    Args:
+        descent: whose settings say how many iterations each weight has at most (``search_iterations``).
+        representation: of the selection images.
+        images: the selection images (B, 3, H, W) themselves, which no descent is shown.
+        starts: where the path begins, in place of the mean colour.
+        weights: from strong to weak.
+    """
+    stage, settings = representation.stage, descent.settings
+    limit = min(settings.iterations, settings.search_iterations)
+    short = replace(
+        descent,
+        settings=replace(settings, iterations=limit, until="converged", anneal=0, restarts=1),
+        progress=silent,
+        weights={stage: weights[0]},
+        outcomes={},
+    )
+    first = None if starts is None else starts[:1]
+    one, two = (count_flops(partial(short.shortened(steps).descend, representation[:1], first)) for steps in (1, 2))
+    tried: list[tuple[float, float]] = []
+    passes, best = 0, 0
+    for weight in weights:
+        descended = replace(short, weights={stage: weight}).descend(representation, starts)
+        starts = descended.images
+        passes += int(descended.iterations.sum())
+        error = (starts - images).square().mean((1, 2, 3)).clamp(min=1e-12)
+        tried.append((weight, float(-10 * error.log10().mean())))
+        descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
+        if tried[-1][1] > tried[best][1]:
+            best = len(tried) - 1
+        if len(tried) - 1 - best >= WORSE:
+            break
+    return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * (two - one)))
+
+
+def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None) -> tuple[Descent, FitCost, Notes]:
+    """Return ``descent`` with what it needs to know of each stage, what that took, and notes for the record.
+
+    Args:
+        descent: without weights and deviations.
+        problem: of which the selection images, and some fit images, are looked at.
+        starts: where descents begin, in place of the mean colour.
+    """
+    settings, model = descent.settings, problem.model
+    cost, notes = no_fit(problem.stages), {}
+    weights, deviations = dict[str, float](), dict[str, torch.Tensor]()
+    for stage in problem.stages:
+        begun = time.perf_counter()
+        cost.fit_flops[stage] = 0.0
+        if settings.loss == "standardised":
+            images = problem.fit.images(slice(0, MEASURED)).to(problem.device)
+            deviations[stage] = channel_deviations(model.represent(images, [stage])[stage])
+            cost.image_passes[stage] += len(images)
+            cost.frozen_flops[stage] = float(len(images) * count_flops(partial(model.represent, images[:1], [stage])))
+        weight = settings.tv_at.get(stage, settings.tv)
+        if weight == "search":
+            images = problem.select.images(slice(0, settings.search_images)).to(problem.device)
+            representation = model.represent(images, [stage])[stage]
+            search = search_weight(
+                replace(descent, deviations=deviations),
+                representation,
+                images,
+                None if starts is None else starts(representation),
+            )
+            weight, notes[stage] = search.weight, search.notes()
+            cost.image_passes[stage] += search.passes
+            cost.fit_flops[stage] = search.flops
+        weights[stage] = float(weight)
+        cost.stage_seconds[stage] = time.perf_counter() - begun
+    return replace(descent, weights=weights, deviations=deviations), cost, notes
+
+
+def channel_deviations(representation: Representation) -> torch.Tensor:
+    """Return each channel's deviation around the mean of its place, over images and places."""
+    moments = Moments(representation.layout)
+    moments.add(representation.tensor)
+    return moments.std
