@@ -379,6 +379,21 @@ def efficiency(
 
 
 @command()
+def budget(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    out: OutOption = Path("results"),
+) -> None:
+    """Write budget.md: quality against budget.
+
+    Methods whose rows have several budgets stand as curves, with figures, beside those that need none.
+    """
+    from invsuite.report.budget import write_budget
+
+    for path in write_budget([_results(suite, out) for suite in suites], out):
+        print(path)
+
+
+@command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,10 @@ ACROSS = 4  # heat maps beside each other
 SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
 BYTES = 5_000_000  # of all pictures of a page together, as they are embedded
 QUALITY = 80  # of WebP
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#444444")  # Okabe & Ito 2008, darker
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 3)))
 
 #: Gives the store that has the pictures of a record, if there is one.
 StoreOf = Callable[[Record], Store | None]
@@ -159,6 +163,74 @@ def draw_heat_maps(model: str, between: Sequence[Matrix], path: Path) -> bool:
     figure.suptitle(f"{model}: between stages", fontsize=10)
     _save(figure, path)
     return True
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """One panel of `draw_curves`: a measure at a stage.
+
+    Attributes:
+        title: above it.
+        y_label: what is measured.
+        lines: by label, the points (cost, value, low, high) of a curve.
+        levels: by label, values of what has no cost on the axis, as horizontal lines.
+    """
+
+    title: str
+    y_label: str
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]]
+    levels: Mapping[str, float]
+
+
+def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]], path: Path) -> None:
+    """Draw quality against cost on a logarithmic axis, with intervals.
+
+    Levels that lie far below every curve of a panel are named at its lower edge, where they would flatten the curves.
+
+    Args:
+        title: above all panels.
+        x_label: of the costs.
+        panels: rows of panels; all have the same lines and levels.
+        path: of the PNG file.
+    """
+    rows, columns = len(panels), len(panels[0])
+    size = (3.4 * columns + 0.6, 2.7 * rows + 1.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    labels = list(dict.fromkeys(label for line in panels for panel in line for label in (*panel.lines, *panel.levels)))
+    for axis, panel in zip(axes.flat, [panel for line in panels for panel in line], strict=True):
+        values = [value for points in panel.lines.values() for point in points for value in point[1:]]
+        low, high = min(values), max(values)
+        reach = 0.75 * (high - low)
+        for label, points in panel.lines.items():
+            x, y, bottom, top = (np.array(column) for column in zip(*points, strict=True))
+            errors = np.stack([y - bottom, top - y])
+            colour, marker = COLOURS[labels.index(label) % len(COLOURS)], MARKERS[labels.index(label) % len(MARKERS)]
+            axis.errorbar(
+                x, y, errors, label=label, color=colour, marker=marker, markersize=4, capsize=2, lw=1.4, elinewidth=0.7
+            )
+        below = []
+        for label, level in panel.levels.items():
+            if level < low - reach:
+                below.append(f"{label} {level:.3g}")
+                continue
+            colour, dash = COLOURS[labels.index(label) % len(COLOURS)], DASHES[labels.index(label) % len(DASHES)]
+            axis.axhline(level, label=label, color=colour, ls=dash, lw=1.2)
+        if below:
+            text = f"below: {', '.join(below)}"
+            axis.text(0.98, 0.02, text, transform=axis.transAxes, ha="right", va="bottom", fontsize=7, bbox=BEHIND)
+        axis.set_xscale("log")
+        axis.set_title(panel.title, fontsize=10)
+        axis.set_ylabel(panel.y_label, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3, lw=0.5)
+    for axis in axes[-1]:
+        axis.set_xlabel(x_label, fontsize=9)
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

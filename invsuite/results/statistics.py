@@ -128,7 +128,8 @@ def percentile_interval(draws: Array, n: int | None = None) -> tuple[float, floa
         from scipy.special import ndtr, ndtri
 
         tail = float(ndtr(-_small_sample(-float(ndtri(tail)), np.array([n])))[0])
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    between = "linear" if np.isfinite(draws).all() else "inverted_cdf"  # nothing lies between a number and infinity
+    low, high = np.quantile(draws, [tail, 1 - tail], method=between)  # type: ignore[call-overload]
     return float(low), float(high)
 
 

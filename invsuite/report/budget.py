@@ -1,0 +1,518 @@
+"""Quality against the cost of fitting: rows of one method at several budgets as a curve, and what the curves say.
+
+A point of a curve is one budget of a method: its quality at every stage, and what fitting all stages of the model took
+together, because stages share modules, chains and frozen passes. Between two budgets quality is taken as linear in the
+logarithm of the cost. Intervals are bootstraps over the images that the two curves of a comparison share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+from invsuite._system.files import write_atomically
+from invsuite.errors import UsageError
+from invsuite.report.figures import CurvePanel, draw_curves
+from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.results import Results
+from invsuite.results.merge import devices_of
+from invsuite.results.record import Measurement, Record
+from invsuite.results.regime import short, table_of
+from invsuite.results.rows import Row, advantage, measures_of, rows_of
+from invsuite.results.statistics import percentile_interval, resampled_means
+
+END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
+TERA = 1e12
+QUADRUPLING = 4
+
+Array = NDArray[np.float64]
+#: What a table says, stage by stage, of a curve against the modules by a measure.
+Line = Callable[["Curves", "Curve", "Curve", Measurement], list[str]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget of a method: what fitting all stages of a model took, and the rows of its stages.
+
+    Attributes:
+        passes: images that the training of each inverse saw, with repeats.
+        rows: by stage.
+        flops: own operations of all stages together, forward, backward and start.
+        frozen_flops: of the model's forward passes that the stages share.
+        seconds: own and shared, of all stages together.
+    """
+
+    passes: float
+    rows: dict[str, Row]
+    flops: float
+    frozen_flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method at several budgets, the smallest first."""
+
+    method: str
+    points: tuple[Point, ...]
+
+    @property
+    def last(self) -> Point:
+        """Return the largest budget."""
+        return self.points[-1]
+
+    def costs(self) -> Array:
+        """Return the logarithm of the operations of every budget."""
+        return np.log([point.flops for point in self.points])
+
+    def rows(self, stage: str) -> list[Row]:
+        """Return the rows of a stage, one per budget."""
+        return [point.rows[stage] for point in self.points]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a model, and the rows that have one budget, or need none.
+
+    Attributes:
+        model: row name.
+        stages: in chain order.
+        curves: of the methods with several budgets.
+        levels: rows of one budget by method and stage; methods that have converged, are of closed form, or the mean
+            image.
+        left_out: what is neither, in words.
+        timed: whether seconds are of one device and may stand side by side.
+    """
+
+    model: str
+    stages: list[str]
+    curves: list[Curve]
+    levels: dict[str, dict[str, Row]]
+    left_out: list[str]
+    timed: bool
+
+    def of(self, method: str) -> Curve | None:
+        """Return the curve of a method, if it has one."""
+        return next((curve for curve in self.curves if curve.method == method), None)
+
+    def measures(self) -> list[Measurement]:
+        """Return the measures that every row of the curves has."""
+        rows = [row for curve in self.curves for stage in self.stages for row in curve.rows(stage)]
+        return [m for name, m in measures_of(rows).items() if not m.pooled and all(row.having(name) for row in rows)]
+
+
+def curves_of(model: str, records: Iterable[Record]) -> Curves:
+    """Return the curves of one model's records."""
+    rows = [row for row in rows_of(records) if row.done and not row.uses_image]
+    order = sorted(rows, key=lambda row: row.records[0].cell.position)
+    tables: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        table, passes = table_of(row.method)
+        tables.setdefault(table, {}).setdefault(passes, {})[row.stage] = row
+    several = {table: budgets for table, budgets in tables.items() if len(budgets) > 1}
+    stages = list(dict.fromkeys(row.stage for row in order if table_of(row.method)[0] in several))
+    curves: list[Curve] = []
+    levels: dict[str, dict[str, Row]] = {}
+    left_out: list[str] = []
+    for table, budgets in tables.items():
+        for passes, own in budgets.items():
+            stopped = [f"{stage}: {row.regime.text}" for stage, row in own.items() if row.unconverged]
+            if stopped:
+                left_out.append(
+                    f"`{table}{f' at {short(float(passes))} passes' if passes else ''}` ({'; '.join(stopped)})"
+                )
+        whole = [own for own in budgets.values() if not any(row.unconverged for row in own.values())]
+        points = [point for own in whole if (point := _point(own, stages)) is not None]
+        if table in several and len(points) > 1:
+            curves.append(Curve(table, tuple(sorted(points, key=lambda point: point.passes))))
+        elif table in several:
+            left_out.append(f"`{table}` (fewer than two budgets have numbers at {', '.join(stages)})")
+        elif table == FLOOR or family_of(budgets) != "floor":
+            [own] = budgets.values()
+            kept = {stage: row for stage, row in own.items() if not row.unconverged}
+            levels |= {table: kept} if kept else {}
+    return Curves(model, stages, curves, levels, left_out, len(devices_of(r for row in rows for r in row.done)) < 2)
+
+
+def family_of(budgets: Mapping[str, Mapping[str, Row]]) -> str:
+    """Return the family of a method from its rows, by budget and stage."""
+    return next(row.regime.family for rows in budgets.values() for row in rows.values())
+
+
+def _point(rows: dict[str, Row], stages: Sequence[str]) -> Point | None:
+    """Return a budget's point; None unless every stage was fitted and its operations counted."""
+    if not stages or any(stage not in rows for stage in stages):
+        return None
+    flops, frozen, seconds, shared, passes = [], [], [], [], []
+    for stage in stages:
+        costs = [record.cost for record in rows[stage].done if record.cost is not None]
+        flops.append(_own_flops(rows[stage]))
+        frozen.append(float(np.mean([cost.fit_frozen_flops or 0.0 for cost in costs])))
+        seconds.append(float(np.mean([cost.fit_seconds for cost in costs])))
+        shared.append(float(np.mean([cost.fit_shared_seconds for cost in costs])))
+        passes.append(float(np.mean([cost.fit_image_passes for cost in costs])))
+    if not all(flops):
+        return None
+    return Point(max(passes), {s: rows[s] for s in stages}, sum(flops), max(frozen), sum(seconds) + max(shared))
+
+
+def write_budget(suites: Iterable[Results], folder: Path) -> list[Path]:
+    """Write ``budget.md`` and its figures to a folder, and return the files.
+
+    Raises:
+        UsageError: for a suite in which no method has rows at several budgets.
+        DiskError: if the disk refuses.
+    """
+    lines, paths = [INTRODUCTION], [folder / "budget.md"]
+    for results in suites:
+        models = [found for model, own in results.models.items() if (found := curves_of(model, own)).curves]
+        if not models:
+            raise UsageError(
+                f"no method of suite '{results.name}' has rows at several budgets; a method's table gives them by "
+                "image_passes = [1600, 6400, 25600]"
+            )
+        lines += [f"## {results.title}", ""]
+        for curves in models:
+            names = [f"{results.name}-{curves.model}-curves.png"]
+            names += [f"{results.name}-{curves.model}-curves-seconds.png"] if curves.timed else []
+            for name, seconds in zip(names, (False, True), strict=False):
+                draw_curves(*_figure(curves, seconds), folder / name)
+                paths.append(folder / name)
+            lines += model_lines(curves, results.models[curves.model], names)
+    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
+    return paths
+
+
+INTRODUCTION = """\
+# Budget: quality against the cost of fitting
+
+Rendered from records. A point is one method at one budget of image passes: the images that the training of each of its
+inverses saw, with repeats. Its cost is that of all stages of the model together, because stages share modules and
+chains; *own* operations (TFLOP, a multiply-add is two) are forward, backward and start of the inverses, *frozen* ones
+the model's forward passes. Methods without a budget stand beside the curves in their own regime: in closed form, or
+converged by their stopping rule; what was stopped before it converged is left out. Between two budgets quality is taken
+as linear in the logarithm of the cost. Values are means over images; intervals are 95 % bootstraps over images, for
+differences and ratios over the images that both methods have. They hold one by one, not all at once. What holds at
+these budgets says nothing of larger ones: see which methods still rise.
+"""
+
+
+def model_lines(curves: Curves, records: Sequence[Record], figures: Sequence[str]) -> list[str]:
+    """Return the lines of one model: figures, answers and points."""
+    measures = curves.measures()
+    lines = [f"### {curves.model}", "", *(f"{text}." for text in data_texts(r for r in records if r.ok)), ""]
+    if curves.left_out:
+        lines += [f"Left out: {'; '.join(curves.left_out)}.", ""]
+    for name in figures:
+        lines += [f"![{name}]({name})", ""]
+    if curves.of(MODULAR) is not None and len(curves.curves) > 1:
+        lines += equal_quality(curves, measures)
+        lines += _table("Where do the curves cross?", _CROSSING, curves, measures, _crossing_line)
+        lines += _table(f"What is the difference from `{MODULAR}` worth?", _WORTH, curves, measures, _worth_line)
+    lines += _rising(curves, measures)
+    for measure in measures:
+        lines += _points(curves, measure)
+    return lines
+
+
+_CROSSING = (
+    f"At equal operations, `{MODULAR}` against each other method, from the smallest cost that both curves have to the "
+    "largest; with the share of resamples of the images in which that is so."
+)
+_WORTH = (
+    f"At the largest budget of each ({{budgets}}): by how much the method is better than `{MODULAR}`, paired over "
+    "images; bold where that is told from nothing."
+)
+
+
+def equal_quality(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
+    """Return lines on what each method takes to become as good as the modules at their largest budget."""
+    modular = curves.of(MODULAR)
+    if modular is None or len(curves.curves) < 2:
+        return []
+    text = (
+        f"Own operations of all stages that each method needs, over those of `{MODULAR}`, to be as good at a stage as "
+        f"`{MODULAR}` after {short(modular.last.passes)} passes ({modular.last.flops / TERA:.3g} TFLOP). Above 1 "
+        f"`{MODULAR}` is cheaper. ∞: at no budget tried; ≤: at its smallest already."
+    )
+    lines = _table(f"Is `{MODULAR}` cheaper at equal quality?", text, curves, measures, _ratio_line)
+    for measure in measures:
+        for curve in curves.curves:
+            if curve is not modular:
+                lines += [f"- {sentence(curves, curve, modular, measure)}"]
+    return [*lines, *_alone(curves, modular), ""]
+
+
+def _alone(curves: Curves, modular: Curve) -> list[str]:
+    """Return a line on what the deepest stage alone takes: a chain needs all of its modules, a network only itself."""
+    other, stage = curves.of(END_TO_END), curves.stages[-1]
+    if other is None or len(curves.stages) < 2:
+        return []
+    own = _own_flops(other.last.rows[stage])
+    return [
+        f"- For `{stage}` alone, `{MODULAR}` takes all of its modules ({modular.last.flops / TERA:.3g} TFLOP for "
+        f"{short(modular.last.passes)} passes of each), `{END_TO_END}` one network ({own / TERA:.3g} TFLOP for "
+        f"{short(other.last.passes)} passes): {own / modular.last.flops:.2f} times as much."
+    ]
+
+
+def _own_flops(row: Row) -> float:
+    """Return the operations of a row's own training, on average over its seeds."""
+    return float(np.mean([record.cost.fit_flops or 0.0 for record in row.done if record.cost is not None]))
+
+
+def sentence(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> str:
+    """Return in words at which stages ``modular`` is cheaper than ``curve`` at its own quality."""
+    verdicts: dict[str, list[str]] = {}
+    counts = Counter[int]()
+    for stage in curves.stages:
+        ratio = cost_ratio(curve, modular, stage, measure)
+        counts[ratio.n] += 1
+        verdicts.setdefault(ratio.verdict, []).append(stage)
+    named = "; ".join(f"{verdict} at {', '.join(stages)}" for verdict, stages in verdicts.items())
+    return (
+        f"By {measure.label}, as good as `{MODULAR}` after {short(modular.last.passes)} passes, against "
+        f"`{curve.method}` up to {short(curve.last.passes)} passes (n={'/'.join(map(str, counts))}): "
+        f"`{MODULAR}` is {named}."
+    )
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Cost of one method over another's at equal quality.
+
+    Attributes:
+        value: infinite where the quality is reached at no budget, 0 where the smallest budget has it already.
+        low: end of the 95 % interval.
+        high: other end.
+        least: the ratio at the method's smallest budget.
+        n: images.
+    """
+
+    value: float
+    low: float
+    high: float
+    least: float
+    n: int
+
+    @property
+    def verdict(self) -> str:
+        """Return whether the other method is cheaper, in words."""
+        if self.low > 1:
+            return "cheaper"
+        if self.high < 1 and self.least < 1:
+            return "dearer"
+        return "not told apart in cost"
+
+    @property
+    def text(self) -> str:
+        """Return the ratio with its interval."""
+        return f"{self._text(self.value)} [{self._text(self.low)}, {self._text(self.high)}]"
+
+    def _text(self, ratio: float) -> str:
+        return "∞" if ratio == np.inf else f"≤{self.least:.2f}" if ratio == 0 else f"{ratio:.2f}"
+
+
+def cost_ratio(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> Ratio:
+    """Return the operations of ``curve``, over those of ``reference`` at its largest budget, to be as good there."""
+    means, draws, n = _qualities([*curve.rows(stage), reference.last.rows[stage]], measure.name)
+    costs, own = curve.costs(), log(reference.last.flops)
+    ratios = np.exp(cost_to_reach(costs, draws[:, :-1], draws[:, -1]) - own)
+    low, high = percentile_interval(ratios, n)
+    [value] = np.exp(cost_to_reach(costs, means[None, :-1], means[-1:]) - own)
+    return Ratio(float(value), low, high, float(np.exp(costs[0] - own)), n)
+
+
+def cost_to_reach(costs: Array, quality: Array, target: Array) -> Array:
+    """Return the cost at which each of several curves first reaches its target.
+
+    Args:
+        costs: of the points (points,), ascending.
+        quality: of every curve at them (curves, points), higher is better; linear between two.
+        target: (curves,).
+
+    Returns:
+        (curves,); infinite where the target is not reached, minus infinite where the first point has it.
+
+    Examples:
+        >>> cost_to_reach(np.array([0.0, 2.0]), np.array([[1.0, 3.0]] * 3), np.array([2.0, 4.0, 1.0]))
+        array([  1.,  inf, -inf])
+    """
+    reached = np.full(len(target), np.inf)
+    for i in reversed(range(len(costs) - 1)):
+        left, right = quality[:, i], quality[:, i + 1]
+        inside = (left < target) & (right >= target)
+        share = (target - left) / np.where(inside, right - left, 1.0)
+        reached = np.where(inside, costs[i] + share * (costs[i + 1] - costs[i]), reached)
+    return np.where(quality[:, 0] >= target, -np.inf, reached)
+
+
+def _qualities(rows: Sequence[Row], measure: str) -> tuple[Array, Array, int]:
+    """Return means (rows,) and draws (resamples, rows), the higher the better, over the images that all rows have."""
+    images = list(dict.fromkeys(key for row in rows for key in row.images))
+    means, draws, n = resampled_means([row.losses(measure, images) for row in rows])
+    return -means, -draws, n
+
+
+def _ratio_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
+    ratios = [cost_ratio(curve, modular, stage, measure) for stage in curves.stages]
+    return [_with_n(ratio.text, ratio.n) for ratio in ratios]
+
+
+def _crossing_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
+    return [crossing(curve, modular, stage, measure) for stage in curves.stages]
+
+
+def crossing(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> str:
+    """Return where two curves cross at a stage, or which is above, and how often in resamples of the images."""
+    ours, theirs = curve.costs(), reference.costs()
+    low, high = max(ours[0], theirs[0]), min(ours[-1], theirs[-1])
+    if low >= high:
+        return "no cost in common"
+    knots = np.unique([low, high, *(cost for cost in (*ours, *theirs) if low < cost < high)])
+    means, draws, _ = _qualities([*curve.rows(stage), *reference.rows(stage)], measure.name)
+    weights = np.vstack([_interpolation(ours, knots), -_interpolation(theirs, knots)])
+    gaps, resampled = means @ weights, draws @ weights
+    signs = np.sign(gaps)
+    changes = np.flatnonzero(signs[:-1] * signs[1:] < 0)
+    alike = float((np.sign(resampled) == signs).all(axis=1).mean())
+    if not len(changes):
+        above = curve.method if gaps.sum() > 0 else reference.method
+        return f"`{above}` above from {_tera(low)} to {_tera(high)} TFLOP ({100 * alike:.0f} %)"
+    crosses = [knots[i] + gaps[i] / (gaps[i] - gaps[i + 1]) * (knots[i + 1] - knots[i]) for i in changes]
+    after = curve.method if gaps[-1] > 0 else reference.method
+    return f"at {', '.join(map(_tera, crosses))} TFLOP, then `{after}` above ({100 * alike:.0f} %)"
+
+
+def _interpolation(costs: Array, knots: Array) -> Array:
+    """Return weights (points, knots) that make the values at ``knots`` of those at ``costs``."""
+    return np.stack([np.interp(knots, costs, unit) for unit in np.eye(len(costs))])
+
+
+def _worth_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
+    return [_gain(curve.last.rows[stage], modular.last.rows[stage], measure) for stage in curves.stages]
+
+
+def _gain(better: Row, worse: Row, measure: Measurement, factor: float = 1.0) -> str:
+    """Return by how much one row is better than another, times ``factor``, with interval and n."""
+    gain = advantage(better, worse, measure.name)
+    if gain.mean is None:
+        return "no image in common"
+    text = f"{factor * gain.mean:+.{measure.digits}f}"
+    if gain.low is not None and gain.high is not None:
+        text += f" [{factor * gain.low:+.{measure.digits}f}, {factor * gain.high:+.{measure.digits}f}]"
+    return _with_n(f"**{text}**" if gain.distinguishable else text, gain.n)
+
+
+def _table(title: str, text: str, curves: Curves, measures: Sequence[Measurement], line: Line) -> list[str]:
+    """Return lines of a table of every other curve against the modules: measures and methods down, stages across."""
+    modular = curves.of(MODULAR)
+    assert modular is not None, "there is something to compare with"
+    body = []
+    for measure in measures:
+        for curve in curves.curves:
+            if curve is not modular:
+                body.append([measure.label, curve.method, *line(curves, curve, modular, measure)])
+    budgets = ", ".join(f"{curve.method} {short(curve.last.passes)} passes" for curve in curves.curves)
+    return [f"**{title}** {text.format(budgets=budgets)}", "", _markdown(body, ["By", "Method", *curves.stages]), ""]
+
+
+def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
+    """Return lines on what the last quadrupling of the budget brought."""
+    body = []
+    for measure in measures:
+        for curve in curves.curves:
+            before, last = curve.points[-2], curve.last
+            factor = log(QUADRUPLING) / log(last.passes / before.passes)
+            gains = [_gain(last.rows[stage], before.rows[stage], measure, factor) for stage in curves.stages]
+            spent = f"{short(before.passes)} to {short(last.passes)}"
+            body.append([measure.label, curve.method, spent, *gains])
+    text = (
+        "**Which still rise?** What four times the image passes bring, from the last two budgets, paired over images; "
+        "bold where that is told from nothing."
+    )
+    return [text, "", _markdown(body, ["By", "Method", "Passes", *curves.stages]), ""]
+
+
+def _points(curves: Curves, measure: Measurement) -> list[str]:
+    """Return lines with every point of the curves, and the rows beside them."""
+    body = []
+    for curve in curves.curves:
+        for point in curve.points:
+            values = [_value(point.rows[stage], measure) for stage in curves.stages]
+            seconds = f"{point.seconds:.0f}" if curves.timed else "-"
+            spent = [f"{point.flops / TERA:.3f}", f"{point.frozen_flops / TERA:.3f}", seconds]
+            body.append([curve.method, f"{short(point.passes)} passes", *spent, *values])
+    for method, rows in curves.levels.items():
+        regimes = dict.fromkeys(row.regime.text for stage, row in rows.items() if stage in curves.stages)
+        values = [_value(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
+        body.append([method, "; ".join(regimes), "", "", "", *values])
+    unit = f" {measure.unit}" if measure.unit else ""
+    head = ["Method", "Budget", "Own TFLOP", "Frozen TFLOP", "Fit s", *curves.stages]
+    return [f"**{measure.label}{unit} {ARROWS[measure.direction]}**", "", _markdown(body, head), ""]
+
+
+def _figure(curves: Curves, seconds: bool) -> tuple[str, str, list[list[CurvePanel]]]:
+    """Return title, label of the costs, and panels of a model: measures down, stages across.
+
+    Args:
+        curves: of the model.
+        seconds: whether costs are seconds, not operations.
+    """
+    labels = {}
+    for method, rows in curves.levels.items():
+        regimes = {row.regime.text for stage, row in rows.items() if stage in curves.stages}
+        shown = next(iter(regimes)) if len(regimes) == 1 else "converged" if regimes else ""
+        labels[method] = method if shown in ("", "-") else f"{method} ({shown})"
+    panels = []
+    for measure in curves.measures():
+        line = []
+        for stage in curves.stages:
+            lines = {}
+            for curve in curves.curves:
+                spent = [point.seconds if seconds else point.flops / TERA for point in curve.points]
+                found = [row.measurement(measure.name) for row in curve.rows(stage)]
+                lines[curve.method] = [
+                    (cost, m.mean, m.mean if m.low is None else m.low, m.mean if m.high is None else m.high)
+                    for cost, m in zip(spent, found, strict=True)
+                    if m is not None and m.mean is not None
+                ]
+            levels = {
+                labels[method]: m.mean
+                for method, rows in curves.levels.items()
+                if stage in rows and (m := rows[stage].measurement(measure.name)) is not None and m.mean is not None
+            }
+            line.append(CurvePanel(stage, f"{measure.label} {measure.unit}".rstrip(), lines, levels))
+        panels.append(line)
+    passes = dict.fromkeys(short(point.passes) for curve in curves.curves for point in curve.points)
+    spent_as = "fit seconds" if seconds else "own training, TFLOP"
+    title = f"{curves.model}: quality against the cost of fitting ({', '.join(passes)} passes)"
+    return title, f"{spent_as}, all stages", panels
+
+
+def _value(row: Row, measure: Measurement) -> str:
+    own, digits = row.measurement(measure.name), measure.digits
+    if own is None or own.mean is None:
+        return "-"
+    interval = "" if own.low is None else f" [{own.low:.{digits}f}, {own.high:.{digits}f}]"
+    return _with_n(f"{own.mean:.{digits}f}{interval}", own.n)
+
+
+def _with_n(text: str, n: int) -> str:
+    return f"{text} (n={n})"
+
+
+def _tera(cost: float) -> str:
+    """Return operations as TFLOP, from their logarithm."""
+    return f"{np.exp(cost) / TERA:.3g}"
+
+
+def _markdown(body: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    return tabulate(body, head, tablefmt="github", disable_numparse=True)

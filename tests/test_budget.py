@@ -1,0 +1,168 @@
+"""The page of budgets says what planted curves hold: ratios, crossings, differences, rises, and what is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import invented
+import numpy as np
+import pytest
+from helpers import invoke, small_suite
+from invented import measurement
+
+from invsuite.errors import UsageError
+from invsuite.report.budget import cost_ratio, cost_to_reach, crossing, curves_of, write_budget
+from invsuite.report.results import Results
+from invsuite.results.record import CellCost, Record
+
+STAGES = ("early", "late")
+TERA = 1e12
+IMAGES = np.random.default_rng(0).normal(0, 3, 24)
+FAMILIES = {"layerwise": "layer-wise", "modular": "modular", "shared-chain": "hybrid", "mean": "floor"}
+
+
+def record(method: str, stage: str, psnr: float, passes: int = 0, flops: float = 0.0, **notes: Any) -> Record:
+    """A record of 24 images that differ by 3 dB; methods differ from each other by 0.05 dB beside their means."""
+    rng = np.random.default_rng([ord(letter) for letter in method + stage])
+    values = psnr + IMAGES - IMAGES.mean() + rng.normal(0, 0.05, 24)
+    ssim = 1 / (1 + np.exp(-(values - 25) / 5))
+    cost = CellCost("wall", flops / TERA, 2.0, passes, flops, flops / 4, parameters=7)
+    measured = [measurement("psnr", values.tolist()), measurement("ssim", ssim.tolist())]
+    if passes:
+        notes["curve"] = [[passes, 1.0, 0.1, psnr]]
+    one = invented.record("net", stage, method, measurements=measured, images=24, cost=cost, notes=notes)
+    family = FAMILIES.get(method.partition("@")[0], "optimisation" if "converged" in notes else "closed form")
+    return replace(one, cell=replace(one.cell, family=family, position=STAGES.index(stage)))
+
+
+def planted() -> list[Record]:
+    """Layer-wise takes 4 times the operations of the modules per budget; at the late stage it becomes better.
+
+    Both gain 1 dB per quadrupling of the budget at the early stage; late, layer-wise gains 3 dB and the modules none.
+    """
+    records = []
+    for number, passes in enumerate((1600, 6400, 25600)):
+        each = 0.25 * TERA * 4**number
+        records += [
+            record(f"layerwise@{passes}", "early", 30.0 + number, passes, 4 * each),
+            record(f"layerwise@{passes}", "late", 20.0 + 3 * number, passes, 4 * each),
+            record(f"modular@{passes}", "early", 30.0 + number, passes, each),
+            record(f"modular@{passes}", "late", 22.0, passes, each),
+        ]
+    for stage in STAGES:
+        records += [record("ridge", stage, 28.0), record("mean", stage, 11.0)]
+        records.append(record("optimisation", stage, 31.0, converged=True, converged_share=1.0, iterations=300))
+        records.append(record("descent", stage, 40.0, converged=False, converged_share=0.2, iterations=50, ceiling=50))
+    return records
+
+
+def test_cost_to_reach_is_linear_between_points_and_says_what_it_cannot() -> None:
+    costs = np.array([0.0, 1.0, 2.0])
+    quality = np.array([[0.0, 2.0, 4.0], [0.0, 2.0, 1.0], [3.0, 4.0, 5.0], [1.0, 0.5, 3.0]])
+    assert cost_to_reach(costs, quality, np.array([3.0, 3.0, 3.0, 0.75])).tolist() == [1.5, np.inf, -np.inf, -np.inf]
+    assert cost_to_reach(costs, quality[3:], np.array([1.75])).tolist() == [1.5], "the first time after a dip"
+
+
+def test_the_cost_at_equal_quality() -> None:
+    """As good early after as many passes, which cost 4 times as much; late, after two thirds of the first step."""
+    curves = curves_of("net", planted())
+    layerwise, modular = curves.curves
+    psnr = curves.measures()[0]
+    assert (curves.stages, psnr.name) == (list(STAGES), "psnr")
+    assert [point.flops for point in layerwise.points] == [2 * TERA, 8 * TERA, 32 * TERA]
+    assert layerwise.last.seconds == 32 + 2, "own seconds add up, shared ones are shared"
+    early, late = (cost_ratio(layerwise, modular, stage, psnr) for stage in STAGES)
+    assert early.value == pytest.approx(4, rel=0.1)
+    assert early.low < early.value <= early.high
+    assert (early.verdict, early.n) == ("cheaper", 24)
+    assert late.value == pytest.approx(2 * 4 ** (2 / 3) / 8, rel=0.05)
+    assert late.high < 1
+    assert late.verdict == "dearer"
+    other = cost_ratio(modular, layerwise, "late", psnr)
+    assert other.text == "∞ [∞, ∞]"
+    assert other.verdict == "cheaper"
+    least = cost_ratio(modular, replace(layerwise, points=layerwise.points[:2]), "early", psnr)
+    assert least.value == pytest.approx(2 / 8, rel=0.1)
+    below = cost_ratio(layerwise, replace(modular, points=modular.points[:1]), "early", psnr)
+    assert below.low == 0
+    assert "≤4.00" in below.text
+    assert below.verdict == "not told apart in cost"
+
+
+def test_where_curves_cross() -> None:
+    curves = curves_of("net", planted())
+    layerwise, modular = curves.curves
+    psnr = curves.measures()[0]
+    assert crossing(layerwise, modular, "early", psnr).startswith("`modular` above from 2 to 8 TFLOP (100 %)")
+    text = crossing(layerwise, modular, "late", psnr)
+    where = float(text.removeprefix("at ").split()[0])
+    assert where == pytest.approx(2 * 4 ** (2 / 3), rel=0.05)
+    assert "then `layerwise` above (100 %)" in text
+    short = replace(modular, points=tuple(replace(p, flops=p.flops / 1000) for p in modular.points))
+    assert crossing(layerwise, short, "late", psnr) == "no cost in common"
+
+
+def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> None:
+    paths = write_budget([Results(planted())], tmp_path)
+    assert [path.name for path in paths] == ["budget.md", "tiny-net-curves.png", "tiny-net-curves-seconds.png"]
+    assert all(path.stat().st_size > 20_000 for path in paths[1:])
+    page = paths[0].read_text()
+    flat = " ".join(page.split())
+    assert "Left out: `descent` (early: 50 iterations, 20 % converged; late: 50 iterations, 20 % converged)." in flat
+    assert (
+        "By PSNR, as good as `modular` after 25.6k passes, against `layerwise` up to 25.6k passes (n=24): `modular` is "
+        "cheaper at early; dearer at late." in flat
+    )
+    lines = {
+        title: next(line for line in page.partition(title)[2].splitlines() if line.startswith("| PSNR"))
+        for title in ("Is `modular` cheaper", "Where do", "What is the difference", "Which still rise")
+    }
+    assert "(n=24)" in lines["What is the difference"]
+    early, late = [cell.strip() for cell in lines["What is the difference"].split("|")[3:5]]
+    assert not early.startswith("**")
+    assert float(late.strip("*").split()[0]) == pytest.approx(4, abs=0.05)
+    early, late = [cell.strip() for cell in lines["Which still rise"].split("|")[4:6]]
+    assert float(early.strip("*").split()[0]) == pytest.approx(1, abs=0.05)
+    assert float(late.strip("*").split()[0]) == pytest.approx(3, abs=0.05)
+    for method, budget in (
+        ("layerwise", "1.6k passes"),
+        ("modular", "25.6k passes"),
+        ("ridge", "closed form"),
+        ("optimisation", "converged after 300 iterations"),
+        ("mean", "-"),
+    ):
+        assert any([cell.strip() for cell in line.split("|")[1:3]] == [method, budget] for line in page.splitlines()), (
+            method,
+            budget,
+        )
+    assert "| descent" not in page
+
+
+def test_a_suite_without_curves_is_refused(tmp_path: Path) -> None:
+    single = [one for one in planted() if "@" not in one.cell.method or "@1600" in one.cell.method]
+    with pytest.raises(UsageError, match="no method of suite 'tiny' has rows at several budgets"):
+        write_budget([Results(single)], tmp_path)
+
+
+def test_a_budget_without_all_stages_is_no_point() -> None:
+    records = [one for one in planted() if one.cell.key != "net/late/modular@6400/s0"]
+    curves = curves_of("net", records)
+    assert [len(curve.points) for curve in curves.curves] == [3, 2]
+    records = [one for one in records if one.cell.key != "net/early/modular@1600/s0"]
+    curves = curves_of("net", records)
+    assert [curve.method for curve in curves.curves] == ["layerwise"]
+    assert curves.left_out[0] == "`modular` (fewer than two budgets have numbers at early, late)"
+
+
+def test_the_command_writes_the_page_of_a_real_run(tmp_path: Path) -> None:
+    suite = tmp_path / "tiny.toml"
+    network = "{ width = 8, depth = 1, image_passes = [16, 32] }"
+    suite.write_text(small_suite("tiny", {"ridge": "{ }", "layerwise": network, "modular": network}))
+    assert invoke("bench", "--suite", suite, "--out", tmp_path / "out").exit_code == 0
+    done = invoke("budget", suite, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[0].endswith("budget.md")
+    page = (tmp_path / "out" / "budget.md").read_text()
+    assert "| layerwise | 32 passes" in page
