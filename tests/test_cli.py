@@ -311,7 +311,14 @@ def test_list(kind: str, name: str) -> None:
     assert isinstance(json.loads(invoke("list", kind, "--json").stdout), list)
 
 
-NEEDED = {"fetch": ("quick",), "efficiency": ("quick",), "findings": ("quick",), "compare": ("a", "b"), "show": ("a",)}
+NEEDED = {
+    "fetch": ("quick",),
+    "efficiency": ("quick",),
+    "budget": ("quick",),
+    "findings": ("quick",),
+    "compare": ("a", "b"),
+    "show": ("a",),
+}
 
 
 @pytest.mark.parametrize("command", [command.name for command in app.registered_commands])
