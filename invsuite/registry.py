@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from invsuite._system.needs import Need
     from invsuite.data.base import Source
     from invsuite.methods.base import Method
     from invsuite.metrics.base import Metric
@@ -151,6 +152,7 @@ class Adapter:
         load: a function of NAME, and of the model's name in tables, that returns the model.
         stages: what the stages of its models are called, in words.
         hub: a function of NAME that returns which weights must be fetched from the hub; None where none must.
+        needs: a function of NAME that returns what else must be fetched: weights that lie elsewhere.
         random: a function like ``load``, with a seed as third argument, that returns the architecture with random
             weights without reading the model's own; None where those are loaded and replaced.
     """
@@ -158,6 +160,7 @@ class Adapter:
     load: Load
     stages: str = ""
     hub: Callable[[str], HubWeights | None] = lambda name: None
+    needs: Callable[[str], tuple[Need, ...]] = lambda name: ()
     random: Callable[[str, str, int], Model] | None = None
 
 

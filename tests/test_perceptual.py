@@ -104,8 +104,8 @@ def test_identity_worst_case_and_batches(metric: Metric, stand_ins: dict[str, nn
 def test_needs_are_the_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     needs = {metric.name: metric.needs()[0] for metric in (Lpips(), LpipsVgg(), Dists())}
-    assert needs["lpips"].what == "backbone alexnet-owt-7be5be79.pth"
-    assert needs["lpips_vgg"].what == needs["dists"].what == "backbone vgg16-397923af.pth"
+    assert needs["lpips"].what == "checkpoint alexnet-owt-7be5be79.pth"
+    assert needs["lpips_vgg"].what == needs["dists"].what == "checkpoint vgg16-397923af.pth"
     assert {need.state for need in needs.values()} == {"to fetch"}
     path = perceptual.BACKBONES["vgg"].path
     path.parent.mkdir(parents=True)

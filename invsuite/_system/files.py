@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -23,6 +24,12 @@ def expand_path(path: str) -> Path:
     if missing:
         raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/it")
     return Path(expanded)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

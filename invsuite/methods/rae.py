@@ -15,14 +15,13 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import nn
 
-from invsuite._system.files import expand_path
+from invsuite._system.files import expand_path, file_digest
 from invsuite._system.validation import Positive, build, field_types
 from invsuite.errors import NotApplicable, Unavailable, WeightsError
 from invsuite.inverses.convolution import resized
 from invsuite.methods.base import Family, Fitted, Inverter, Method, no_fit
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model, Normalise, Representation
-from invsuite.models.hub import file_digest
 from invsuite.registry import register
 
 CONFIG, FILE = "config.json", "diffusion_pytorch_model.safetensors"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from invsuite._system.files import expand_path
+from invsuite._system.files import expand_path, file_digest
 from invsuite.errors import NotApplicable, Unavailable, UsageError, WeightsError, unknown_name
 from invsuite.inverses.rathjens import ladder_source, published_network
 from invsuite.methods.base import Family, FitCost, Fitted, Inverter, Method
@@ -196,7 +194,6 @@ def _check_normalisation(model: Model, wanted: str) -> None:
 def _digest(file: str) -> str:
     """Return the SHA-256 of a file; "" where it is not there."""
     try:
-        path: Path = expand_path(file)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(expand_path(file))
     except (Unavailable, OSError):
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,33 +10,16 @@ from pathlib import Path
 
 import torch
 
-from invsuite._system.needs import Log, Need
+from invsuite._system.files import file_digest
+from invsuite._system.needs import Need
+from invsuite._system.torch_hub import TorchFile
 from invsuite.errors import Unavailable
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.registry import register
 
-
-@dataclass(frozen=True)
-class Backbone:
-    """A checkpoint that torchvision publishes.
-
-    Attributes:
-        address: of the file, whose name ends in the first 8 digits of its SHA-256.
-        size: in bytes.
-    """
-
-    address: str
-    size: int
-
-    @property
-    def path(self) -> Path:
-        """Return where it lies in torch's hub cache (``TORCH_HOME``)."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.address.rsplit("/", 1)[1]
-
-
 BACKBONES = {
-    "alex": Backbone("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", 244_408_911),
-    "vgg": Backbone("https://download.pytorch.org/models/vgg16-397923af.pth", 553_433_881),
+    "alex": TorchFile("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", 244_408_911),
+    "vgg": TorchFile("https://download.pytorch.org/models/vgg16-397923af.pth", 553_433_881),
 }
 BATCH = 8  # VGG keeps 64 maps of the image's own size
 
@@ -50,36 +32,7 @@ def backbone_file(net: str) -> Path:
     Raises:
         Unavailable: if it is not cached, or its SHA-256 is not the published one.
     """
-    backbone = BACKBONES[net]
-    path = backbone.path
-    if not path.is_file():
-        raise Unavailable(
-            f"backbone {path.name} is not in the cache; fetch it: curl -fL --create-dirs {backbone.address} -o {path}"
-        )
-    published, digest = path.stem.rsplit("-", 1)[1], _sha256(path)
-    if not digest.startswith(published):
-        raise Unavailable(f"backbone {path}: SHA-256 starts with {digest[:8]}, not {published}; delete and fetch")
-    return path
-
-
-def backbone_need(net: str) -> Need:
-    """Return what must be fetched before a distance with the backbone ``net`` can be computed."""
-    backbone = BACKBONES[net]
-    path = backbone.path
-    if path.is_file():
-        return Need(f"backbone {path.name}", 0, None, str(path))
-
-    def bring(log: Log) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(backbone.address, str(path), progress=False)
-        return f"sha256:{_sha256(backbone_file(net))}"
-
-    return Need(f"backbone {path.name}", backbone.size, bring, backbone.address)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return BACKBONES[net].find()
 
 
 @cache
@@ -97,7 +50,7 @@ def _lpips(net: str, device: str) -> tuple[torch.nn.Module, str]:
     weights = {key: published[f"features.{key.split('.', 1)[1]}"] for key in keys}
     model.net.load_state_dict(weights, strict=True)
     model.eval().requires_grad_(False)
-    return model.to(device), _sha256(path)
+    return model.to(device), file_digest(path)
 
 
 @cache
@@ -107,7 +60,7 @@ def _dists(device: str) -> tuple[torch.nn.Module, str]:
     path = backbone_file("vgg")  # checked here, read from the same place by torchvision
     network = DISTSNetwork()  # the authors' alpha and beta travel in torchmetrics
     network.eval().requires_grad_(False)
-    return network.to(device), _sha256(path)
+    return network.to(device), file_digest(path)
 
 
 def _values(distance: Distance, scoring: Scoring) -> Values:
@@ -157,7 +110,7 @@ class Lpips(Metric):
     headline = True
 
     def needs(self) -> tuple[Need, ...]:
-        return (backbone_need(self.net),)
+        return (BACKBONES[self.net].need(),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         _, digest = _lpips(self.net, str(device))
@@ -217,7 +170,7 @@ class Dists(Metric):
     tolerance = 0.02
 
     def needs(self) -> tuple[Need, ...]:
-        return (backbone_need("vgg"),)
+        return (BACKBONES["vgg"].need(),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         _, digest = _dists(str(device))

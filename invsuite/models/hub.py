@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
 from invsuite._system.environment import is_offline
+from invsuite._system.files import file_digest
 from invsuite._system.needs import Log, Need
 from invsuite.errors import Unavailable
 
@@ -31,12 +31,6 @@ def weights_need(repository: str) -> Need:
         return " ".join(f"sha256:{file_digest(file)}" for file in files)
 
     return Need(what, None if is_offline() else _size(repository), bring, f"hf download {repository}")
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(repository: str) -> int | None:

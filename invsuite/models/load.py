@@ -77,7 +77,7 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
 
 
 def needs(source: str) -> tuple[Need, ...]:
-    """Return what must be fetched before ``source`` can be loaded: the weights of its hub repository, if it has one.
+    """Return what must be fetched before ``source`` can be loaded: the weights of its hub repository, or elsewhere.
 
     Raises:
         UsageError: for an unknown adapter, or a model that the adapter does not know.
@@ -86,4 +86,4 @@ def needs(source: str) -> tuple[Need, ...]:
 
     adapter, name = split_source(source)
     weights = adapter.hub(name)
-    return () if weights is None else (weights_need(weights.repository),)
+    return adapter.needs(name) if weights is None else (weights_need(weights.repository), *adapter.needs(name))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from invsuite._system.torch_hub import TorchFile
 from invsuite.metrics import make_metric, perceptual
 from invsuite.metrics.base import Values
 from invsuite.metrics.checks import check_measures
@@ -63,7 +64,7 @@ def _stand_in() -> Iterator[Path]:
         torch.save(weights, kept)
         digest = hashlib.sha256(kept.read_bytes()).hexdigest()
         path = kept.rename(kept.with_name(f"alexnet-{digest[:8]}.pth"))
-        published = {"alex": perceptual.Backbone(f"https://example.org/{path.name}", path.stat().st_size)}
+        published = {"alex": TorchFile(f"https://example.org/{path.name}", path.stat().st_size)}
         with (
             swapped("torch.hub:get_dir", lambda _: lambda: folder),
             swapped("invsuite.metrics.perceptual:BACKBONES", lambda known: known | published),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from invsuite._system.needs import Need
 from invsuite.errors import UsageError
 from invsuite.models.base import Model, Normalise
 from invsuite.models.load import load_model, name_of, split_source
@@ -17,12 +18,18 @@ def hub_weights(source: str) -> HubWeights | None:
     return adapter.hub(name)
 
 
+def inner_needs(source: str) -> tuple[Need, ...]:
+    """Return what else the model itself needs."""
+    adapter, name = split_source(source)
+    return adapter.needs(name)
+
+
 def load_random(source: str, name: str, seed: int) -> Model:
     """Return the architecture with random weights."""
     return without_normalisation(load_model(source, name, random_weights=True))
 
 
-@register.model("unnormalised", stages="those of the model", hub=hub_weights, random=load_random)
+@register.model("unnormalised", stages="those of the model", hub=hub_weights, needs=inner_needs, random=load_random)
 def load(source: str, name: str) -> Model:
     """Load ``ADAPTER:NAME`` without its normalisation: how some papers fed their models, against the checkpoint.
 
