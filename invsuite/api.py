@@ -18,6 +18,7 @@ from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
 from invsuite.errors import UsageError, unknown_name
 from invsuite.report.results import Results
+from invsuite.results.published import write_published
 from invsuite.results.store import Store
 
 OUT = "results"  # the folder of a run that names none
@@ -77,11 +78,13 @@ def run(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Results:
     """
     begun, selection, executor = _prepare(suite, arguments)
     matrix, store, note = begun.plan, begun.store, begun.report.note
+    write_published(store.folder, matrix.suite.published)
     job = Job(matrix.suite, selection, store.folder.resolve(), begun.options)
     outcome = executor.run(matrix, job, begun.report)
     relations = relate_models(matrix, store, executor.device, note) if matrix.suite.interlayer else []
     records = [record for cell in matrix.cells if (record := store.read(cell.id)) is not None]
-    return Results(records, relations, {str(arguments.get("out", OUT)): store}, outcome=outcome)
+    stores = {str(arguments.get("out", OUT)): store}
+    return Results(records, relations, stores, outcome=outcome, published=matrix.suite.published)
 
 
 @dataclass(frozen=True)

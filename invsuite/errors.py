@@ -22,7 +22,7 @@ class InvsuiteError(Exception):
         ...     invsuite.load_suite("quik")
         ... except invsuite.InvsuiteError as error:
         ...     print(error.exit_code, error)
-        2 unknown suite 'quik': did you mean quick? known: ci, efficiency, general, paper, photos, quick
+        2 unknown suite 'quik': did you mean quick? known: ci, efficiency, fia-flow, general, paper, photos, quick
     """
 
     exit_code = 1

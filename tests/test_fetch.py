@@ -44,11 +44,15 @@ def no_photos(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("name", ["paper", "general"])
-def test_the_large_suites_load_and_dry_run(name: str, no_photos: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [("paper", {"ImageNetSource", "CocoSource"}), ("general", {"ImageNetSource", "CocoSource"}),
+     ("fia-flow", {"ImageNetSource"})],
+)
+def test_the_large_suites_load_and_dry_run(name: str, sources: set[str], no_photos: None, tmp_path: Path) -> None:
     """Without weights and photos every cell is laid out, and the models are named as not in the estimate."""
     suite = load_suite(name)
-    assert {suite.data_of(m).score.__class__.__name__ for m in suite.models} == {"ImageNetSource", "CocoSource"}
+    assert {suite.data_of(m).score.__class__.__name__ for m in suite.models} == sources
     result = invoke("bench", "--suite", name, "--dry-run", "--offline", "--json", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     tree = json.loads(result.stdout)

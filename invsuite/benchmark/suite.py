@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.validation import NotEmpty, Positive, build, key_path
-from invsuite.benchmark.suite_file import ModelTable, naming, read_suite, suite_path
+from invsuite.benchmark.suite_file import ModelTable, SuiteFile, naming, read_suite, suite_path
 from invsuite.data.base import Source
 from invsuite.data.sources import DataSpec
 from invsuite.errors import UsageError, unknown_name
 from invsuite.methods import make_method
 from invsuite.methods.base import Method
 from invsuite.methods.problem import Budget, Engine
+from invsuite.models.base import means_stage
 from invsuite.registry import METRICS, SOURCES
+from invsuite.results.published import PublishedValue
 from invsuite.results.regime import AT, table_of
 
 PARTS = ("fit", "select", "score")
@@ -103,6 +105,7 @@ class Suite:
         methods: in the order of tables.
         engine: how training runs.
         interlayer: whether the stages of each model are related, too.
+        published: what papers state for the same protocol.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -116,6 +119,7 @@ class Suite:
     methods: tuple[MethodSpec, ...] = field(metadata=NOT_IDENTITY)  # each has cells of its own
     engine: Engine
     interlayer: bool = field(default=False, metadata=NOT_IDENTITY)  # has records of its own
+    published: tuple[PublishedValue, ...] = field(default=(), metadata=NOT_IDENTITY)  # nothing of it is run
 
     def data_of(self, model: ModelSpec) -> DataSpec:
         """Return the data that ``model`` sees."""
@@ -155,6 +159,7 @@ def load_suite(name_or_path: str) -> Suite:
             methods=methods,
             engine=build(Engine, file.engine, "engine"),
             interlayer=file.interlayer,
+            published=tuple(_published(file)),
         )
 
 
@@ -188,6 +193,25 @@ def _model(name: str, table: ModelTable, data: DataSpec) -> ModelSpec:
     if table.data and table.data not in data.others:
         raise unknown_name(f"models.{name}.data", table.data, data.others)
     return ModelSpec(name, **vars(table))
+
+
+def _published(file: SuiteFile) -> Iterator[PublishedValue]:
+    """Yield what a suite's file states as published, every name checked."""
+    for number, table in enumerate(file.published):
+        for position, line in enumerate(table.rows):
+            where = f"published[{number}].rows[{position}]"
+            if line.model not in file.models:
+                raise unknown_name(key_path(where, "model"), line.model, file.models)
+            stages = file.models[line.model].stages
+            if not any(means_stage(word, line.stage) for word in stages):
+                raise unknown_name(key_path(where, "stage"), line.stage, stages)
+            for measure, value in line.values.items():
+                if measure not in METRICS:
+                    raise unknown_name(key_path(where, "values"), measure, METRICS)
+                metric = METRICS[measure]
+                facts = (metric.label, metric.unit, metric.direction, metric.digits)
+                named = (line.model, line.stage, line.method, measure)
+                yield PublishedValue(*named, *facts, value, table.source, table.n, table.budget)
 
 
 def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:

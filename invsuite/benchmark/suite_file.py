@@ -27,6 +27,11 @@
     witness = "bundled:detr"             # may be left out: a second model, for measures that ask one no method has seen
     data = "coco"                        # may be left out: [data.coco.fit], ... instead of [data.fit], ...
 
+    [[published]]                        # may be left out: what papers state, shown beside the suite's own numbers
+    source = "arXiv 2511.15316, table 2"
+    n = 1000                             # scored images; may be left out, as budget = "..." in words
+    rows = [{model = "vit", stage = "block03", method = "theirs", values = {psnr = 20.1}}]
+
     [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
     images = 8                           # may be left out: this row is scored on the first 8 scored images
     [methods.layerwise]
@@ -60,6 +65,33 @@ class ModelTable:
 
 
 @dataclass(frozen=True)
+class PublishedLine:
+    """What a source states of one method at one stage: values by the name of the closest measure."""
+
+    model: str
+    stage: str
+    method: str
+    values: Annotated[dict[str, float], NotEmpty()]
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table ``[[published]]`` of a suite file: what one source states.
+
+    Attributes:
+        source: paper and table.
+        rows: what it states.
+        n: scored images, 0 where it does not say.
+        budget: what methods were given, in words, "" where it does not say.
+    """
+
+    source: str
+    rows: Annotated[tuple[PublishedLine, ...], NotEmpty()]
+    n: Natural = 0
+    budget: str = ""
+
+
+@dataclass(frozen=True)
 class SuiteFile:
     """A suite as its file says: tables whose kinds and parameters nobody has looked up yet."""
 
@@ -74,6 +106,7 @@ class SuiteFile:
     methods: Annotated[dict[str, dict[str, Any]], NotEmpty()]
     engine: dict[str, Any] = field(default_factory=dict)
     interlayer: bool = False
+    published: tuple[PublishedTable, ...] = ()
 
 
 def bundled_suites() -> dict[str, Path]:

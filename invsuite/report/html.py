@@ -15,10 +15,11 @@ from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import ARROWS, NOTES, READING, data_texts
+from invsuite.report.markdown import ARROWS, NOTES, PUBLISHED, READING, data_texts
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
+from invsuite.results.published import published_measures, published_rows
 from invsuite.results.record import Measurement, Provenance, Record
 from invsuite.results.regime import MARK, regime_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
@@ -70,6 +71,8 @@ def html_page(results: Results) -> str:
             board=_board(rows, texts, timed=len(results.devices) < 2),
             cost_heads=COST_HEADS,
             clocks="/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall",
+            published=_published(results),
+            published_title=PUBLISHED,
             maps=[(described[name], _maps(rows, name, line)) for name, line in texts.items()],
             charts=[(model, drawn) for model, records in results.models.items() if (drawn := charts(records))],
             plot=(WIDTH, HEIGHT),
@@ -173,6 +176,20 @@ def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], timed: 
         }
         for row, *values in zip(rows, *texts.values(), strict=True)
     ]
+
+
+def _published(results: Results) -> dict[str, Any]:
+    """Return what papers state of the models of the results, as a table: its heading and its lines."""
+    values = [value for model in results.models for value in results.published_of(model)]
+    measures = published_measures(values)
+    heads = [f"{m.label} {m.unit}".strip() for m in measures.values()]
+    lines = []
+    for row in published_rows(values):
+        numbers = [f"{v.value:.{v.digits}f}" if (v := row.values.get(name)) else "-" for name in measures]
+        first = row.first
+        named = [first.method, first.stage, first.model]
+        lines.append([*named, *numbers, str(first.n or "-"), first.budget or "-", first.source])
+    return {"head": ["Method", "Stage", "Model", *heads, "n", "Budget", "Source"], "lines": lines}
 
 
 def _costs(row: Row, timed: bool) -> list[CellText]:

@@ -11,10 +11,13 @@ from tabulate import tabulate
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
+from invsuite.results.published import PublishedValue, published_measures, published_rows
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import MARK, table_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
 
+#: heading of what papers state: no number of it was computed by the suite
+PUBLISHED = "Published, not run here"
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
 #: What holds for every table; markdown.
@@ -80,6 +83,7 @@ def markdown(results: Results, strips: Mapping[str, str] | None = None, maps: Ma
         tables[row.model].append(row)
     for model, rows in tables.items():
         lines += [f"## {model}", "", *_tables(rows, results.places)]
+        lines += _published(results.published_of(model))
         lines += [f"![{strips[model]}]({strips[model]})\n"] if model in strips else []
     lines += _ceilings(results.done)
     lines += _fixed_points(results.done)
@@ -192,7 +196,21 @@ def _table(
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
 
 
-def _heading(measure: Measurement, n: int | None) -> str:
+def _published(values: Sequence[PublishedValue]) -> list[str]:
+    """Return lines with a table of what papers state of a model; none where they state nothing."""
+    if not values:
+        return []
+    measures = published_measures(values)
+    head = ["Stage", "Method", *(_heading(measure, None) for measure in measures.values()), "n", "Budget", "Source"]
+    body = []
+    for row in published_rows(values):
+        numbers = [f"{v.value:.{v.digits}f}" if (v := row.values.get(name)) else "-" for name in measures]
+        first = row.first
+        body.append([first.stage, first.method, *numbers, first.n or "-", first.budget or "-", first.source])
+    return [f"**{PUBLISHED}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+
+
+def _heading(measure: Measurement | PublishedValue, n: int | None) -> str:
     unit = f" {measure.unit}" if measure.unit else ""
     return f"{measure.label}{unit} {ARROWS[measure.direction]}" + (f" (n={n})" if n else "")
 

@@ -18,6 +18,7 @@ from invsuite.results.frame import to_csv, to_frame
 from invsuite.results.matrices import Matrix, matrices
 from invsuite.results.merge import devices_of, merge_runs
 from invsuite.results.outcome import RunOutcome
+from invsuite.results.published import PublishedValue, read_published
 from invsuite.results.record import Record, RelationRecord, Weights
 from invsuite.results.rows import Places, Row, all_places, by_model, rows_of
 from invsuite.results.store import Store
@@ -49,6 +50,7 @@ class Results(Sequence[Record]):
         stores: where the pictures of each run lie, by the run's name; None for one that was not written.
         notes: what a reader must know of merged runs.
         outcome: what the run did that gave them; None where they were loaded.
+        published: what papers state for the suite's protocol.
     """
 
     records: Sequence[Record]
@@ -56,6 +58,7 @@ class Results(Sequence[Record]):
     stores: Mapping[str, Store | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
     outcome: RunOutcome | None = None
+    published: Sequence[PublishedValue] = ()
 
     @classmethod
     @no_collection()
@@ -80,6 +83,7 @@ class Results(Sequence[Record]):
             sorted(newest.values(), key=lambda r: r.cell.order),
             list({relation.cell.model: relation for relation in relations}.values()),
             {run or str(folder): store},
+            published=read_published(folder),
         )
 
     @overload
@@ -119,6 +123,11 @@ class Results(Sequence[Record]):
             model: matrices(own, [relation for relation in self.relations if relation.cell.model == model])
             for model, own in self.models.items()
         }
+
+    def published_of(self, model: str) -> list[PublishedValue]:
+        """Return what papers state of a model; random weights, and a model of another name, are none of theirs."""
+        names = {record.original_model for record in self.models[model]}
+        return [value for value in self.published if value.model in names]
 
     @property
     def weights(self) -> dict[str, Weights]:
@@ -227,7 +236,8 @@ class Results(Sequence[Record]):
                 run = relation.run.name if relation.run else own
                 relations.setdefault(run, []).append(replace(relation, cell=name))
         merged = merge_runs(runs, relations)
-        return Results(merged.records, merged.relations, stores, merged.notes)
+        published = tuple(dict.fromkeys(value for results in (self, *others) for value in results.published))
+        return Results(merged.records, merged.relations, stores, merged.notes, published=published)
 
     def report(self, folder: Path | str) -> list[Path]:
         """Write tables, CSV, the page and pictures to a folder.
@@ -256,6 +266,6 @@ class Results(Sequence[Record]):
                 maps[model] = f"{stem}-interlayer.png"
         with no_collection():
             write_atomically(table, markdown(self, strips, maps).encode())
-            write_atomically(values, to_csv(self.records).encode())
+            write_atomically(values, to_csv(self.records, self.published).encode())
             write_atomically(page, html_page(self).encode())
         return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values()))]

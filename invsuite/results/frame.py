@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from invsuite.results.published import PublishedValue
 from invsuite.results.record import CellCost, Record
 from invsuite.results.regime import regime_of
 
@@ -62,9 +63,17 @@ def to_frame(records: Iterable[Record], costs: bool = False) -> pd.DataFrame:
     return pd.DataFrame(_lines(records, costs), columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def to_csv(records: Iterable[Record]) -> str:
-    """Return measures and costs as CSV, every number with all of its digits."""
-    frame = pd.DataFrame(_lines(records, costs=True), columns=list(COLUMNS), dtype=object)
+def to_csv(records: Iterable[Record], published: Iterable[PublishedValue] = ()) -> str:
+    """Return measures and costs as CSV, every number with all of its digits.
+
+    Args:
+        records: in the order of the lines.
+        published: what papers state: lines of their own behind the others, with the status ``published`` and, as their
+            reason, the source.
+    """
+    lines = list(_lines(records, costs=True))
+    suite = lines[0][0] if lines else None
+    frame = pd.DataFrame([*lines, *_published(suite, published)], columns=list(COLUMNS), dtype=object)
     return frame.rename(columns=CSV_NAMES).to_csv(index=False, lineterminator="\n")
 
 
@@ -82,6 +91,14 @@ def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
             yield (*head, m.status, *spent, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
         if record.cost is not None and costs and record.ok:
             yield from ((*head, "ok", *spent, *line, cell.id) for line in _costs(record.cost))
+
+
+def _published(suite: str | None, values: Iterable[PublishedValue]) -> Iterator[tuple[Any, ...]]:
+    """Yield what every column holds of published values."""
+    for value in values:
+        head = (suite, value.model, value.stage, value.method, None, "published", value.measure, value.unit)
+        reason = "; ".join(filter(None, (value.source, value.budget)))
+        yield (*head, value.direction, value.n or None, value.value, *[None] * 4, reason, None)
 
 
 def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:

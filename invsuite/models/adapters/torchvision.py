@@ -122,7 +122,7 @@ def row_of_layers(
     images = torch.rand(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
     tensor, components = images, []
     for number, layer in enumerate(features):
-        module = Lambda(lambda x, layer=layer: layer(normalise(x)), normalise=normalise) if number == 0 else layer
+        module = layer if number else nn.Sequential(normalise, layer)
         tensor = module(tensor)
         layout = Layout("map", tensor.shape[1], (tensor.shape[2], tensor.shape[3]))
         components.append(Component(f"features.{number}", module, layout))
