@@ -46,8 +46,11 @@ def no_photos(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "sources"),
-    [("paper", {"ImageNetSource", "CocoSource"}), ("general", {"ImageNetSource", "CocoSource"}),
-     ("fia-flow", {"ImageNetSource"})],
+    [
+        ("paper", {"ImageNetSource", "CocoSource"}),
+        ("general", {"ImageNetSource", "CocoSource"}),
+        ("fia-flow", {"ImageNetSource"}),
+    ],
 )
 def test_the_large_suites_load_and_dry_run(name: str, sources: set[str], no_photos: None, tmp_path: Path) -> None:
     """Without weights and photos every cell is laid out, and the models are named as not in the estimate."""

@@ -27,6 +27,7 @@ from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource
 from invsuite.methods.problem import Budget, Engine
 from invsuite.registry import METHODS, METRICS, SOURCES
+from invsuite.results.published import PublishedValue
 
 SUITE = small_suite("two", {"mean": "{}", "nearest": "{}", "modular": SMALL_NETWORK, "layerwise": SMALL_NETWORK})
 
@@ -59,7 +60,7 @@ def dataclasses_in(annotation: Any) -> set[type]:
 BUNDLED_SOURCES = {kind for kind in SOURCES.values() if kind.__module__.startswith("invsuite.")}
 FIELDS = [
     pytest.param(kind, spec, id=f"{kind.__name__}.{spec.name}")
-    for kind in sorted(dataclasses_in(Suite) | BUNDLED_SOURCES, key=lambda kind: kind.__name__)
+    for kind in sorted((dataclasses_in(Suite) | BUNDLED_SOURCES) - {PublishedValue}, key=lambda kind: kind.__name__)
     for spec in fields(kind)
 ]
 
@@ -69,6 +70,7 @@ def with_other(data: DataSpec) -> DataSpec:
     return replace(data, others={"other": replace(data, fit=ScenesSource(99, 24))})
 
 
+STATED = PublishedValue("vit", "embed", "theirs", "psnr", "PSNR", "dB", "higher", 2, 20.0, "a paper")
 #: One field of a suite changed; its mark says whether cells must become others.
 CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
     (Suite, "name"): lambda s: replace(s, name="other"),
@@ -82,6 +84,7 @@ CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
     (Suite, "methods"): lambda s: replace(s, methods=s.methods[:1]),
     (Suite, "engine"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
     (Suite, "interlayer"): lambda s: replace(s, interlayer=True),
+    (Suite, "published"): lambda s: replace(s, published=(STATED,)),
     (Budget, "image_passes"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
     (Budget, "batch"): lambda s: replace(s, budget=Budget(image_passes=32, batch=8)),
     (Budget, "seconds"): lambda s: replace(s, budget=Budget(seconds=5, batch=16)),

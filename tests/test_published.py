@@ -76,7 +76,7 @@ def test_reports_show_published_rows_as_such(stated: Path, tmp_path: Path) -> No
             ("decoder", "theirs", "psnr", "18.9", ""),
         ]
         assert {row["cell"] for row in theirs} == {""}
-        assert theirs[0]["reason"] == "A paper, table 3 <x>; a million passes"
+        assert (theirs[0]["reason"], theirs[0]["budget"]) == ("A paper, table 3 <x>", "a million passes")
     assert "published" not in set(results.to_frame()["status"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -96,9 +97,9 @@ def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
 def _published(suite: str | None, values: Iterable[PublishedValue]) -> Iterator[tuple[Any, ...]]:
     """Yield what every column holds of published values."""
     for value in values:
-        head = (suite, value.model, value.stage, value.method, None, "published", value.measure, value.unit)
-        reason = "; ".join(filter(None, (value.source, value.budget)))
-        yield (*head, value.direction, value.n or None, value.value, *[None] * 4, reason, None)
+        held = asdict(value) | {"suite": suite, "status": "published", "mean": value.value, "reason": value.source}
+        held |= {"budget": value.budget or None, "n": value.n or None}
+        yield tuple(held.get(column) for column in COLUMNS)
 
 
 def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:
