@@ -359,9 +359,10 @@ def study_results(
     """
     from invsuite.report.study import analyse, key_path, read_answers, read_key, study_table
 
-    methods, answers = read_answers(files, read_key(key_path(out, _suite_name(suite))))
+    key = read_key(key_path(out, _suite_name(suite)))
+    methods, answers = read_answers(files, key)
     strengths, raters = analyse(methods, answers), len({answer.rater for answer in answers})
-    _print(as_json, _dicts(strengths), study_table(strengths, raters, len(answers)))
+    _print(as_json, _dicts(strengths), study_table(strengths, raters, len(answers), key.budgets))
 
 
 @command()

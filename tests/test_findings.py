@@ -252,3 +252,43 @@ def test_without_models_of_either_family_nothing_is_claimed() -> None:
     page = findings_markdown([Results([one])])
     assert "No model of a known family" in page
     assert "###" not in page
+
+
+def test_every_heading_names_the_regime_and_the_largest_budget_is_read() -> None:
+    records = []
+    for passes, levels in ((1600, (33.0, 20.0)), (25_600, (35.0, 31.0))):
+        for one in matrix(vit=levels, detr=(25.0, 17.0)):
+            if one.cell.method == "modular":
+                one.cell.method, one.notes = f"modular@{passes}", {"curve": [[passes, 1.0, 0.1, 20.0]]}
+                assert one.cost is not None
+                one.cost.fit_image_passes = passes
+            if one.cell.method != "mean" or passes == 1600:
+                records.append(one)
+    page = findings_markdown([Results(records)])
+    assert "- `vit` (ViT): embed, block06, read out by `modular` (25.6k passes); encoder up to `block06`." in page
+    assert "### Detail: holds, by `modular` (25.6k passes)" in page
+    assert "vit (ViT), 25.6k passes" in page
+    assert "| 0.80 [" in page
+    earlier = findings_markdown([Results(records)], "modular@1600")
+    assert "by `modular@1600` (1.6k passes)" in earlier
+    assert "| 0.80 [" not in earlier
+
+
+def test_what_has_not_converged_is_no_finding() -> None:
+    records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
+    for one in records:
+        if one.cell.method == "modular":
+            stopped = (one.cell.model, one.cell.stage) == ("vit", "block06")
+            one.notes = {
+                "converged": not stopped,
+                "converged_share": 0.5 if stopped else 1.0,
+                "iterations": 300,
+                "ceiling": 500,
+            }
+    vit, detr = subjects(Results(records), "modular")
+    assert (vit.encoder, detr.encoder) == (["embed"], ["backbone", "encoder"])
+    page = findings_markdown([Results(records)])
+    assert (
+        "- `vit` (ViT): embed, read out by `modular` (converged after 300 iterations); encoder up to `embed`. "
+        "Left out: block06 (500 iterations, 50 % converged)." in page
+    )

@@ -397,10 +397,10 @@ def _interpolation(costs: Array, knots: Array) -> Array:
 
 
 def _worth_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
-    return [_gain(curve.last.rows[stage], modular.last.rows[stage], measure) for stage in curves.stages]
+    return [gain_text(curve.last.rows[stage], modular.last.rows[stage], measure) for stage in curves.stages]
 
 
-def _gain(better: Row, worse: Row, measure: Measurement, factor: float = 1.0) -> str:
+def gain_text(better: Row, worse: Row, measure: Measurement, factor: float = 1.0) -> str:
     """Return by how much one row is better than another, times ``factor``, with interval and n."""
     gain = advantage(better, worse, measure.name)
     if gain.mean is None:
@@ -431,7 +431,7 @@ def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
         for curve in curves.curves:
             before, last = curve.points[-2], curve.last
             factor = log(QUADRUPLING) / log(last.passes / before.passes)
-            gains = [_gain(last.rows[stage], before.rows[stage], measure, factor) for stage in curves.stages]
+            gains = [gain_text(last.rows[stage], before.rows[stage], measure, factor) for stage in curves.stages]
             spent = f"{short(before.passes)} to {short(last.passes)}"
             body.append([measure.label, curve.method, spent, *gains])
     text = (

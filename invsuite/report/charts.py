@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from invsuite.report.efficiency import TERA, trained_cells
+from invsuite.report.budget import TERA
+from invsuite.report.efficiency import trained_cells
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Record
 from invsuite.results.regime import MARK, regime_of

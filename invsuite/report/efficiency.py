@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from invsuite.report.budget import END_TO_END, MODULAR, TERA, curves_of, equal_quality, gain_text
+from invsuite.report.markdown import data_texts
 from invsuite.report.results import Results
-from invsuite.results.record import Record
+from invsuite.results.record import Measurement, Record
+from invsuite.results.regime import regime_of, short, table_of
+from invsuite.results.rows import Row
 
-END_TO_END, MODULAR, ITERATIVE = "layerwise", "modular", "optimisation"
-TERA = 1e12
+ITERATIVE = "optimisation"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class TrainedCell:
     Attributes:
         method: its row name.
         stage: whose representation is inverted.
-        psnr: mean over scored images, dB.
+        record: that it is of.
         curve: (image passes, mean selection PSNR in dB), in order.
         passes: images seen in the whole fit.
         seconds: of the stage's own training.
@@ -39,7 +42,7 @@ class TrainedCell:
 
     method: str
     stage: str
-    psnr: float
+    record: Record
     curve: tuple[tuple[float, float], ...]
     passes: float
     seconds: float
@@ -51,6 +54,11 @@ class TrainedCell:
     def reached(self, psnr: float) -> float | None:
         """Return image passes at the first evaluation with at least ``psnr`` on the selection images; None if never."""
         return next((passes for passes, value in self.curve if value >= psnr), None)
+
+    @property
+    def row(self) -> Row:
+        """Return its row of tables."""
+        return Row((self.record,))
 
     @property
     def best(self) -> float:
@@ -75,7 +83,7 @@ def trained_cells(records: Iterable[Record]) -> list[TrainedCell]:
             TrainedCell(
                 record.cell.method,
                 record.cell.stage,
-                psnr.mean,
+                record,
                 curve,
                 cost.fit_image_passes,
                 cost.fit_seconds,
@@ -95,8 +103,10 @@ def efficiency_markdown(suites: Iterable[Results]) -> str:
         "",
         "Rendered from the records of the suites below. PSNR in dB is the mean over the scored images with its 95 % "
         "bootstrap interval. *Own* cost is an inverse's own training, forward, backward and start; *frozen* cost is "
-        "the model's forward passes, which all stages of a method share. Operations (TFLOP, a multiply-add is two) are "
-        "counted by PyTorch's flop counter; seconds are `wall` on a CPU and compare within one table only.",
+        "the model's forward passes, which all stages of a method share. What holds after some image passes may not "
+        "after more: every statement names them, and of methods that search for each image the iterations after which "
+        "they converged. What was stopped before it converged is left out. Operations (TFLOP, a multiply-add is two) "
+        "are counted by PyTorch's flop counter; seconds are `wall` on a CPU and compare within one table only.",
         "",
     ]
     for results in suites:
@@ -104,10 +114,16 @@ def efficiency_markdown(suites: Iterable[Results]) -> str:
         for model, records in results.models.items():
             seed = records[0].cell.seed
             done = [record for record in records if record.ok and record.cell.seed == seed]
-            lines += [f"### {model}", "", *_where(done), *_equal_cost(done)]
-            cells = trained_cells(done)
+            kept = [record for record in done if regime_of([record]).converged is not False]
+            lines += [f"### {model}", "", *_where(done), *_left_out(done), *_equal_cost(kept)]
+            curves = curves_of(model, records)
+            cells = trained_cells(_largest_budgets(kept))
+            if curves.of(MODULAR) is not None:
+                lines += equal_quality(curves, [measure for measure in curves.measures() if measure.name == "psnr"])
+            elif cells:
+                lines += _equal_quality(cells)
             if cells:
-                lines += [*_equal_quality(cells), *_claim(done, cells)]
+                lines += _claim(kept, cells)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,15 +135,31 @@ def _where(done: Sequence[Record]) -> list[str]:
     devices = sorted({record.provenance.device for record in done})
     commits = sorted({(record.provenance.git["sha"] or "package")[:10] for record in done})
     return [
-        f"Fit on {data.fit} images, selected on {data.select}, scored on n = {data.score}. "
+        f"{'. '.join(data_texts(done))}. "
         f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads. Seed {done[0].cell.seed}. "
         f"Code: {', '.join(commits)}.",
         "",
     ]
 
 
+def _left_out(done: Sequence[Record]) -> list[str]:
+    """Return lines on the records of which no statement is made."""
+    stopped = [record for record in done if regime_of([record]).converged is False]
+    named = [f"`{r.cell.method}` at {r.cell.stage} ({regime_of([r]).text})" for r in stopped]
+    return [f"Left out, because they were stopped before they converged: {', '.join(named)}.", ""] if named else []
+
+
+def _largest_budgets(records: Sequence[Record]) -> list[Record]:
+    """Return the records of each method's largest budget, where its rows have several."""
+    largest: dict[str, int] = {}
+    budgets = [(record, *table_of(record.cell.method)) for record in records]
+    for _, table, passes in budgets:
+        largest[table] = max(largest.get(table, 0), int(passes or 0))
+    return [record for record, table, passes in budgets if int(passes or 0) == largest[table]]
+
+
 def _equal_cost(done: Sequence[Record]) -> list[str]:
-    """Return lines with every method at the suite's budget."""
+    """Return lines with every method at its budget."""
     body = []
     for record in done:
         cell, cost, psnr = record.cell, record.cost, record.measurements.get("psnr")
@@ -138,7 +170,8 @@ def _equal_cost(done: Sequence[Record]) -> list[str]:
             [
                 cell.stage,
                 cell.method,
-                f"{psnr.mean:.2f}{interval}",
+                regime_of([record]).text,
+                f"{psnr.mean:.2f}{interval} (n={psnr.n})",
                 f"{cost.fit_image_passes:,}",
                 f"{cost.parameters:,}",
                 _tera(cost.fit_flops),
@@ -148,9 +181,9 @@ def _equal_cost(done: Sequence[Record]) -> list[str]:
                 f"{1000 * cost.invert_seconds_per_image:.0f}",
             ]
         )
-    head = ["Stage", "Method", "PSNR dB ↑", "Fit images seen", "Trained values", "Own TFLOP", "Frozen TFLOP"]
+    head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Fit images seen", "Trained values", "Own TFLOP", "Frozen TFLOP"]
     head += ["Fit s own + shared", "Invert GFLOP/image", "Invert ms/image"]
-    return ["**At equal cost**: the suite's budget for every trained inverse.", "", _markdown(body, head), ""]
+    return ["**At equal cost**: every method with its budget.", "", _markdown(body, head), ""]
 
 
 def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
@@ -170,12 +203,13 @@ def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
         total = cost_to(list(own.values()), target)
         line += ["-", "-"] if total is None else [f"{total[0] / TERA:.2f}", f"{total[1]:.0f}"]
         body.append(line)
+    limits = " / ".join(dict.fromkeys(short(cell.passes) for own in complete.values() for cell in own.values()))
     head = ["Method", *(f"{stage} to {target[stage]:.2f} dB" for stage in stages), "Own TFLOP, all", "Own s, all"]
     return [
         "**At equal quality**: images seen until the selection images reach the quality that every trained method "
-        "reaches at that stage (evaluations are steps of this table; 0 is the start), and the own cost of all stages "
-        "up to there. A module serves every stage behind it and is counted once. Methods whose modules train one after "
-        "the other have no such curve and are left out.",
+        f"reaches at that stage within its budget of {limits} passes (evaluations are steps of this table; 0 is the "
+        "start), and the own cost of all stages up to there. A module serves every stage behind it and is counted "
+        "once. Methods whose modules train one after the other have no such curve and are left out.",
         "",
         _markdown(body, head),
         "",
@@ -208,23 +242,25 @@ def cost_to(cells: Sequence[TrainedCell], target: Mapping[str, float]) -> tuple[
 
 def _claim(done: Sequence[Record], cells: Sequence[TrainedCell]) -> list[str]:
     """Return what the claim comes to: modules against one network per stage, and against optimisation."""
-    by = {(cell.method, cell.stage): cell for cell in cells}
+    by = {(table_of(cell.method)[0], cell.stage): cell for cell in cells}
     stages = [s for s in dict.fromkeys(c.stage for c in cells) if (END_TO_END, s) in by and (MODULAR, s) in by]
-    if not stages:
-        return []
     chains, modules = [by[END_TO_END, s] for s in stages], [by[MODULAR, s] for s in stages]
+    budgets = {table_of(cell.method)[1] for cell in (*chains, *modules)}
+    if len(budgets) != 1:
+        return []
     lines = ["**What modules save**", ""]
     own, other = sum(cell.flops for cell in modules), sum(cell.flops for cell in chains)
     decoder = (len(stages) - 1) * modules[0].flops
-    loss = [f"{s} {m.psnr - c.psnr:+.2f}" for s, m, c in zip(stages, modules, chains, strict=True)]
+    spent = f"{short(max(cell.passes for cell in (*chains, *modules)))} passes"
+    gains = [f"{s} {gain_text(m.row, c.row, _psnr(m))}" for s, m, c in zip(stages, modules, chains, strict=True)]
     lines.append(
-        f"- At equal images seen, `{MODULAR}` takes {own / TERA:.2f} TFLOP of own training for {len(stages)} stages, "
-        f"`{END_TO_END}` {other / TERA:.2f}: {other / own:.1f} times as much. The scored PSNR of `{MODULAR}` over "
-        f"`{END_TO_END}` is, in dB: {', '.join(loss)}."
+        f"- At equal images seen ({spent} for each inverse), `{MODULAR}` takes {own / TERA:.2f} TFLOP of own training "
+        f"for {len(stages)} stages, `{END_TO_END}` {other / TERA:.2f}: {other / own:.1f} times as much. The scored "
+        f"PSNR of `{MODULAR}` over `{END_TO_END}` is then, in dB, paired over images: {', '.join(gains)}."
     )
     lines.append(
-        f"- Of the {(other - own) / TERA:.2f} TFLOP saved, {100 * decoder / max(other - own, 1):.0f} % are the image "
-        f"decoder trained once instead of {len(stages)} times; the rest are the modules between."
+        f"- Of the {(other - own) / TERA:.2f} TFLOP saved within {spent}, {100 * decoder / max(other - own, 1):.0f} % "
+        f"are the image decoder trained once instead of {len(stages)} times; the rest are the modules between."
     )
     target = {s: min(m.best, c.best) for s, m, c in zip(stages, modules, chains, strict=True)}
     both = cost_to(modules, target), cost_to(chains, target)
@@ -232,8 +268,8 @@ def _claim(done: Sequence[Record], cells: Sequence[TrainedCell]) -> list[str]:
         ratio = both[1][0] / both[0][0]
         times = f"{ratio:.1f} times as much as" if ratio >= 1 else f"{1 / ratio:.1f} times less than"
         lines.append(
-            f"- At equal quality (what both reach at each stage), `{END_TO_END}` takes {both[1][0] / TERA:.2f} TFLOP, "
-            f"{times} `{MODULAR}` with {both[0][0] / TERA:.2f}."
+            f"- At equal quality (what both reach at each stage within {spent}), `{END_TO_END}` takes "
+            f"{both[1][0] / TERA:.2f} TFLOP, {times} `{MODULAR}` with {both[0][0] / TERA:.2f}."
         )
     lines.append(
         f"- All modules together hold {sum(cell.parameters for cell in modules):,} trained values, the networks of "
@@ -251,19 +287,22 @@ def _against_optimisation(done: Sequence[Record], modules: Sequence[TrainedCell]
         record = iterative.get(cell.stage)
         flops = record.cost.invert_flops_per_image if record is not None and record.cost is not None else None
         psnr = record.measurements.get("psnr") if record is not None else None
-        if flops and psnr is not None and psnr.mean is not None:
+        if record is not None and flops and psnr is not None and psnr.ok:
             each += flops
             fixed += cell.flops
-            parts.append(f"{cell.stage} {cell.psnr - psnr.mean:+.2f}")
+            parts.append(f"{cell.stage} {gain_text(cell.row, Row((record,)), psnr)}, {regime_of([record]).text}")
     if not parts:
         return []
     fixed += max(cell.frozen_flops for cell in modules)
-    iterations = next(iter(iterative.values())).identity["method"].get("iterations")
     return [
-        f"- Against `{ITERATIVE}` ({iterations} iterations), `{MODULAR}` scores, in dB: {', '.join(parts)}. Its whole "
-        f"fit, frozen passes included, costs as many operations as inverting {fixed / each:,.0f} images at all stages "
-        "by optimisation; from there on it is cheaper."
+        f"- Against `{ITERATIVE}`, `{MODULAR}` after {short(modules[0].passes)} passes scores, in dB, paired over "
+        f"images: {'; '.join(parts)}. Its whole fit, frozen passes included, costs as many operations as inverting "
+        f"{fixed / each:,.0f} images at all stages by optimisation; from there on it is cheaper."
     ]
+
+
+def _psnr(cell: TrainedCell) -> Measurement:
+    return cell.record.measurements["psnr"]
 
 
 def _tera(flops: float | None) -> str:

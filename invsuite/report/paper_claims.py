@@ -18,6 +18,7 @@ from tabulate import tabulate
 from invsuite.errors import unknown_name
 from invsuite.report.results import Results
 from invsuite.results.record import RelationRecord
+from invsuite.results.regime import AT, table_of
 from invsuite.results.rows import Row, rows_of
 from invsuite.results.statistics import Array, percentile_interval, resampled_means
 
@@ -151,7 +152,9 @@ INTRODUCTION = """\
 # Findings: the paper's claims, measured
 
 Generated from records. The claims are those of Rathjens et al. 2024 (arXiv 2412.06534), whose method is `modular`; the
-numbers below are of the method `{method}`. Each number is a mean over images (and seeds, where there are several) with
+numbers below are of the method `{method}`, in the regime that each heading names: the image passes of its training at
+its largest budget, or the iterations after which its search converged; what was stopped before it converged is left
+out. Each number is a mean over images (and seeds, where there are several) with
 its 95 % bootstrap interval; differences between models are paired over the images both were scored on, and unpaired
 where they share none. A check **holds** where its whole interval lies on the side its rule names, **fails** where it
 lies on the other side, and otherwise, or with fewer than {fewest} images, **cannot be told**. A claim holds where every
@@ -209,18 +212,38 @@ class Combination:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of a known family: rows of the chosen method and of the floor by stage, in chain order."""
+    """A model of a known family.
+
+    Attributes:
+        name: row name.
+        family: of the claims.
+        rows: of the chosen method, by stage, in chain order.
+        floors: of the mean image, by stage.
+        relation: how its stages relate.
+        left_out: rows of the method that were stopped before they converged.
+    """
 
     name: str
     family: Family
     rows: dict[str, Row]
     floors: dict[str, Row]
     relation: RelationRecord | None = None
+    left_out: tuple[Row, ...] = ()
 
     @property
     def encoder(self) -> list[str]:
         """Return the stages up to the end of the encoder."""
         return [stage for stage in self.rows if not stage.startswith(BEHIND_ENCODER)]
+
+    @property
+    def regime(self) -> str:
+        """Return the regime of the rows in words; of each stage where they differ."""
+        stages: dict[str, list[str]] = {}
+        for stage, row in self.rows.items():
+            stages.setdefault(row.regime.text, []).append(stage)
+        if len(stages) == 1:
+            return next(iter(stages))
+        return "; ".join(f"{', '.join(own)}: {regime}" for regime, own in stages.items())
 
 
 def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str:
@@ -228,14 +251,14 @@ def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str
 
     Args:
         suites: results of each suite.
-        method: the row whose reconstructions are read.
+        method: the row whose reconstructions are read; of rows with several budgets that of the largest.
 
     Raises:
         UsageError: for a method of which a suite has no records.
     """
     lines = [INTRODUCTION.format(method=method, fewest=FEWEST)]
     for results in suites:
-        methods = {record.cell.method for record in results}
+        methods = {name for record in results for name in (record.cell.method, table_of(record.cell.method)[0])}
         if method not in methods:
             raise unknown_name(f"method of suite '{results.name}'", method, methods)
         lines += [f"## {results.title}", ""]
@@ -243,10 +266,17 @@ def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str
         if not models:
             lines += [f"No model of a known family has finished cells of `{method}`.", ""]
             continue
-        lines += [f"- `{s.name}` ({s.family}): {', '.join(s.rows)}; encoder up to `{s.encoder[-1]}`." for s in models]
+        for s in models:
+            read = f"{', '.join(s.rows)}, read out by `{method}` ({s.regime}); encoder up to `{s.encoder[-1]}`"
+            left = (
+                f". Left out: {'; '.join(f'{row.stage} ({row.regime.text})' for row in s.left_out)}"
+                if s.left_out
+                else ""
+            )
+            lines.append(f"- `{s.name}` ({s.family}): {read}{left}.")
         lines.append("")
         for claim in CLAIMS:
-            lines += claim_section(claim, models)
+            lines += claim_section(claim, models, method)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -260,12 +290,21 @@ def subjects(results: Results, method: str) -> list[Subject]:
     for name, rows in by_model.items():
         weights = rows[0].done[0].weights
         family = family_of(name, weights.source if weights is not None else "")
-        own = {row.stage: row for row in rows if row.method == method}
+        read = _largest_budget(rows, method)
+        own = {row.stage: row for row in read if not row.unconverged}
         floors = {row.stage: row for row in rows if row.method == FLOOR}
         relation = next((r for r in results.relations if r.cell.model == name and r.ok), None)
         if family is not None and any(not stage.startswith(BEHIND_ENCODER) for stage in own):
-            models.append(Subject(name, family, own, floors, relation))
+            left_out = tuple(row for row in read if row.unconverged)
+            models.append(Subject(name, family, own, floors, relation, left_out))
     return models
+
+
+def _largest_budget(rows: Sequence[Row], method: str) -> list[Row]:
+    """Return the rows of a method; those of its largest budget where the suite gives it several."""
+    own = [row for row in rows if row.method == method]
+    budgets = {int(passes) for row in rows for table, passes in [table_of(row.method)] if table == method and passes}
+    return own or [row for row in rows if budgets and row.method == f"{method}{AT}{max(budgets)}"]
 
 
 def family_of(name: str, source: str) -> Family | None:
@@ -274,8 +313,14 @@ def family_of(name: str, source: str) -> Family | None:
     return next((family for family, words in FAMILIES.items() if any(word in text for word in words)), None)
 
 
-def claim_section(claim: Claim, models: Sequence[Subject]) -> list[str]:
-    """Return lines of markdown: the checks as a table, with a column per model and per pair of a ViT and a DETR."""
+def claim_section(claim: Claim, models: Sequence[Subject], method: str = "modular") -> list[str]:
+    """Return lines of markdown: the checks as a table, with a column per model and per pair of a ViT and a DETR.
+
+    Args:
+        claim: that is checked.
+        models: its subjects.
+        method: name of the rows that are read.
+    """
     pairs = [(a, b) for a, b in product(models, models) if (a.family, b.family) == ("ViT", "DETR")]
     body, conclusions = [], []
     for check in claim.checks:
@@ -290,12 +335,17 @@ def claim_section(claim: Claim, models: Sequence[Subject]) -> list[str]:
             line.append(text)
             conclusions.append(conclusion)
         body.append(line)
-    head = ["Check", *(f"{s.name} ({s.family})" for s in models), *(f"{a.name} minus {b.name}" for a, b in pairs)]
+    head = [
+        "Check",
+        *(f"{s.name} ({s.family}), {s.regime}" for s in models),
+        *(f"{a.name} minus {b.name}" for a, b in pairs),
+    ]
     counts = Counter(conclusion for conclusion in conclusions if conclusion is not None)
     known: tuple[Conclusion, ...] = ("holds", "fails", "cannot be told")
     counted = ", ".join(f"{counts[one]} {one}" for one in known if counts[one]) or "none measured"
+    regimes = " and ".join(dict.fromkeys(subject.regime for subject in models))
     return [
-        f"### {claim.title}: {overall(counts)}",
+        f"### {claim.title}: {overall(counts)}, by `{method}` ({regimes})",
         "",
         f"*{claim.text}* Checks: {counted}.",
         "",

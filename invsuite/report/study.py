@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
@@ -27,6 +27,7 @@ from invsuite.report.figures import Pictures, first_pictures, originals
 from invsuite.report.html import environment
 from invsuite.report.results import Results
 from invsuite.results.record import CellName, Record
+from invsuite.results.regime import regime_of
 from invsuite.results.statistics import percentile_interval
 
 FORMAT = 1  # of keys and answers
@@ -72,12 +73,14 @@ class Key:
         suite: whose pictures are shown.
         study: digest of the pairs, by which answers find their key.
         pairs: in the order of the questions.
+        budgets: the regime of every method, in words.
     """
 
     format: int
     suite: str
     study: str
     pairs: Annotated[tuple[Pair, ...], NotEmpty()]
+    budgets: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,17 +173,18 @@ def plan_pairs(records: Sequence[Record], images: int, count: int, seed: int) ->
     return chosen
 
 
-def key_of(suite: str, pairs: Sequence[Pair]) -> Key:
-    """Return the key of a study."""
+def key_of(suite: str, pairs: Sequence[Pair], budgets: Mapping[str, str] | None = None) -> Key:
+    """Return the key of a study, with the regime of every method in words."""
     listed = json.dumps([asdict(pair) for pair in pairs], sort_keys=True)
-    return Key(FORMAT, suite, hashlib.sha256(listed.encode()).hexdigest()[:16], tuple(pairs))
+    return Key(FORMAT, suite, hashlib.sha256(listed.encode()).hexdigest()[:16], tuple(pairs), dict(budgets or {}))
 
 
 def make_study(results: Results, methods: Collection[str], count: int, seed: int) -> tuple[Key, str]:
     """Return the key of a study and its page: reconstructions side by side, and nothing that tells whose they are.
 
     Args:
-        results: of a suite; cells of the first seed whose pictures are kept are compared.
+        results: of a suite; cells of the first seed whose pictures are kept are compared, but none that was stopped
+            before it converged.
         methods: names of those that are compared.
         count: questions.
         seed: of all chance; also of the order of the pictures in the page, which would else tell how they were
@@ -193,13 +197,18 @@ def make_study(results: Results, methods: Collection[str], count: int, seed: int
         record.cell.id: first
         for record in results.done
         if record.cell.method in methods
+        and regime_of([record]).converged is not False
         and record.cell.seed == results[0].cell.seed
         and (first := first_pictures(results.store_of(record), record))
     }
     records = [record for record in results.done if record.cell.id in pictures]
     images = {record.cell.model: originals(results.store_of(record), record) for record in records}
     depth = min(map(len, (*pictures.values(), *images.values())), default=0)
-    key = key_of(results.name, plan_pairs(records, depth, count, seed))
+    budgets: dict[str, dict[str, None]] = {}
+    for record in records:
+        budgets.setdefault(record.cell.method, {})[regime_of([record]).text] = None
+    pairs = plan_pairs(records, depth, count, seed)
+    key = key_of(results.name, pairs, {method: "; ".join(regimes) for method, regimes in budgets.items()})
     embedded = Pictures()
     numbers = [
         [embedded.add(row[pair.image]) for row in (images[pair.model], *(pictures[cell] for cell in pair.cells))]
@@ -332,17 +341,19 @@ def analyse(methods: Sequence[str], answers: Sequence[Answer], resamples: int = 
     return sorted(ranked, key=lambda s: -s.strength)
 
 
-def study_table(ranked: Sequence[Strength], raters: int, answers: int) -> str:
+def study_table(ranked: Sequence[Strength], raters: int, answers: int, budgets: Mapping[str, str]) -> str:
     """Return the strengths as a table for people.
 
     Args:
         ranked: strengths, best first.
         raters: how many answered.
         answers: how many answers they gave.
+        budgets: the regime of every method.
     """
     body = [
         [
             s.method,
+            budgets.get(s.method, "-"),
             f"{s.strength:+.2f}",
             f"[{_end(s.low)}, {_end(s.high)}]",
             f"{100 * float(expit(s.strength)):.0f} %",
@@ -352,7 +363,7 @@ def study_table(ranked: Sequence[Strength], raters: int, answers: int) -> str:
         ]
         for s in ranked
     ]
-    head = ["Method", "Strength", "95 % interval", "Wins against the mean method", "Won", "Tied", "n"]
+    head = ["Method", "Budget", "Strength", "95 % interval", "Wins against the mean method", "Won", "Tied", "n"]
     return "\n".join(
         [
             tabulate(body, head, disable_numparse=True),

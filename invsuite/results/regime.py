@@ -38,9 +38,9 @@ class Regime:
         """Return the regime in words: "25.6k passes", "1,000 iterations, 40 % converged", "closed form"."""
         parts = [] if self.passes is None else [f"{short(self.passes)} passes"]
         count = "" if self.iterations is None else f"{self.iterations:,.0f} iterations"
-        if self.converged:
+        if self.converged and not (self.iterations is None and self.family == "closed form"):
             parts.append(f"converged after {count}" if count else "converged")
-        elif self.converged is None:
+        elif self.converged is not False:
             parts += [count] if count else []
         else:
             reached = "not converged" if self.share is None else f"{100 * self.share:.0f} % converged"
