@@ -13,9 +13,10 @@ from helpers import invoke, small_suite
 from invented import measurement
 
 from invsuite.errors import UsageError
-from invsuite.report.budget import cost_ratio, cost_to_reach, crossing, curves_of, write_budget
+from invsuite.report.budget import cost_ratio, cost_to_reach, crossing, curves_of, passes_to, write_budget
 from invsuite.report.results import Results
 from invsuite.results.record import CellCost, Record
+from invsuite.results.regime import short
 
 STAGES = ("early", "late")
 TERA = 1e12
@@ -81,14 +82,28 @@ def test_the_cost_at_equal_quality() -> None:
     assert late.high < 1
     assert late.verdict == "dearer"
     other = cost_ratio(modular, layerwise, "late", psnr)
-    assert other.text == "∞ [∞, ∞]"
+    assert other.text() == "∞ [∞, ∞] (n=24)"
     assert other.verdict == "cheaper"
     least = cost_ratio(modular, replace(layerwise, points=layerwise.points[:2]), "early", psnr)
     assert least.value == pytest.approx(2 / 8, rel=0.1)
     below = cost_ratio(layerwise, replace(modular, points=modular.points[:1]), "early", psnr)
     assert below.low == 0
-    assert "≤4.00" in below.text
+    assert "≤4.00" in below.text()
     assert below.verdict == "not told apart in cost"
+
+
+def test_the_budget_from_which_on_training_is_as_good_as_a_closed_form() -> None:
+    """Ridge has 28 dB: late, layer-wise would need more than was tried, and the modules never get there."""
+    curves = curves_of("net", planted())
+    layerwise, modular = curves.curves
+    psnr = curves.measures()[0]
+    ridge, descent = curves.levels["ridge"], curves.levels["optimisation"]
+    assert passes_to(layerwise, ridge["early"], psnr).text(short) == "≤1.6k [≤1.6k, ≤1.6k] (n=24)"
+    assert passes_to(layerwise, ridge["late"], psnr).value == np.inf
+    assert passes_to(modular, descent["early"], psnr).value == pytest.approx(6400, rel=0.1)
+    assert passes_to(
+        layerwise, replace(descent["early"], records=(record("optimisation", "early", 30.5),)), psnr
+    ).value == (pytest.approx(3200, rel=0.1))
 
 
 def test_where_curves_cross() -> None:
@@ -100,8 +115,8 @@ def test_where_curves_cross() -> None:
     where = float(text.removeprefix("at ").split()[0])
     assert where == pytest.approx(2 * 4 ** (2 / 3), rel=0.05)
     assert "then `layerwise` above (100 %)" in text
-    short = replace(modular, points=tuple(replace(p, flops=p.flops / 1000) for p in modular.points))
-    assert crossing(layerwise, short, "late", psnr) == "no cost in common"
+    cheap = replace(modular, points=tuple(replace(p, flops=p.flops / 1000) for p in modular.points))
+    assert crossing(layerwise, cheap, "late", psnr) == "no cost in common"
 
 
 def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> None:
@@ -138,6 +153,7 @@ def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> 
             budget,
         )
     assert "| descent" not in page
+    assert "| PSNR | ridge        | layerwise | ≤1.6k [≤1.6k, ≤1.6k] (n=24)" in page
 
 
 def test_a_suite_without_curves_is_refused(tmp_path: Path) -> None:

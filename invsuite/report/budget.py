@@ -217,6 +217,7 @@ def model_lines(curves: Curves, records: Sequence[Record], figures: Sequence[str
         lines += _table("Where do the curves cross?", _CROSSING, curves, measures, _crossing_line)
         lines += _table(f"What is the difference from `{MODULAR}` worth?", _WORTH, curves, measures, _worth_line)
     lines += _rising(curves, measures)
+    lines += _over_levels(curves, measures)
     for measure in measures:
         lines += _points(curves, measure)
     return lines
@@ -285,14 +286,14 @@ def sentence(curves: Curves, curve: Curve, modular: Curve, measure: Measurement)
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """Cost of one method over another's at equal quality.
+class Needed:
+    """What a curve takes to reach a quality, in some unit.
 
     Attributes:
         value: infinite where the quality is reached at no budget, 0 where the smallest budget has it already.
         low: end of the 95 % interval.
         high: other end.
-        least: the ratio at the method's smallest budget.
+        least: what the smallest budget takes.
         n: images.
     """
 
@@ -304,30 +305,38 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """Return whether the other method is cheaper, in words."""
+        """Return whether a reference whose cost is the unit is cheaper, in words."""
         if self.low > 1:
             return "cheaper"
         if self.high < 1 and self.least < 1:
             return "dearer"
         return "not told apart in cost"
 
-    @property
-    def text(self) -> str:
-        """Return the ratio with its interval."""
-        return f"{self._text(self.value)} [{self._text(self.low)}, {self._text(self.high)}]"
+    def text(self, show: Callable[[float], str] = "{:.2f}".format) -> str:
+        """Return the value with its interval and n, numbers as ``show`` has them."""
 
-    def _text(self, ratio: float) -> str:
-        return "∞" if ratio == np.inf else f"≤{self.least:.2f}" if ratio == 0 else f"{ratio:.2f}"
+        def end(value: float) -> str:
+            return "∞" if value == np.inf else f"≤{show(self.least)}" if value == 0 else show(value)
+
+        return _with_n(f"{end(self.value)} [{end(self.low)}, {end(self.high)}]", self.n)
 
 
-def cost_ratio(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> Ratio:
+def cost_ratio(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> Needed:
     """Return the operations of ``curve``, over those of ``reference`` at its largest budget, to be as good there."""
-    means, draws, n = _qualities([*curve.rows(stage), reference.last.rows[stage]], measure.name)
-    costs, own = curve.costs(), log(reference.last.flops)
-    ratios = np.exp(cost_to_reach(costs, draws[:, :-1], draws[:, -1]) - own)
-    low, high = percentile_interval(ratios, n)
-    [value] = np.exp(cost_to_reach(costs, means[None, :-1], means[-1:]) - own)
-    return Ratio(float(value), low, high, float(np.exp(costs[0] - own)), n)
+    return _needed(curve, curve.costs() - log(reference.last.flops), reference.last.rows[stage], measure)
+
+
+def passes_to(curve: Curve, level: Row, measure: Measurement) -> Needed:
+    """Return the image passes after which ``curve`` is as good as a row without a budget."""
+    return _needed(curve, np.log([point.passes for point in curve.points]), level, measure)
+
+
+def _needed(curve: Curve, costs: Array, target: Row, measure: Measurement) -> Needed:
+    """Return what ``curve``, whose points have these logarithms of costs, takes to be as good as a row of a stage."""
+    means, draws, n = _qualities([*curve.rows(target.stage), target], measure.name)
+    low, high = percentile_interval(np.exp(cost_to_reach(costs, draws[:, :-1], draws[:, -1])), n)
+    [value] = np.exp(cost_to_reach(costs, means[None, :-1], means[-1:]))
+    return Needed(float(value), low, high, float(np.exp(costs[0])), n)
 
 
 def cost_to_reach(costs: Array, quality: Array, target: Array) -> Array:
@@ -362,8 +371,7 @@ def _qualities(rows: Sequence[Row], measure: str) -> tuple[Array, Array, int]:
 
 
 def _ratio_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
-    ratios = [cost_ratio(curve, modular, stage, measure) for stage in curves.stages]
-    return [_with_n(ratio.text, ratio.n) for ratio in ratios]
+    return [cost_ratio(curve, modular, stage, measure).text() for stage in curves.stages]
 
 
 def _crossing_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
@@ -439,6 +447,26 @@ def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
         "bold where that is told from nothing."
     )
     return [text, "", _markdown(body, ["By", "Method", "Passes", *curves.stages]), ""]
+
+
+def _over_levels(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
+    """Return lines on the budget from which on each curve is as good as what has no budget."""
+    body = []
+    for measure in measures:
+        for method, rows in curves.levels.items():
+            for curve in curves.curves if method != FLOOR else ():
+                cells = []
+                for stage in curves.stages:
+                    there = stage in rows and bool(rows[stage].having(measure.name))
+                    cells.append(passes_to(curve, rows[stage], measure).text(short) if there else "-")
+                body.append([measure.label, method, curve.method, *cells])
+    if not body:
+        return []
+    text = (
+        "**From which budget on is training as good as what has none?** Image passes of each curve; ∞: at no budget "
+        "tried; ≤: at its smallest already."
+    )
+    return [text, "", _markdown(body, ["By", "As good as", "Method", *curves.stages]), ""]
 
 
 def _points(curves: Curves, measure: Measurement) -> list[str]:
