@@ -206,6 +206,13 @@ def test_a_detector_gives_no_one_class(name: str, detr: Model) -> None:
         make_metric(name).compute(scoring(copy, 1, model=detr, stage="encoder"))
 
 
+def test_an_embedding_is_no_class() -> None:
+    other = load_model("timm:test_vit", "embedder", random_weights=True)
+    other.task = "embedding"
+    with pytest.raises(NotApplicable, match="'embedder' is no classifier: it gives no one class"):
+        make_metric("top1_agreement").compute(scoring(copy, 1, model=other, stage="embed"))
+
+
 def test_without_labels_only_the_detectors_own_boxes_are_left(detr: Model) -> None:
     bare = [Sample(s.key, s.image) for s in scene_split(906, 6).samples()]
     material = scoring(copy, 6, samples=bare, model=detr, stage="encoder")

@@ -29,10 +29,12 @@ def _classes(scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the class logits (N, classes) of images and reconstructions.
 
     Raises:
-        NotApplicable: for a detector.
+        NotApplicable: for a detector, or a model that gives an embedding.
     """
-    if scoring.model.task != "classification":
-        raise NotApplicable(f"'{scoring.model.name}' is a detector: it gives no one class per image")
+    task = scoring.model.task
+    if task != "classification":
+        what = "a detector" if task == "detection" else "no classifier"
+        raise NotApplicable(f"'{scoring.model.name}' is {what}: it gives no one class per image")
     return scoring.for_both("class logits", partial(class_logits, scoring.model))
 
 
