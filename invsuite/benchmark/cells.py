@@ -24,6 +24,8 @@ from invsuite.models.load import ALIASES, load_model, name_of
 from invsuite.registry import METHODS, METRICS
 from invsuite.results.regime import AT
 
+#: the parts of a cell's identity that all methods share
+IDENTITY_OF_INPUTS = ("weights", "image_size", "data")
 #: JSON with sorted keys.
 as_json = json.JSONEncoder(sort_keys=True).encode
 
@@ -278,7 +280,7 @@ def _lay_out(
 def identity_of_inputs(model: Model, splits: Splits) -> dict[str, Any]:
     """Return the part of a cell's identity that all methods share: weights, image size and the three sets of images."""
     digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
-    return {"weights": model.origin.sha256, "image_size": model.image_size, "data": digests}
+    return dict(zip(IDENTITY_OF_INPUTS, (model.origin.sha256, model.image_size, digests), strict=True))
 
 
 def make_cells(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from invsuite._system.provenance import set_determinism
@@ -34,7 +34,8 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
     if problem.model.fingerprint() != fingerprint:
         raise DataError(f"fitting '{method.name}' changed the weights of model '{problem.model.name}'")
     fitted.method, fitted.problem = method, problem
-    fitted.cost.total_seconds, fitted.cost.peak_bytes = meter.seconds, meter.peak_bytes
+    fitted.cost.total_seconds += meter.seconds
+    fitted.cost.peak_bytes = max(fitted.cost.peak_bytes, meter.peak_bytes)
     return fitted
 
 
@@ -51,6 +52,7 @@ class SharedFit:
         kept: where inverters are kept.
         checkpoints: where training leaves its state.
         progress: starts the display of a fit's progress.
+        other: gives the fit of another method, for one that builds on it.
         fitted: the fitted method, where it was fitted before.
     """
 
@@ -65,13 +67,14 @@ class SharedFit:
         kept: KeptTensors,
         checkpoints: Path,
         progress: Callable[[], ProgressHook],
+        other: Callable[[Method, Problem], Fitted],
         fitted: Fitted | None = None,
     ) -> None:
         self.suite, self.entry, self.fit_id, self.cells = suite, entry, fit_id, cells
         self.method, self.seed = cells[0].method.method, cells[0].seed
         self.checkpoints = checkpoints
         self._fingerprint, self._features, self._kept = fingerprint, features, kept
-        self._progress = progress
+        self._progress, self._other = progress, other
         self._fitted: Fitted | Exception | None = fitted
 
     def get(self) -> Fitted:
@@ -110,21 +113,23 @@ class SharedFit:
         tensors = fitted.inverter.tensors()
         if tensors is not None:
             stages = [stage for stage in problem.stages if stage not in fitted.refused]
-            self._kept.keep_inverter(self.fit_id, stages, tensors, fitted.notes)
+            self._kept.keep_inverter(self.fit_id, stages, tensors, fitted.notes, asdict(fitted.cost))
         return fitted
 
     def _restored(self) -> Fitted | None:
-        """Return the fitted method with a kept inverter, and without costs; None if none is kept for these stages."""
+        """Return the fitted method with a kept inverter and what its fit took; None if none is kept for the stages."""
         kept = self._kept.inverter(self.fit_id, [cell.stage for cell in self.cells], self.entry.model.device)
         if kept is None:
             return None
-        stages, tensors, notes = kept
-        inverter = self.method.restore(self._problem(stages), tensors, notes)
-        return None if inverter is None else Fitted(inverter, FitCost(), notes)
+        problem = self._problem(kept.stages)
+        inverter = self.method.restore(problem, kept.tensors, kept.notes)
+        return None if inverter is None else Fitted(inverter, FitCost(**kept.cost), kept.notes, problem=problem)
 
     def _problem(self, stages: Sequence[str], progress: ProgressHook | None = None) -> Problem:
         model, splits = self.entry.model, self.entry.splits
-        context = Context(engine=self.suite.engine, features=self._features, checkpoints=self.checkpoints)
+        context = Context(
+            engine=self.suite.engine, features=self._features, checkpoints=self.checkpoints, fit=self._other
+        )
         if progress is not None:
             context = replace(context, progress=progress)
         return Problem(

@@ -21,16 +21,17 @@ from invsuite._system.provenance import provenance_of, set_determinism
 from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
-from invsuite.benchmark.cells import Cell, LoadedModel, Plan, UnavailableModel
+from invsuite.benchmark.cells import IDENTITY_OF_INPUTS, Cell, LoadedModel, Plan, UnavailableModel, make_cells
 from invsuite.benchmark.estimate import cell_passes, measure_passes
-from invsuite.benchmark.fitting import SharedFit
+from invsuite.benchmark.fitting import SharedFit, fit_method
 from invsuite.benchmark.scoring import INVERT_BATCH, CellInverter, Curve, flops_per_image, measure_all
 from invsuite.data.base import from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
 from invsuite.errors import DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
-from invsuite.methods.base import Fitted
+from invsuite.methods.base import Fitted, Method
 from invsuite.methods.checks import check_inverter, check_reconstructions
+from invsuite.methods.problem import Problem
 from invsuite.methods.training.features import FeatureCache
 from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.metrics.checks import check_measures
@@ -246,14 +247,20 @@ class Run:
         return left
 
     def fits(self) -> Iterator[tuple[LoadedModel, dict[str, list[Cell]]]]:
-        """Yield every model with cells to compute, and those by the fit they share."""
+        """Yield every model with cells to compute, and those by their fit; what others build on comes first."""
         for entry in self.plan.models:
             fits: dict[str, list[Cell]] = {}
             for cell in entry.cells:
                 if cell.id in self.stamps:
                     fits.setdefault(cell.fit_id, []).append(cell)
             if isinstance(entry, LoadedModel) and fits:
-                yield entry, fits
+                ordered = sorted(fits.items(), key=lambda fit: _depth(fit[1][0].method.method))
+                yield entry, dict(ordered)
+
+
+def _depth(method: Method) -> int:
+    """Return how many methods stand below ``method``, each built on the next."""
+    return max((1 + _depth(other) for other in method.builds_on()), default=0)
 
 
 def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions) -> Run:
@@ -368,6 +375,9 @@ class Session:
     def __init__(self, run: Run, entry: LoadedModel, trained: int) -> None:
         self.run, self.entry = run, entry
         self.problem: dict[str, Any] | None = None
+        # fits of this session that others build on, by their names
+        self._fitted: dict[str, Fitted] = {}
+        self._built_on = [other for row in run.plan.suite.methods for other in row.method.builds_on()]
         model, device = entry.model, run.device
         self._features = FeatureCache(run.plan.suite.engine.cache, max(1, trained), log=run.report.note)
         try:
@@ -451,15 +461,51 @@ class Session:
             kept=scored.kept,
             checkpoints=run.store.fit_path(fit_id),
             progress=lambda: run.report.work(label, weight),
-            fitted=fitted,
+            other=self._other_fit,
+            fitted=fitted or self._fitted_before(fit_id, [cell.stage for cell in cells]),
         )
+
+    def _other_fit(self, method: Method, problem: Problem) -> Fitted:
+        """Return the fit of another row's method, for a method that builds on it: fitted once, with its real cost.
+
+        What this session has fitted is taken first, then what is kept of an earlier fit, or of one in another process.
+        Otherwise it is fitted now, for the cells of its row that are still to do too. A method of no row is fitted for
+        this problem alone.
+        """
+        run, known = self.run, self.entry.cells[0].identity
+        rows = [row for row in run.plan.suite.methods if row.method == method]
+        rows = [r for r in rows if not method.uses_budget or r.budget(run.plan.suite.budget) == problem.budget]
+        if not rows:
+            return fit_method(method, problem, self._scored.fingerprint)
+        inputs = {part: known[part] for part in IDENTITY_OF_INPUTS}
+        cells = make_cells(run.plan.suite, self.entry.spec, problem.stages, rows[:1], [problem.seed], inputs)
+        fit_id = cells[0].fit_id
+        with run.store.claim(fit_id, wait=True):
+            before = self._fitted_before(fit_id, problem.stages)
+            if before is not None:
+                return before
+            waiting = [c for c in self.entry.cells if c.fit_id == fit_id and c.id in run.stamps and c not in cells]
+            by_stage = {cell.stage: cell for cell in (*waiting, *cells)}
+            fit = self.shared_fit(fit_id, [by_stage[s] for s in self.entry.model.order(list(by_stage))])
+            fitted = fit.get()
+        if fitted.method is not None:  # fitted now
+            self._fitted[fit_id] = fitted
+        return fitted
+
+    def _fitted_before(self, fit_id: str, stages: Sequence[str]) -> Fitted | None:
+        """Return what this session fitted for all of ``stages``, if it did."""
+        fitted = self._fitted.get(fit_id)
+        known = () if fitted is None or fitted.problem is None else fitted.problem.stages
+        return fitted if set(stages) <= set(known) else None
 
     def invert(self, fit: SharedFit, cells: Sequence[Cell]) -> None:
         """Fit once, then invert, score and write each of ``cells``."""
         run, weights, limit = self.run, weights_of(self.entry.model), self.run.options.cell_seconds
         try:
             with time_limit(limit and limit * len(cells), f"fitting '{fit.method.name}'"):
-                fit.fit()
+                fitted = fit.fit()
+            if fit.method in self._built_on:
+                self._fitted[fit.fit_id] = fitted
         except DiskError:
             raise
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from invsuite.methods import make_method
 from invsuite.methods.base import Method
 from invsuite.methods.problem import Budget, Engine
 from invsuite.models.base import means_stage
-from invsuite.registry import METRICS, SOURCES
+from invsuite.registry import METHODS, METRICS, SOURCES
 from invsuite.results.published import PublishedValue
 from invsuite.results.regime import AT, table_of
 
@@ -145,7 +145,8 @@ def load_suite(name_or_path: str) -> Suite:
             METRICS[metric]
         data = _data(file.data, "data")
         models = tuple(_model(name, table, data) for name, table in file.models.items())
-        methods = tuple(spec for name, table in file.methods.items() for spec in _methods(name, table))
+        rows = _Rows(file.methods)
+        methods = tuple(spec for name in file.methods for spec in rows.of(name))
         _check_rows(methods, models, data)
         return Suite(
             name=file.name,
@@ -212,6 +213,57 @@ def _published(file: SuiteFile) -> Iterator[PublishedValue]:
                 facts = (metric.label, metric.unit, metric.direction, metric.digits)
                 named = (line.model, line.stage, line.method, measure)
                 yield PublishedValue(*named, *facts, value, table.source, table.n, table.budget)
+
+
+class _Rows:
+    """The rows of tables of methods, any of which may build on the row of another.
+
+    Args:
+        tables: of the suite file, by name.
+    """
+
+    def __init__(self, tables: Mapping[str, dict[str, Any]]) -> None:
+        self._tables = tables
+        self._specs: dict[str, tuple[MethodSpec, ...]] = {}
+        self._begun: list[str] = []  # tables that wait for the one they build on
+
+    def of(self, name: str) -> tuple[MethodSpec, ...]:
+        """Return the rows of a table.
+
+        Raises:
+            UsageError: for a key or value that is not accepted, or a method that builds on itself.
+        """
+        if name not in self._specs:
+            self._begun.append(name)
+            self._specs[name] = tuple(self._made(name, dict(self._tables[name])))
+            self._begun.pop()
+        return self._specs[name]
+
+    def _made(self, name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:
+        """Yield the rows of a table whose row parameters become methods; these rows give its budgets by default."""
+        where = f"methods.{name}"
+        kind = METHODS[table.get("kind", name)]
+        for key in kind.row_parameters:
+            if isinstance(table.get(key), str):
+                rows = self._named(table[key], key_path(where, key))
+                table[key] = rows[0].method
+                passes = [row.image_passes for row in rows if row.image_passes is not None]
+                if passes:
+                    table.setdefault("image_passes", passes if len(passes) > 1 else passes[0])
+        return _methods(name, table)
+
+    def _named(self, word: str, where: str) -> tuple[MethodSpec, ...]:
+        """Return the rows that ``word``, the value of the key ``where``, names: a table's, or the one of a budget."""
+        table, budget = table_of(word)
+        if table not in self._tables:
+            raise unknown_name(where, word, [name for name in self._tables if name not in self._begun])
+        if table in self._begun:
+            path = " -> ".join([*self._begun[self._begun.index(table) :], table])
+            raise UsageError(f"'{where}' is '{word}': a method cannot build on itself ({path})")
+        rows = tuple(row for row in self.of(table) if not budget or row.name == word)
+        if not rows:
+            raise unknown_name(where, word, [row.name for row in self.of(table)])
+        return rows
 
 
 def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:

@@ -240,6 +240,7 @@ class Method(ABC):
         uses_budget: whether it depends on the budget.
         reads_fit: whether it takes all fit images through the model once, for all stages together.
         uses_image: whether it is a floor that is shown the image itself.
+        row_parameters: parameters that are another method, which a suite file names by its row.
 
     Examples:
         >>> class Half(Inverter):
@@ -267,6 +268,7 @@ class Method(ABC):
     uses_budget: ClassVar[bool] = False
     reads_fit: ClassVar[bool] = False
     uses_image: ClassVar[bool] = False
+    row_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check(self, self.name)
@@ -296,6 +298,10 @@ class Method(ABC):
         """
         fit_passes = facts.fit_images if self.reads_fit else 0
         return Work(fit_passes, facts.image_passes if self.uses_budget else 0, model_share=float(self.uses_budget))
+
+    def builds_on(self) -> tuple[Method, ...]:
+        """Return the methods whose fits this one takes (`invsuite.methods.problem.Context.fit`)."""
+        return ()
 
     def params(self) -> dict[str, Any]:
         """Return the parameters as they go into a record."""

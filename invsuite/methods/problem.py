@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -17,6 +18,9 @@ from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.methods.training.features import CachePolicy, FeatureCache
 from invsuite.models.base import Model
+
+if TYPE_CHECKING:
+    from invsuite.methods.base import Fitted, Method
 
 BudgetKind = Literal["passes", "seconds", "flops"]
 
@@ -132,6 +136,14 @@ class Engine:
         return self.compile == "on" or (self.compile == "auto" and device.type == "cuda")
 
 
+def fit_alone(method: Method, problem: Problem) -> Fitted:
+    """Fit ``method`` for one that builds on it, and note the seconds that it took."""
+    begun = time.perf_counter()
+    fitted = method.fit(problem)
+    fitted.cost.total_seconds += time.perf_counter() - begun
+    return fitted
+
+
 @dataclass(frozen=True)
 class Context:
     """What the suite's training engine needs beside a `Problem`; a method of another make may leave it alone.
@@ -144,6 +156,8 @@ class Context:
             (`invsuite.methods.training.features.FeatureStream`).
         checkpoints: folder of this fit's own, where training leaves its state after evaluations and takes it up again.
         part: tells the trainings of one fit apart.
+        fit: fits another method to a problem, for a method that builds on it; in a run this is the fit of that method's
+            own row, with its cost, and nothing is fitted twice.
     """
 
     progress: ProgressHook = silent
@@ -152,6 +166,7 @@ class Context:
     charged: set[int] = field(default_factory=set, compare=False)
     checkpoints: Path | None = None
     part: str = "0"
+    fit: Callable[[Method, Problem], Fitted] = fit_alone
 
 
 @dataclass(frozen=True)

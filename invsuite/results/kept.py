@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ from invsuite.errors import DiskError
 LIMIT = 20 * 2**30  # bytes that all kept tensors of a suite may take, unless the run says otherwise
 SHARD = 256 * 2**20  # bytes of rows in one file
 Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class KeptInverter:
+    """The tensors of a fit's inverter for ``stages``, by name, with the notes and the cost of the fit."""
+
+    stages: list[str]
+    tensors: dict[str, torch.Tensor]
+    notes: dict[str, Any]
+    cost: dict[str, Any]
 
 
 class KeptTensors:
@@ -72,22 +83,25 @@ class KeptTensors:
 
         return collect(parts(), count)
 
-    def keep_inverter(self, fit_id: str, stages: Sequence[str], tensors: Tensors, notes: Mapping[str, Any]) -> None:
-        """Keep the ``tensors`` of a fit's inverter for ``stages``, with the ``notes`` of the fit, of JSON types."""
+    def keep_inverter(
+        self, fit_id: str, stages: Sequence[str], tensors: Tensors, notes: Mapping[str, Any], cost: Mapping[str, Any]
+    ) -> None:
+        """Keep the ``tensors`` of a fit's inverter for ``stages``, with the fit's ``notes`` and ``cost``, as JSON."""
         if self._room_for(sum(tensor.nbytes for tensor in tensors.values())):
             digest = hashlib.sha256(json.dumps(list(stages)).encode()).hexdigest()[:12]
-            header = {"stages": json.dumps(list(stages)), "notes": json.dumps(notes)}
+            header = {"stages": json.dumps(list(stages)), "notes": json.dumps(notes), "cost": json.dumps(cost)}
             self._write(fit_id, f"inverter-{digest}", tensors, header)
 
-    def inverter(
-        self, fit_id: str, stages: Sequence[str], device: torch.device
-    ) -> tuple[list[str], dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Return a kept inverter that covers ``stages``: its stages, tensors on ``device``, and notes; or None."""
+    def inverter(self, fit_id: str, stages: Sequence[str], device: torch.device) -> KeptInverter | None:
+        """Return a kept inverter that covers ``stages``, its tensors on ``device``; None if there is none."""
         for path in sorted((self.folder / fit_id).glob("inverter-*.safetensors")):
             opened = self._open(fit_id, path.stem)
-            if opened is not None and set(stages) <= set(covered := json.loads(opened[1]["stages"])):
+            if opened is None or "cost" not in opened[1]:
+                continue
+            covered, notes, cost = (json.loads(opened[1][key]) for key in ("stages", "notes", "cost"))
+            if set(stages) <= set(covered):
                 tensors = {name: tensor.to(device) for name, tensor in opened[0].items()}
-                return covered, tensors, json.loads(opened[1]["notes"])
+                return KeptInverter(covered, tensors, notes, cost)
         return None
 
     def prune(self) -> int:
