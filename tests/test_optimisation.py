@@ -47,6 +47,21 @@ def test_an_image_descends_alike_whatever_stands_beside_it(
     torch.testing.assert_close(together[2:], alone, atol=1e-4, rtol=0)
 
 
+class Pulled(SigmoidPixels):
+    """Logits of pixels that a strong prior holds where they start."""
+
+    def __init__(self, starts: torch.Tensor) -> None:
+        super().__init__(starts, None)
+        self.starts = starts
+
+    def penalty(self) -> torch.Tensor:
+        return 1e4 * (self.images() - self.starts).square().mean((1, 2, 3))
+
+    def keep(self, rows: torch.Tensor) -> None:
+        super().keep(rows)
+        self.starts = self.starts[rows]
+
+
 def test_the_curve_is_told_and_the_last_point_is_what_is_returned(
     linear_chain: Model, make_problem: MakeProblem
 ) -> None:
@@ -138,7 +153,7 @@ def test_descents_begin_where_they_are_told_and_end_at_the_ceiling(
     assert descended.iterations.tolist() == [3] * 4
     assert not bool(descended.converged.any())
     assert float((descended.images - near).abs().max()) < 0.2
-    pulled = replace(descent, penalty=lambda now, starts: 1e4 * (now - starts).square().mean((1, 2, 3)))
+    pulled = replace(descent, parametrise=Pulled)
     assert float((pulled.descend(target, near).images - near).abs().max()) < 0.01
     with pytest.raises(UsageError, match="begins at no image"):
         replace(descent, settings=replace(descent.settings, pixels="network")).descend(target, near)

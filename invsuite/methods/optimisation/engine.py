@@ -44,8 +44,6 @@ Parametrisation = Literal["sigmoid", "clamp", "fourier", "network"]
 StartImage = Literal["mean", "noise"]
 OptimiserName = Literal["lbfgs", "adam", "momentum"]
 Schedule = Literal["constant", "linear", "step", "plateau"]
-#: ``penalty(images, starts)`` of images (B, 3, H, W) and of where they began: one number per image (B,)
-Penalty = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,6 @@ class Descent(Inverter):
         progress: called after every iteration.
         weights: of the total variation by stage.
         deviations: of each channel by stage, as they broadcast on the layout, where the loss is ``standardised``.
-        penalty: a further prior, added to the objective.
         parametrise: makes the parameters of images from their starts (B, 3, H, W), in place of ``pixels`` in the
             settings.
         outcomes: iterations, and whether it converged, of every image since the last `findings`, by stage.
@@ -277,7 +274,6 @@ class Descent(Inverter):
     progress: ProgressHook = silent
     weights: Mapping[str, float] = field(default_factory=dict)
     deviations: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    penalty: Penalty | None = None
     parametrise: Callable[[torch.Tensor], Pixels] | None = None
     outcomes: dict[str, list[tuple[int, bool]]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -393,14 +389,14 @@ class Descent(Inverter):
             losses = torch.zeros(len(active), device=device)
             for _ in range(settings.ensemble):
                 losses = losses + self._losses(views(images), stage, targets) / settings.ensemble
-            objectives = losses + self._priors(images, starts, stage, progress.tv_factor)
+            objectives = losses + self._priors(images, stage, progress.tv_factor) + pixels.penalty()
             objectives.sum().backward()  # type: ignore[no-untyped-call]
             rates = settings.rate(step) * progress.rate_factor
             accepted = optimiser.step(objectives.detach(), rates)
             pixels.project()
             reached = active if bool(accepted.all()) else active[accepted]
             rows = slice(None) if reached is active else accepted
-            now.images[reached] = images.detach()[rows]
+            now.images[reached] = images.detach()[rows].clamp(0, 1)
             now.losses[reached], now.objectives[reached] = losses.detach()[rows], objectives.detach()[rows]
             now.iterations[active] += 1
             onwards = progress.add(now.objectives[active], step)
@@ -426,15 +422,13 @@ class Descent(Inverter):
             deviations = deviations.expand(self.model.layout(stage).shape).reshape(1, -1)
         return feature_loss(self.model.run(images, None, stage).flatten(1), targets, self.settings.loss, deviations)
 
-    def _priors(self, images: torch.Tensor, starts: torch.Tensor, stage: str, factor: torch.Tensor) -> torch.Tensor:
+    def _priors(self, images: torch.Tensor, stage: str, factor: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(len(images), device=images.device)
         tv = self.weights[stage]
         if tv:
             total = total + tv * factor * total_variation(images)
         if self.settings.alpha:
             total = total + self.settings.alpha * alpha_norm(images, self.mean_colour)
-        if self.penalty is not None:
-            total = total + self.penalty(images, starts)
         return total
 
     def _optimiser(self, pixels: Pixels) -> Optimiser:

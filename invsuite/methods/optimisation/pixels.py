@@ -33,7 +33,11 @@ class Pixels(ABC):
 
     @abstractmethod
     def images(self) -> torch.Tensor:
-        """Return the images (B, 3, H, W) in [0, 1], differentiable in the parameters."""
+        """Return the images (B, 3, H, W), in [0, 1] or near it, differentiable in the parameters."""
+
+    def penalty(self) -> torch.Tensor:
+        """Return what a prior on the parameters themselves adds to the objective of each image (B,); 0 without one."""
+        return self.parameters[0].new_zeros(len(self.parameters[0]))
 
     def project(self) -> None:  # noqa: B027 - most parametrisations need none
         """Bring the parameters back to their domain after a step."""
