@@ -23,6 +23,7 @@ from invsuite.metrics.boxes import IOUS, RECALLS, SIZES, Boxes, _coco, average_p
 from invsuite.metrics.detection import DetectorAp, DetectorRecallLarge, DetectorRecallSmall, DetectorSelfAp
 from invsuite.metrics.task import JsDivergence, Top1Agreement, Top5Agreement, jensen_shannon, top_k_agreement
 from invsuite.models.base import Model, Prediction
+from invsuite.models.load import load_model
 from invsuite.results.statistics import pool
 
 DETECTOR = ("detector_ap", "detector_self_ap", "detector_recall_medium", "detector_recall_large")
