@@ -13,7 +13,7 @@ from helpers import invoke, small_suite
 from invented import measurement
 
 from invsuite.errors import UsageError
-from invsuite.report.budget import cost_ratio, cost_to_reach, crossing, curves_of, passes_to, write_budget
+from invsuite.report.budget import _figure, cost_ratio, cost_to_reach, crossing, curves_of, passes_to, write_budget
 from invsuite.report.results import Results
 from invsuite.results.record import CellCost, Record
 from invsuite.results.regime import short
@@ -127,7 +127,7 @@ def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> 
     flat = " ".join(page.split())
     assert "Left out: `descent` (early: 50 iterations, 20 % converged; late: 50 iterations, 20 % converged)." in flat
     assert (
-        "By PSNR, as good as `modular` after 25.6k passes, against `layerwise` up to 25.6k passes (n=24): `modular` is "
+        "By PSNR, as good as `modular` with 25.6k passes, against `layerwise` up to 25.6k passes (n=24): `modular` is "
         "cheaper at early; dearer at late." in flat
     )
     lines = {
@@ -154,6 +154,44 @@ def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> 
         )
     assert "| descent" not in page
     assert "| PSNR | ridge        | layerwise | ≤1.6k [≤1.6k, ≤1.6k] (n=24)" in page
+
+
+def test_a_training_that_stops_early_makes_a_point_all_the_same(tmp_path: Path) -> None:
+    """Its larger budget may cost less than the one before."""
+    records = planted()
+    for one in records:
+        if one.cell.method.startswith("layerwise"):
+            one.identity["budget"] = {"image_passes": int(one.cell.method.partition("@")[2]), "batch": 16}
+        if one.cell.method == "layerwise@25600" and one.cost is not None:
+            one.cost.fit_image_passes, one.cost.fit_flops = 3200, 1.5 * TERA
+    curves = curves_of("net", records)
+    layerwise, modular = curves.curves
+    assert [point.passes for point in layerwise.points] == [1600, 6400, 25_600]
+    assert layerwise.costs()[2] < layerwise.costs()[1]
+    needed = cost_ratio(layerwise, modular, "early", curves.measures()[0])
+    assert needed.value <= 3 / 8 + 0.01
+    assert "TFLOP" in crossing(layerwise, modular, "early", curves.measures()[0])
+    page = write_budget([Results(records)], tmp_path)[0].read_text()
+    assert "| layerwise    | 3.2k of 25.6k passes" in page
+
+
+def test_the_lines_of_a_figure_are_paired(tmp_path: Path) -> None:
+    """Bars are without what images share; a line of the four hardest images is moved to where all of them would be."""
+    records = planted()
+    hard = sorted(range(24), key=lambda i: IMAGES[i])[:4]
+    for one in records:
+        if one.cell.method == "optimisation":
+            one.images = [one.images[i] for i in hard]
+            one.measurements = {
+                name: measurement(name, [each.values[i] for i in hard]) for name, each in one.measurements.items()
+            }
+    _, _, panels = _figure(curves_of("net", records), seconds=False)
+    early = panels[0][0]
+    _, mean, low, high = early.lines["modular"][0]
+    assert mean == pytest.approx(30, abs=0.05)
+    assert mean - 0.1 < low < mean < high < mean + 0.1
+    assert early.levels["optimisation (converged after 300 iterations)"] == pytest.approx(31, abs=0.1)
+    assert early.levels["ridge (closed form)"] == pytest.approx(28, abs=0.05)
 
 
 def test_a_suite_without_curves_is_refused(tmp_path: Path) -> None:

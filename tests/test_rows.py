@@ -112,9 +112,10 @@ def planted(method: str, shift: float = 0.0, family: str = "optimisation", seed:
     return replace(one, cell=replace(one.cell, family=family))
 
 
-def trained(method: str, passes: int, shift: float = 0.0, **notes: Any) -> Record:
+def trained(method: str, passes: int, shift: float = 0.0, budget: int = 0, **notes: Any) -> Record:
     """A record of a trained method."""
     one = planted(method, shift, "layer-wise", curve=[[0, 0.0, 0.1, 10.0]], **notes)
+    one.identity["budget"] = {"image_passes": budget or passes, "batch": 16}
     assert one.cost is not None
     return replace(one, cost=replace(one.cost, fit_image_passes=passes))
 
@@ -136,6 +137,7 @@ BLOCKS = [{"converged_share": 1.0, "iterations": 9}, {"converged_share": 0.25, "
             "50 iterations, 25 % converged",
         ),
         ([trained("layerwise", 25_600)], "25.6k passes"),
+        ([trained("layerwise", 192, budget=256)], "192 of 256 passes"),
         ([trained("layerwise", 102_400), trained("layerwise", 102_400)], "102k passes"),
         ([trained("refined", 1_600, **CONVERGED)], "1.6k passes, converged after 312 iterations"),
         ([planted("ridge", family="closed form")], "closed form"),

@@ -29,6 +29,7 @@ from invsuite.results.rows import Row, advantage, measures_of, rows_of
 from invsuite.results.statistics import percentile_interval, resampled_means
 
 END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
+MEASURES = ("psnr", "ssim")
 TERA = 1e12
 QUADRUPLING = 4
 
@@ -42,14 +43,14 @@ class Point:
     """One budget of a method: what fitting all stages of a model took, and the rows of its stages.
 
     Attributes:
-        passes: images that the training of each inverse saw, with repeats.
+        passes: budget of each inverse, in images seen in training, with repeats; one that stops early sees fewer.
         rows: by stage.
         flops: own operations of all stages together, forward, backward and start.
         frozen_flops: of the model's forward passes that the stages share.
         seconds: own and shared, of all stages together.
     """
 
-    passes: float
+    passes: int
     rows: dict[str, Row]
     flops: float
     frozen_flops: float
@@ -103,9 +104,10 @@ class Curves:
         return next((curve for curve in self.curves if curve.method == method), None)
 
     def measures(self) -> list[Measurement]:
-        """Return the measures that every row of the curves has."""
+        """Return those of `MEASURES` that every row of the curves has."""
         rows = [row for curve in self.curves for stage in self.stages for row in curve.rows(stage)]
-        return [m for name, m in measures_of(rows).items() if not m.pooled and all(row.having(name) for row in rows)]
+        known = measures_of(rows)
+        return [known[name] for name in MEASURES if name in known and all(row.having(name) for row in rows)]
 
 
 def curves_of(model: str, records: Iterable[Record]) -> Curves:
@@ -128,8 +130,10 @@ def curves_of(model: str, records: Iterable[Record]) -> Curves:
                 left_out.append(
                     f"`{table}{f' at {short(float(passes))} passes' if passes else ''}` ({'; '.join(stopped)})"
                 )
-        whole = [own for own in budgets.values() if not any(row.unconverged for row in own.values())]
-        points = [point for own in whole if (point := _point(own, stages)) is not None]
+        whole = [passes for passes, own in budgets.items() if not any(row.unconverged for row in own.values())]
+        points = (
+            [] if table not in several else [p for passes in whole if (p := _point(passes, budgets[passes], stages))]
+        )
         if table in several and len(points) > 1:
             curves.append(Curve(table, tuple(sorted(points, key=lambda point: point.passes))))
         elif table in several:
@@ -146,21 +150,20 @@ def family_of(budgets: Mapping[str, Mapping[str, Row]]) -> str:
     return next(row.regime.family for rows in budgets.values() for row in rows.values())
 
 
-def _point(rows: dict[str, Row], stages: Sequence[str]) -> Point | None:
+def _point(budget: str, rows: dict[str, Row], stages: Sequence[str]) -> Point | None:
     """Return a budget's point; None unless every stage was fitted and its operations counted."""
-    if not stages or any(stage not in rows for stage in stages):
+    if any(stage not in rows for stage in stages):
         return None
-    flops, frozen, seconds, shared, passes = [], [], [], [], []
+    flops, frozen, seconds, shared = [], [], [], []
     for stage in stages:
         costs = [record.cost for record in rows[stage].done if record.cost is not None]
         flops.append(_own_flops(rows[stage]))
         frozen.append(float(np.mean([cost.fit_frozen_flops or 0.0 for cost in costs])))
         seconds.append(float(np.mean([cost.fit_seconds for cost in costs])))
         shared.append(float(np.mean([cost.fit_shared_seconds for cost in costs])))
-        passes.append(float(np.mean([cost.fit_image_passes for cost in costs])))
     if not all(flops):
         return None
-    return Point(max(passes), {s: rows[s] for s in stages}, sum(flops), max(frozen), sum(seconds) + max(shared))
+    return Point(int(budget), {s: rows[s] for s in stages}, sum(flops), max(frozen), sum(seconds) + max(shared))
 
 
 def write_budget(suites: Iterable[Results], folder: Path) -> list[Path]:
@@ -194,13 +197,15 @@ INTRODUCTION = """\
 # Budget: quality against the cost of fitting
 
 Rendered from records. A point is one method at one budget of image passes: the images that the training of each of its
-inverses saw, with repeats. Its cost is that of all stages of the model together, because stages share modules and
-chains; *own* operations (TFLOP, a multiply-add is two) are forward, backward and start of the inverses, *frozen* ones
-the model's forward passes. Methods without a budget stand beside the curves in their own regime: in closed form, or
-converged by their stopping rule; what was stopped before it converged is left out. Between two budgets quality is taken
-as linear in the logarithm of the cost. Values are means over images; intervals are 95 % bootstraps over images, for
-differences and ratios over the images that both methods have. They hold one by one, not all at once. What holds at
-these budgets says nothing of larger ones: see which methods still rise.
+inverses may see, with repeats (one that stops early sees fewer: "192 of 256 passes"). Its cost is that of all stages
+of the model together, because stages share modules and chains; *own* operations (TFLOP, a multiply-add is two) are
+forward, backward and start of the inverses, *frozen* ones the model's forward passes. Methods without a budget stand
+beside the curves in their own regime: in closed form, or converged by their stopping rule; what was stopped before it
+converged is left out. In the figures, bars are intervals after each image's own level has been taken out, which all
+curves of a panel share, so that they tell methods apart, and a line of fewer images stands where its paired difference
+puts it. Between two budgets quality is taken as linear in the logarithm of the cost. Values are means over images;
+intervals are 95 % bootstraps over images, for differences and ratios over the images that both methods have. They hold
+one by one, not all at once. What holds at these budgets says nothing of larger ones: see which methods still rise.
 """
 
 
@@ -240,10 +245,11 @@ def equal_quality(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
         return []
     text = (
         f"Own operations of all stages that each method needs, over those of `{MODULAR}`, to be as good at a stage as "
-        f"`{MODULAR}` after {short(modular.last.passes)} passes ({modular.last.flops / TERA:.3g} TFLOP). Above 1 "
-        f"`{MODULAR}` is cheaper. ∞: at no budget tried; ≤: at its smallest already."
+        f"`{MODULAR}` with {short(modular.last.passes)} passes ({modular.last.flops / TERA:.3g} TFLOP). Above 1 "
+        f"`{MODULAR}` is cheaper. ∞: at no budget tried; ≤: at its smallest already. Of `{MODULAR}` itself: where it "
+        "first was as good."
     )
-    lines = _table(f"Is `{MODULAR}` cheaper at equal quality?", text, curves, measures, _ratio_line)
+    lines = _table(f"Is `{MODULAR}` cheaper at equal quality?", text, curves, measures, _ratio_line, itself=True)
     for measure in measures:
         for curve in curves.curves:
             if curve is not modular:
@@ -279,7 +285,7 @@ def sentence(curves: Curves, curve: Curve, modular: Curve, measure: Measurement)
         verdicts.setdefault(ratio.verdict, []).append(stage)
     named = "; ".join(f"{verdict} at {', '.join(stages)}" for verdict, stages in verdicts.items())
     return (
-        f"By {measure.label}, as good as `{MODULAR}` after {short(modular.last.passes)} passes, against "
+        f"By {measure.label}, as good as `{MODULAR}` with {short(modular.last.passes)} passes, against "
         f"`{curve.method}` up to {short(curve.last.passes)} passes (n={'/'.join(map(str, counts))}): "
         f"`{MODULAR}` is {named}."
     )
@@ -333,7 +339,10 @@ def passes_to(curve: Curve, level: Row, measure: Measurement) -> Needed:
 
 def _needed(curve: Curve, costs: Array, target: Row, measure: Measurement) -> Needed:
     """Return what ``curve``, whose points have these logarithms of costs, takes to be as good as a row of a stage."""
-    means, draws, n = _qualities([*curve.rows(target.stage), target], measure.name)
+    order = np.argsort(costs, kind="stable")  # a larger budget that stopped earlier costs less
+    rows = curve.rows(target.stage)
+    means, draws, n = _qualities([*(rows[i] for i in order), target], measure.name)
+    costs = costs[order]
     low, high = percentile_interval(np.exp(cost_to_reach(costs, draws[:, :-1], draws[:, -1])), n)
     [value] = np.exp(cost_to_reach(costs, means[None, :-1], means[-1:]))
     return Needed(float(value), low, high, float(np.exp(costs[0])), n)
@@ -380,12 +389,14 @@ def _crossing_line(curves: Curves, curve: Curve, modular: Curve, measure: Measur
 
 def crossing(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> str:
     """Return where two curves cross at a stage, or which is above, and how often in resamples of the images."""
-    ours, theirs = curve.costs(), reference.costs()
+    orders = [np.argsort(each.costs(), kind="stable") for each in (curve, reference)]
+    ours, theirs = (each.costs()[order] for each, order in zip((curve, reference), orders, strict=True))
+    rows = [each.rows(stage)[i] for each, order in zip((curve, reference), orders, strict=True) for i in order]
     low, high = max(ours[0], theirs[0]), min(ours[-1], theirs[-1])
     if low >= high:
         return "no cost in common"
     knots = np.unique([low, high, *(cost for cost in (*ours, *theirs) if low < cost < high)])
-    means, draws, _ = _qualities([*curve.rows(stage), *reference.rows(stage)], measure.name)
+    means, draws, _ = _qualities(rows, measure.name)
     weights = np.vstack([_interpolation(ours, knots), -_interpolation(theirs, knots)])
     gaps, resampled = means @ weights, draws @ weights
     signs = np.sign(gaps)
@@ -419,14 +430,25 @@ def gain_text(better: Row, worse: Row, measure: Measurement, factor: float = 1.0
     return _with_n(f"**{text}**" if gain.distinguishable else text, gain.n)
 
 
-def _table(title: str, text: str, curves: Curves, measures: Sequence[Measurement], line: Line) -> list[str]:
-    """Return lines of a table of every other curve against the modules: measures and methods down, stages across."""
+def _table(
+    title: str, text: str, curves: Curves, measures: Sequence[Measurement], line: Line, itself: bool = False
+) -> list[str]:
+    """Return lines of a table of every other curve against the modules: measures and methods down, stages across.
+
+    Args:
+        title: the question.
+        text: how to read the answer.
+        curves: of a model.
+        measures: that are compared.
+        line: what the table says of a curve.
+        itself: whether the modules are held against themselves too.
+    """
     modular = curves.of(MODULAR)
     assert modular is not None, "there is something to compare with"
     body = []
     for measure in measures:
         for curve in curves.curves:
-            if curve is not modular:
+            if itself or curve is not modular:
                 body.append([measure.label, curve.method, *line(curves, curve, modular, measure)])
     budgets = ", ".join(f"{curve.method} {short(curve.last.passes)} passes" for curve in curves.curves)
     return [f"**{title}** {text.format(budgets=budgets)}", "", _markdown(body, ["By", "Method", *curves.stages]), ""]
@@ -477,7 +499,8 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
             values = [_value(point.rows[stage], measure) for stage in curves.stages]
             seconds = f"{point.seconds:.0f}" if curves.timed else "-"
             spent = [f"{point.flops / TERA:.3f}", f"{point.frozen_flops / TERA:.3f}", seconds]
-            body.append([curve.method, f"{short(point.passes)} passes", *spent, *values])
+            regimes = dict.fromkeys(point.rows[stage].regime.text for stage in curves.stages)
+            body.append([curve.method, "; ".join(regimes), *spent, *values])
     for method, rows in curves.levels.items():
         regimes = dict.fromkeys(row.regime.text for stage, row in rows.items() if stage in curves.stages)
         values = [_value(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
@@ -503,26 +526,47 @@ def _figure(curves: Curves, seconds: bool) -> tuple[str, str, list[list[CurvePan
     for measure in curves.measures():
         line = []
         for stage in curves.stages:
+            ends = _spread(curves, stage, measure)
             lines = {}
             for curve in curves.curves:
                 spent = [point.seconds if seconds else point.flops / TERA for point in curve.points]
-                found = [row.measurement(measure.name) for row in curve.rows(stage)]
-                lines[curve.method] = [
-                    (cost, m.mean, m.mean if m.low is None else m.low, m.mean if m.high is None else m.high)
-                    for cost, m in zip(spent, found, strict=True)
-                    if m is not None and m.mean is not None
-                ]
+                means = [_mean(row, measure) for row in curve.rows(stage)]
+                own = zip(spent, means, ends[curve.method], strict=True)
+                lines[curve.method] = [(cost, mean, mean + low, mean + high) for cost, mean, (low, high) in own]
             levels = {
-                labels[method]: m.mean
+                labels[method]: _level(curves, rows[stage], measure)
                 for method, rows in curves.levels.items()
-                if stage in rows and (m := rows[stage].measurement(measure.name)) is not None and m.mean is not None
+                if stage in rows and rows[stage].having(measure.name)
             }
             line.append(CurvePanel(stage, f"{measure.label} {measure.unit}".rstrip(), lines, levels))
         panels.append(line)
-    passes = dict.fromkeys(short(point.passes) for curve in curves.curves for point in curve.points)
+    budgets = sorted({point.passes for curve in curves.curves for point in curve.points})
     spent_as = "fit seconds" if seconds else "own training, TFLOP"
-    title = f"{curves.model}: quality against the cost of fitting ({', '.join(passes)} passes)"
+    title = f"{curves.model}: quality against the cost of fitting ({', '.join(map(short, budgets))} passes)"
     return title, f"{spent_as}, all stages", panels
+
+
+def _spread(curves: Curves, stage: str, measure: Measurement) -> dict[str, list[tuple[float, float]]]:
+    """Return the ends of every point's interval, from its mean, with each image's own level taken out, by method."""
+    rows = [row for curve in curves.curves for row in curve.rows(stage)]
+    means, draws, n = _qualities(rows, measure.name)
+    own = draws - draws.mean(axis=1, keepdims=True) - (means - means.mean())
+    ends = iter([percentile_interval(column, n) if n >= 2 else (0.0, 0.0) for column in own.T])
+    return {curve.method: [next(ends) for _ in curve.points] for curve in curves.curves}
+
+
+def _level(curves: Curves, row: Row, measure: Measurement) -> float:
+    """Return where the line of a row stands: at its mean, or where its paired difference from a curve puts it."""
+    beside = curves.curves[0].last.rows[row.stage]
+    if row.images == beside.images:
+        return _mean(row, measure)
+    (mean, other), _, _ = _qualities([row, beside], measure.name)
+    return _mean(beside, measure) + float(mean - other)
+
+
+def _mean(row: Row, measure: Measurement) -> float:
+    own = row.measurement(measure.name)
+    return float("nan") if own is None or own.mean is None else own.mean
 
 
 def _value(row: Row, measure: Measurement) -> str:

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from invsuite._system.files import write_atomically
@@ -219,6 +220,9 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
             text = f"below: {', '.join(below)}"
             axis.text(0.98, 0.02, text, transform=axis.transAxes, ha="right", va="bottom", fontsize=7, bbox=BEHIND)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_title(panel.title, fontsize=10)
         axis.set_ylabel(panel.y_label, fontsize=9)
         axis.tick_params(labelsize=8)

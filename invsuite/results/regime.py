@@ -19,6 +19,7 @@ class Regime:
 
     Attributes:
         passes: images that training saw, with repeats; None where nothing is trained.
+        budget: image passes that it might have seen; None where the budget is none of image passes.
         iterations: mean number per image of an inversion that repeats one step; its ceiling where it has not converged;
             None where there is none, or nobody counted.
         converged: whether the descents met their stopping rule before the ceiling; None for methods without such a
@@ -28,6 +29,7 @@ class Regime:
     """
 
     passes: float | None
+    budget: float | None
     iterations: float | None
     converged: bool | None
     share: float | None
@@ -35,8 +37,13 @@ class Regime:
 
     @property
     def text(self) -> str:
-        """Return the regime in words: "25.6k passes", "1,000 iterations, 40 % converged", "closed form"."""
-        parts = [] if self.passes is None else [f"{short(self.passes)} passes"]
+        """Return the regime in words: "25.6k passes", "1,000 iterations, 40 % converged", "closed form".
+
+        A training that stopped early is "192 of 256 passes".
+        """
+        early = self.passes is not None and self.budget is not None and self.passes < self.budget
+        limit = f" of {short(self.budget)}" if early and self.budget is not None else ""
+        parts = [] if self.passes is None else [f"{short(self.passes)}{limit} passes"]
         count = "" if self.iterations is None else f"{self.iterations:,.0f} iterations"
         if self.converged and not (self.iterations is None and self.family == "closed form"):
             parts.append(f"converged after {count}" if count else "converged")
@@ -55,7 +62,7 @@ def short(count: float) -> str:
     for unit, letter in UNITS:
         if count >= unit:
             return f"{count / unit:.3g}{letter}"
-    return f"{count:g}"
+    return f"{count:.0f}"
 
 
 def table_of(method: str) -> tuple[str, str]:
@@ -75,6 +82,7 @@ def regime_of(records: Iterable[Record]) -> Regime:
     known = [regime.converged for regime in each if regime.converged is not None]
     return Regime(
         _mean(regime.passes for regime in each),
+        _mean(regime.budget for regime in each),
         _mean(regime.iterations for regime in each),
         all(known) if known else None,
         _mean(regime.share for regime in each),
@@ -95,7 +103,8 @@ def _regime(record: Record) -> Regime:
     if iterations is None and "inversion_curve" in notes:  # the record of an earlier version
         iterations = notes["inversion_curve"][-1]["iteration"]
     passes = float(cost.fit_image_passes) if trained and cost is not None else None
-    return Regime(passes, iterations, converged, share, record.cell.family)
+    budget = record.identity.get("budget", {}).get("image_passes")
+    return Regime(passes, budget, iterations, converged, share, record.cell.family)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
