@@ -186,7 +186,7 @@ class CurvePanel:
 def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]], path: Path) -> None:
     """Draw quality against cost on a logarithmic axis, with intervals.
 
-    Levels that lie far below every curve of a panel are named at its lower edge, where they would flatten the curves.
+    Levels that lie far from every curve of a panel, and would flatten them, are named at its edge.
 
     Args:
         title: above all panels.
@@ -201,7 +201,7 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
     for axis, panel in zip(axes.flat, [panel for line in panels for panel in line], strict=True):
         values = [value for points in panel.lines.values() for point in points for value in point[1:]]
         low, high = min(values), max(values)
-        reach = 0.75 * (high - low)
+        reach = 1.5 * (high - low)
         for label, points in panel.lines.items():
             x, y, bottom, top = (np.array(column) for column in zip(*points, strict=True))
             errors = np.stack([y - bottom, top - y])
@@ -209,16 +209,17 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
             axis.errorbar(
                 x, y, errors, label=label, color=colour, marker=marker, markersize=4, capsize=2, lw=1.4, elinewidth=0.7
             )
-        below = []
+        outside: dict[bool, list[str]] = {}  # above, or below
         for label, level in panel.levels.items():
-            if level < low - reach:
-                below.append(f"{label} {level:.3g}")
+            if not low - reach <= level <= high + reach:
+                outside.setdefault(level > high, []).append(f"{label} {level:.3g}")
                 continue
             colour, dash = COLOURS[labels.index(label) % len(COLOURS)], DASHES[labels.index(label) % len(DASHES)]
             axis.axhline(level, label=label, color=colour, ls=dash, lw=1.2)
-        if below:
-            text = f"below: {', '.join(below)}"
-            axis.text(0.98, 0.02, text, transform=axis.transAxes, ha="right", va="bottom", fontsize=7, bbox=BEHIND)
+        for above, named in outside.items():
+            place, side, word = (0.98, "top", "above") if above else (0.02, "bottom", "below")
+            text = f"{word}: {', '.join(named)}"
+            axis.text(0.98, place, text, transform=axis.transAxes, ha="right", va=side, fontsize=7, bbox=BEHIND)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
