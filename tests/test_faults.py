@@ -125,7 +125,8 @@ def test_a_cell_that_takes_too_long_is_recorded(words: tuple[str, ...], tmp_path
 
 
 def test_a_time_limit_covers_the_inversion_too(words: tuple[str, ...], tmp_path: Path) -> None:
-    rewrite(tmp_path, "methods.modular = { width = 8, depth = 1 }", "methods.optimisation = { iterations = 1000000 }")
+    endless = "{ iterations = 1000000, until = 'iterations', tv = 1.0 }"
+    rewrite(tmp_path, "methods.modular = { width = 8, depth = 1 }", f"methods.optimisation = {endless}")
     assert invoke(*words, "--cell-seconds", "3").exit_code == 1
     found = records(tmp_path)
     assert found["mean"].status == "ok"

@@ -37,6 +37,7 @@ from invsuite.methods.problem import ProgressHook, derived_seed, silent
 from invsuite.models.base import Model, Representation
 
 SNAPSHOTS = (0, 1, 2, 5)  # and these times 10, 100 ...: at how many iterations the curve has a point
+EARLY = 5  # tolerances by which the objective still falls when a phase but the last ends
 CONVERGED = 0.95  # share of the images that must have converged for a record to say that the method has
 
 Loss = Literal["l2", "cosine", "standardised"]
@@ -197,10 +198,11 @@ class Progress:
         """Add the objectives (B,) of iteration ``step`` and return which images (a mask) enter their next phase."""
         self.least = torch.minimum(self.least, objectives)
         self.lately.append(self.least)
+        last = len(self.factors) - 1
         stalled = torch.zeros_like(self.converged)
         if len(self.lately) == self.lately.maxlen:
-            stalled = self.lately[0] - self.least <= self.settings.tolerance * self.least.abs()  # false for inf - inf
-        last = len(self.factors) - 1
+            enough = self.settings.tolerance * torch.where(self.phase < last, EARLY, 1) * self.least.abs()
+            stalled = self.lately[0] - self.least <= enough  # false for inf - inf
         self.converged = stalled & (self.phase == last)
         due = (step + 1) * (last + 1) >= (self.phase + 1) * self.settings.iterations
         onwards = (self.phase < last) & (due | stalled if self.settings.until == "converged" else due)

@@ -31,7 +31,7 @@ from invsuite.methods.problem import Problem
 from invsuite.registry import register
 
 Until = Literal["converged", "iterations"]
-USUAL = 0.3  # share of its most iterations after which a descent has converged, about
+USUAL = 0.6  # share of its most iterations after which a descent has converged, about
 
 
 @register.method

@@ -1,7 +1,8 @@
 """What a descent needs to know of a stage before it inverts: the weight of its prior, and deviations of channels.
 
 The weight is chosen on selection images. One path of descents from a strong prior to a weak one, each beginning where
-the one before ended, costs little more than a single descent; the weight with the least error of pixels is kept.
+the one before ended, costs little more than a single descent; the weight with the least error of pixels is kept, the
+strongest of those that differ little: where descents are slow, a weaker prior gains by coming later.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from invsuite.models.base import Representation
 
 #: of the total variation, from strong to weak
 WEIGHTS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+GAIN = 0.05  # dB by which a weaker prior must be better to be kept
 WORSE = 2  # weights in a row without a gain that end the path
 MEASURED = 64  # fit images whose representations tell the deviations of channels
 
@@ -35,7 +37,7 @@ class WeightSearch:
     """A chosen weight, and what it took to choose it.
 
     Attributes:
-        weight: with the greatest mean PSNR.
+        weight: with the greatest mean PSNR, or so nearly (`GAIN`).
         tried: each weight with the mean PSNR of the selection images in dB, in the order of the path.
         passes: forward and backward passes through the model, summed over images.
         flops: operations of them.
@@ -87,7 +89,7 @@ def search_weight(
         error = (starts - images).square().mean((1, 2, 3)).clamp(min=1e-12)
         tried.append((weight, float(-10 * error.log10().mean())))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
-        if tried[-1][1] > tried[best][1]:
+        if tried[-1][1] > tried[best][1] + GAIN:
             best = len(tried) - 1
         if len(tried) - 1 - best >= WORSE:
             break
