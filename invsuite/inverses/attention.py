@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from invsuite.errors import UsageError
-from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
+from invsuite.inverses.closed_form import ClosedFormPath, QueryPath, readable_grid, start_at_zero
 from invsuite.models.base import Layout
 
 
@@ -47,11 +47,10 @@ class TokenMixer(nn.Module):
         self.path: ClosedFormPath | None = None
         self.leave: nn.Module = nn.Identity()
         if solved:
-            grid = read_neighbours(source)
+            grid = readable_grid(source)
             self.path = ClosedFormPath(source.channels, target.channels, 2 * source.channels, source.count, grid)
             self.leave = nn.Linear(width, target.channels)
-            nn.init.zeros_(self.leave.weight)
-            nn.init.zeros_(self.leave.bias)
+            start_at_zero(self.leave)
             return
         for block in blocks:
             nn.init.zeros_(block.attn.proj.weight)
@@ -89,9 +88,14 @@ class CrossBlock(nn.Module):
 
 
 class QueriesToSpatial(nn.Module):
-    """Object queries to tokens or a map: each place of the image asks the queries what they hold about it."""
+    """Object queries to tokens or a map: each place of the image asks the queries what they hold about it.
 
-    def __init__(self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0) -> None:
+    With ``solved`` a `QueryPath` of all queries stands beside the attention, which then adds nothing at the start.
+    """
+
+    def __init__(
+        self, source: Layout, target: Layout, width: int, depth: int, mlp_ratio: float = 2.0, solved: bool = False
+    ) -> None:
         super().__init__()
         from timm.layers import Mlp
 
@@ -103,9 +107,9 @@ class QueriesToSpatial(nn.Module):
         self.enter = Mlp(source.channels, 2 * width, width)
         self.blocks = nn.ModuleList(CrossBlock(width, heads_for(width), mlp_ratio) for _ in range(depth))
         last = nn.Linear(width, target.channels)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        start_at_zero(last)
         self.leave = nn.Sequential(nn.LayerNorm(width), last)  # starts at the mean of its target
+        self.path = QueryPath(source, target) if solved else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the target's layout from queries (B, count, channels)."""
@@ -114,7 +118,7 @@ class QueriesToSpatial(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, memory)
         out: torch.Tensor = self.leave(hidden)
-        if self.target.kind == "tokens":
-            return out
-        assert self.target.grid is not None
-        return out.transpose(1, 2).unflatten(2, self.target.grid)
+        if self.target.kind == "map":
+            assert self.target.grid is not None
+            out = out.transpose(1, 2).unflatten(2, self.target.grid)
+        return out if self.path is None else out + self.path(x)

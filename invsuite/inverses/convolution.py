@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from invsuite.inverses.closed_form import ClosedFormPath, read_neighbours
+from invsuite.inverses.closed_form import DIAGONALS_UP_TO, ClosedFormPath, readable_grid, start_at_zero
 from invsuite.models.base import Layout
 
+NARROWEST = 16  # channels of a convolution on a fine grid
 WORKED = 28  # places per side of the grid that light convolutions work on, at most: four times the cost of the usual 14
 
 
@@ -65,8 +66,7 @@ class PrefixTokens(nn.Module):
         super().__init__()
         self.source, self.target = source, target
         self.linear = nn.Linear(max(1, source.prefix) * source.channels, target.prefix * target.channels)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        start_at_zero(self.linear)
 
     @classmethod
     def between(cls, source: Layout, target: Layout) -> PrefixTokens | None:
@@ -86,9 +86,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         last = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        start_at_zero(last)
         self.body = nn.Sequential(nn.GroupNorm(1, width), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,12 +94,51 @@ class ConvBlock(nn.Module):
         return x + self.body(x)
 
 
+def climbing_widths(width: int, strides: Sequence[int]) -> list[int]:
+    """Return the channels on each grid between the coarse one and the finest, e.g. 64, 32 and 16 of 256."""
+    return [max(NARROWEST, width // 2 ** (number + 2)) for number in range(len(strides) - 1)]
+
+
+class Climb(nn.Module):
+    """What refines a coarse map grid by grid: a pixel shuffle and a residual block on each finer grid.
+
+    The last stride is one convolution and a pixel shuffle; it starts at zero.
+
+    Takes (B, width, h, w); gives (B, outputs, h * factor, w * factor).
+
+    Args:
+        width: channels of the coarse map.
+        strides: of the grids, coarse to fine; their product is the factor.
+        outputs: channels on the finest grid.
+    """
+
+    def __init__(self, width: int, strides: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        widths = [width, *climbing_widths(width, strides)]
+        self.steps = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(before, after * stride**2, 1), nn.PixelShuffle(stride), ConvBlock(after))
+                for before, after, stride in zip(widths, widths[1:], strides, strict=False)
+            )
+        )
+        self.leave = nn.Conv2d(widths[-1], outputs * strides[-1] ** 2, 3, padding=1)
+        start_at_zero(self.leave)
+        self.shuffle = nn.PixelShuffle(strides[-1])
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return maps on the finest grid."""
+        finest: torch.Tensor = self.shuffle(self.leave(self.steps(hidden)))
+        return finest
+
+
 class SpatialToSpatial(nn.Module):
     """Map or tokens (with a grid) to a map or tokens on the same or a finer grid, by pixel shuffle.
 
-    A `ClosedFormPath` of each place, linear, stands beside the convolutions, which start at zero: before training the
-    network is that readout alone. On a finer grid it reads a place alone: what lies under it is many values already.
-    On a fine source (`coarsening`) the convolutions take several places as one; the path still reads each.
+    A `ClosedFormPath` of each place and its neighbours, linear, stands beside the convolutions, which start at zero:
+    before training the network is that readout alone. The convolutions work on the source's grid and answer in two
+    ways that add up: at once, as many values per place as lie under it, and, where the factor has several steps, grid
+    by grid (`Climb`), which knows no borders of places. On a fine source (`coarsening`) the convolutions take several
+    places as one, and answer at once; the path still reads each.
     """
 
     def __init__(self, source: Layout, target: Layout, width: int, depth: int) -> None:
@@ -109,7 +146,9 @@ class SpatialToSpatial(nn.Module):
         self.source, self.target = source, target
         factor = upsampling_factor(source, target)
         outputs = target.channels * factor**2
-        self.path = ClosedFormPath(source.channels, outputs, grid=read_neighbours(source) if factor == 1 else None)
+        self.path = ClosedFormPath(
+            source.channels, outputs, grid=readable_grid(source), diagonals=source.channels <= DIAGONALS_UP_TO
+        )
         self.prefix = nn.Linear(source.prefix * source.channels, width) if source.prefix else None
         assert source.grid is not None
         step = coarsening(source.grid)
@@ -117,10 +156,10 @@ class SpatialToSpatial(nn.Module):
         self.body = nn.Sequential(*(ConvBlock(width) for _ in range(depth)))
         # one place that was several has no need to look at its neighbours once more
         self.leave = nn.Conv2d(width, outputs, 3, padding=1) if step == 1 else nn.Conv2d(width, outputs * step**2, 1)
-        nn.init.zeros_(self.leave.weight)
-        assert self.leave.bias is not None
-        nn.init.zeros_(self.leave.bias)
+        start_at_zero(self.leave)
         self.spread, self.shuffle = nn.PixelShuffle(step), nn.PixelShuffle(factor)
+        strides = prime_factors(factor)[::-1]
+        self.climb = Climb(width, strides, target.channels) if step == 1 and len(strides) > 1 else None
         self.target_prefix = PrefixTokens.between(source, target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -129,8 +168,11 @@ class SpatialToSpatial(nn.Module):
         hidden = self.enter(places)
         if self.prefix is not None:
             hidden = hidden + self.prefix(x[:, : self.source.prefix].flatten(1))[..., None, None]
+        hidden = self.body(hidden)
         read = self.path(places.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, places.shape[2:])
-        finer = self.shuffle(read + self.spread(self.leave(self.body(hidden))))
+        finer = self.shuffle(read + self.spread(self.leave(hidden)))
+        if self.climb is not None:
+            finer = finer + self.climb(hidden)
         return from_map(self.target, finer, None if self.target_prefix is None else self.target_prefix(x))
 
 

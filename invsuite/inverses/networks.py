@@ -6,7 +6,7 @@ from                to                    ``light``                     ``paper`
 predictions         queries               MLP from class probabilities  MLP from one-hot class, and box
                                           and box
 queries             tokens or map         image positions, learned, cross-attend to the object queries as memory:
-                                          the decoder run backwards
+                                          the decoder run backwards; ``light`` beside a linear readout of all queries
 tokens              tokens or map,        a readout of each token, its  as many pre-norm blocks as the components
                     same grid             neighbours and random         inverted, MLP ratio 4
                                           features, beside pre-norm
@@ -15,9 +15,11 @@ tokens              tokens or map,        a readout of each token, its  as many 
                                           places too)
 map                 map or tokens, same   convolutions, linear skip     as many Swin blocks
                     grid
-tokens              image                 convolutions on the coarse    transposed convolutions, 768-256-64-16-3
-                                          grid, pixel shuffle, linear   for ViT-B/16, after the transformer blocks
-                                          skip                          of the components inverted, if any
+tokens              image                 a linear readout of each      transposed convolutions, 768-256-64-16-3
+                                          place and its neighbours,     for ViT-B/16, after the transformer blocks
+                                          beside convolutions on the    of the components inverted, if any
+                                          coarse grid, refined grid by
+                                          grid with pixel shuffles
 map                 image                 the same                      batch-normalised upsampling decoder
 map or tokens       finer map or tokens   the same                      Swin blocks, then patch splitting
 predictions or      image                 through a coarse map          through coarse tokens
@@ -42,7 +44,7 @@ from torch import nn
 from invsuite._system.validation import Natural, Positive, check
 from invsuite.errors import UsageError
 from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
-from invsuite.inverses.closed_form import ClosedFormPath
+from invsuite.inverses.closed_form import ClosedFormPath, QueryPath
 from invsuite.inverses.convolution import SpatialToSpatial, TransposedLadder
 from invsuite.inverses.predictions import PredictionsToQueries
 from invsuite.inverses.splitting import MirroredStage
@@ -51,6 +53,7 @@ from invsuite.models.base import Layout, LayoutKind
 Architecture = Literal["light", "paper"]
 LIGHT_MLP_RATIO = 1.0  # of a light network's blocks: the path beside them holds an MLP of each token already
 LIGHT_DEPTH = 2  # blocks of a light network where no depth is asked for
+DECODER_DEPTH = 3  # convolutional blocks of a light network to the image on its coarse grid, at least
 COARSEST = 16  # pixels per side of a place when queries, which have none, become an image
 
 
@@ -69,7 +72,7 @@ class InverseSettings:
     """
 
     architecture: Architecture = "light"
-    width: Positive = 128
+    width: Positive = 256
     depth: Natural = 0
     blocks: Natural = 0
 
@@ -117,9 +120,9 @@ class InverseNetwork(nn.Module):
         return self.target_scale.undo(self.core(tensor if self.raw else self.source_scale(tensor)))
 
     @property
-    def path(self) -> ClosedFormPath | None:
+    def path(self) -> ClosedFormPath | QueryPath | None:
         """Return the part that ridge regression can solve; None where the core has none."""
-        return self.core.path if isinstance(self.core, SpatialToSpatial | TokenMixer) else None
+        return self.core.path if isinstance(self.core, SpatialToSpatial | TokenMixer | QueriesToSpatial) else None
 
 
 def make_inverse(source: Layout, target: Layout, settings: InverseSettings) -> InverseNetwork:
@@ -150,7 +153,7 @@ def _light(source: Layout, target: Layout, settings: InverseSettings) -> nn.Modu
     depth = settings.depth or LIGHT_DEPTH
     if _mixes_tokens(source, target):
         return TokenMixer(source, target, source.channels, depth, LIGHT_MLP_RATIO, solved=True)
-    return SpatialToSpatial(source, target, settings.width, depth)
+    return SpatialToSpatial(source, target, settings.width, max(depth, DECODER_DEPTH) if _is_image(target) else depth)
 
 
 def _paper(source: Layout, target: Layout, settings: InverseSettings) -> nn.Module:
@@ -189,13 +192,13 @@ def _from_queries(source: Layout, target: Layout, settings: InverseSettings) -> 
     depth = settings.depth or (max(1, settings.blocks) if paper else LIGHT_DEPTH)
     if not _is_image(target):
         ratio = 4.0 if paper else 2.0
-        return QueriesToSpatial(source, target, target.channels, depth if paper else depth + 1, ratio)
+        return QueriesToSpatial(source, target, target.channels, depth if paper else depth + 1, ratio, not paper)
     assert target.grid is not None
     stride = next(s for s in (COARSEST, 8, 4, 2, 1) if all(side % s == 0 for side in target.grid))
     grid = (target.grid[0] // stride, target.grid[1] // stride)
     coarse = Layout("tokens", source.channels if paper else settings.width, grid, grid[0] * grid[1])
     first = QueriesToSpatial(source, coarse, coarse.channels, depth, 4.0 if paper else 2.0)
-    last = TransposedLadder(coarse, target, False) if paper else SpatialToSpatial(coarse, target, settings.width, depth)
+    last = TransposedLadder(coarse, target, False) if paper else _light(coarse, target, settings)
     return nn.Sequential(first, last)
 
 

@@ -102,12 +102,12 @@ class NetworkMethod(Method):
     """
 
     architecture: Architecture = "light"
-    width: Positive = 128
+    width: Positive = 256
     depth: Natural = 0
     start: Literal["ridge", "random"] = "ridge"
     recipe: Recipe = field(default_factory=Recipe)
 
-    version = 6
+    version = 7
     uses_cut = True
     seeded = True
     uses_budget = True

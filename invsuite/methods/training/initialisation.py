@@ -9,17 +9,18 @@ every stage's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
 from invsuite._system.flops import count_flops
-from invsuite._system.linear import NormalEquations, solve
+from invsuite._system.linear import Equations, Examples, NormalEquations, solve
 from invsuite._system.timing import Stopwatch
-from invsuite.inverses.closed_form import ClosedFormPath
+from invsuite.inverses.closed_form import ClosedFormPath, QueryPath
 from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.problem import Problem
@@ -28,8 +29,12 @@ from invsuite.methods.training.features import FeatureCache, FeatureStream
 from invsuite.models.base import Layout, image_layout
 
 DEAD = 1e-3  # a channel's deviation counts as at least this part of the greatest channel's
+LONG = 4000  # image passes from which a decoder may do without a linear path to the image (`initialise`)
+LINEAR = 0.95  # share of the image's variance that such a path must explain to be kept
 MOST_IMAGES = 512  # that are measured: 100,000 rows on a 14 x 14 grid
 SUMMED = 32  # images whose products are summed at once
+ROWS_PER_VALUE = 4  # images that a readout of all object queries is solved from, per value of theirs, at most
+MOST_ROWS = 16_384  # images of it: their products, or those of as many values, fill 2 GiB
 HELD_BYTES = 2 * 2**30  # of their representations, held together: no budget, for fewer images are another start
 
 
@@ -80,6 +85,7 @@ class Initialisation:
     Attributes:
         moments: measured scales by stage ("" is the image).
         paths: state of solved closed-form paths by the stage they read.
+        left_out: stages whose networks have to do without their path.
         costs: each module's own.
         frozen_flops: operations of the frozen forward passes that all shared.
         shared_seconds: their time.
@@ -87,6 +93,7 @@ class Initialisation:
 
     moments: Mapping[str, Moments]
     paths: Mapping[str, dict[str, torch.Tensor]]
+    left_out: frozenset[str]
     costs: Mapping[str, TrainingCost]
     frozen_flops: float
     shared_seconds: float
@@ -101,6 +108,8 @@ class Initialisation:
         for stage, module in modules.items():
             if stage in self.paths and module.path is not None:
                 module.path.start_like(self.paths[stage])
+            elif stage in self.left_out and isinstance(module.path, ClosedFormPath):
+                module.path.leave_out()
 
 
 def set_scales(modules: Mapping[str, InverseNetwork], moments: Mapping[str, Moments]) -> None:
@@ -132,6 +141,10 @@ def place_rows(
 def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: bool, flip: bool) -> Initialisation:
     """Measure and solve initial values for the modules of one chain; their scales are set on the way.
 
+    A path to the image that explains little of it (a CNN's features: 0.8 of the variance, a patch embedding: 0.99)
+    helps short trainings and hinders long ones: what is left to learn beside it looks less like an image than the
+    image. It is left out where training has `LONG` image passes or more and it explains less than `LINEAR`.
+
     Args:
         problem: whose first fit images are looked at.
         modules: by the stage they read, in chain order from the image.
@@ -146,38 +159,128 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
     count = max(1, min(MOST_IMAGES, len(problem.fit), held) // size)
     cache = context.features or FeatureCache("off")
     later = problem.budget.image_passes or 0
-    stream = FeatureStream(
-        model, problem.fit, chain, size, cache, count * size + later, context.charged, min(count * size, later)
-    )
+    before = dict(zip(chain, ("", *chain), strict=False))
+    by_queries = [s for s, module in modules.items() if solved and isinstance(module.path, QueryPath)]
+    further = max((further_batches(problem, layouts[stage], count) for stage in by_queries), default=0)
+    looked_at = (count + further) * size
+    order = draws(problem.fit, size, problem.seed, flip)
+
+    def batches_of(stages: Sequence[str], number: int) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        again = min(looked_at, later)
+        stream = FeatureStream(model, problem.fit, stages, size, cache, looked_at + later, context.charged, again)
+        yield from stream.batches(islice(order, number))
+        borrowed.append(stream.borrowed_seconds)
+
+    borrowed: list[float] = []
     moments = {name: Moments(layout) for name, layout in layouts.items()}
     batches: list[dict[str, torch.Tensor]] = []
     with shared:
-        for images, tensors in stream.batches(islice(draws(problem.fit, size, problem.seed, flip), count)):
+        for images, tensors in batches_of(chain, count):
             batches.append({"": images} | tensors)
             for name, part in moments.items():
                 part.add(batches[-1][name])
-            context.progress(len(batches), count, "batches for the initial values")
+            context.progress(len(batches), count + further, "batches for the initial values")
     set_scales(modules, moments)
-    paths, flops, before = {}, dict.fromkeys(chain, 0.0), dict(zip(chain, ("", *chain), strict=False))
+    paths, flops = {}, dict.fromkeys(chain, 0.0)
+    long, left_out = later >= LONG, set[str]()
+    readouts: dict[str, QueryReadout] = {}
     for stage, module in modules.items():
         if solved and module.path is not None:
+            target = before[stage]
             with own[stage]:
-                target = before[stage]
                 pairs = [(module.source_scale(b[stage]), module.target_scale(b[target])) for b in batches]
-                flops[stage] = solve_path(module.path, layouts[stage], layouts[target], pairs)
+                if isinstance(module.path, QueryPath):
+                    readouts[stage] = QueryReadout(module.path, pairs, looked_at)
+                else:
+                    flops[stage], explained = solve_path(module.path, layouts[stage], layouts[target], pairs)
+                    if not target and long and explained < LINEAR:
+                        left_out.add(stage)
+    if further:
+        needed = model.order([name for stage in readouts for name in (before[stage], stage) if name])
+        stream_batches = batches_of(needed, further)
+        for number in range(further):
+            with shared:
+                images, tensors = next(stream_batches)
+            for stage, readout in readouts.items():
+                with own[stage]:
+                    module, target = modules[stage], before[stage]
+                    tensor = tensors[target] if target else images
+                    readout.add(module.source_scale(tensors[stage]), module.target_scale(tensor))
+            context.progress(count + number + 1, count + further, "batches for the initial values")
+        next(stream_batches, None)  # its end says what was borrowed
+    for stage, readout in readouts.items():
+        with own[stage]:
+            flops[stage] = readout.solve()
+    for stage, module in modules.items():
+        if solved and module.path is not None and stage not in left_out:
             paths[stage] = {name: value.clone() for name, value in module.path.state_dict().items()}
-    frozen = float(count_flops(lambda: model.represent(batches[0][""][:1], chain))) * count * size
-    costs = {stage: TrainingCost(own[stage].seconds, flops[stage]) for stage in chain}
-    return Initialisation(moments, paths, costs, frozen, shared.seconds + stream.borrowed_seconds)
+    image = batches[0][""][:1]
+    frozen = float(count_flops(lambda: model.represent(image, chain))) * count * size
+    own_frozen = dict.fromkeys(chain, 0.0)
+    for stage in readouts:
+        own_frozen[stage] = float(count_flops(partial(model.represent, image, [stage]))) * further * size
+    costs = {stage: TrainingCost(own[stage].seconds, flops[stage], own_frozen[stage]) for stage in chain}
+    return Initialisation(moments, paths, frozenset(left_out), costs, frozen, shared.seconds + sum(borrowed))
+
+
+def further_batches(problem: Problem, queries: Layout, count: int) -> int:
+    """Return how many batches beside the first ``count`` a readout of all of ``queries`` together is solved from.
+
+    It has as many weights per output as they have values, for which the first images do not suffice. Images that
+    training will not come to are not looked at.
+    """
+    size = problem.budget.batch
+    reached = problem.budget.image_passes or len(problem.fit)
+    # an image that came twice would make cross-validation believe what it has seen
+    wanted = min(ROWS_PER_VALUE * queries.values, reached, len(problem.fit), MOST_ROWS)
+    return max(0, wanted // size - count)
+
+
+class QueryReadout:
+    """Ridge regression from all object queries together to the principal components of what comes before them.
+
+    The components are those of the first images; images are added a batch at a time. Where they are fewer than the
+    values of the queries, the dual form is solved.
+
+    Args:
+        path: that becomes the readout.
+        pairs: standardised queries and what comes before them, of the first images.
+        images: that there will be.
+    """
+
+    def __init__(self, path: QueryPath, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], images: int) -> None:
+        self.path = path
+        targets = torch.cat([before.flatten(1) for _, before in pairs])
+        values, vectors = torch.linalg.eigh((targets @ targets.T).double())
+        rank = len(path.components)
+        held = values > torch.finfo(torch.float32).eps * values[-1]  # the others are rounding
+        scaled = (vectors * torch.where(held, values.clamp(min=0).rsqrt(), 0.0))[:, -rank:].flip(1)
+        leading = scaled.float().T @ targets
+        self.components = F.pad(leading, (0, 0, 0, rank - len(leading)))
+        self.equations: Equations = Examples() if images < path.linear.in_features else NormalEquations()
+        for queries, before in pairs:
+            self.add(queries, before)
+
+    def add(self, queries: torch.Tensor, before: torch.Tensor) -> None:
+        """Add a batch of standardised queries (B, count, channels) and what comes before them (B, ...)."""
+        self.equations.add(queries.flatten(1)[:, None], (before.flatten(1) @ self.components.T)[:, None])
+
+    def solve(self) -> float:
+        """Set the path to the readout, and return the operations that it took."""
+        solution = solve(self.equations, None)
+        self.path.start_from(self.components, solution.weight, solution.bias[0])
+        features, outputs = solution.weight.shape
+        return 2.0 * self.equations.rows * (features * (features + outputs) + self.components.numel())
 
 
 def solve_path(
     path: ClosedFormPath, source: Layout, target: Layout, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> float:
+) -> tuple[float, float]:
     """Set ``path`` by ridge regression on batches of standardised representations and those before them.
 
     Returns:
-        The operations it took.
+        The operations it took, and the share of the targets' variance that the readout explains, by generalised
+        cross-validation.
     """
     equations = NormalEquations()
     together = max(1, SUMMED // len(pairs[0][0]))
@@ -185,12 +288,15 @@ def solve_path(
         representation, before = (torch.cat(parts) for parts in zip(*pairs[first : first + together], strict=True))
         rows, targets = place_rows(source, target, representation, before)
         equations.add(path.features(rows), targets)
-    weight = solve(equations, None).weight
+    solution = solve(equations, None)
+    weight = solution.weight
     features, outputs = weight.shape
+    variance = equations.around(*equations.means())[2] / outputs
+    explained = 0.0 if solution.gcv is None else 1 - solution.gcv / variance
     mean = torch.zeros(len(path.offset), features, device=weight.device)
     if len(path.offset) > 1:  # elsewhere the features are standardised channels, whose mean is zero
         for representation, _ in pairs:
             mean += path.features(representation).sum(0) / equations.images
     path.start_from(weight, mean)
     drawn = 0 if path.first is None else path.first.weight.numel()
-    return 2.0 * equations.rows * (features * (features + outputs) + drawn)
+    return 2.0 * equations.rows * (features * (features + outputs) + drawn), explained

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range, check
-from invsuite.inverses.attention import TokenMixer
+from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
 from invsuite.inverses.convolution import SpatialToSpatial
 
 RECIPE_VERSION = 5  # raise when training changes what it computes: it is part of every cell's identity
@@ -67,7 +67,9 @@ class Recipe:
 
         There are up to three: what ridge regression solved, the last layers beside it, and all others.
         """
-        cores = [part for part in module.modules() if isinstance(part, TokenMixer | SpatialToSpatial)]
+        cores = [
+            part for part in module.modules() if isinstance(part, TokenMixer | SpatialToSpatial | QueriesToSpatial)
+        ]
         solved: list[torch.Tensor] = []
         outputs: list[torch.Tensor] = []
         for core in cores:
