@@ -26,6 +26,7 @@ from invsuite.data import coco
 from invsuite.data.coco import ARCHIVES, Archive, CocoSource
 from invsuite.data.folder import FolderSource
 from invsuite.errors import DataError, Unavailable, UsageError
+from invsuite.methods.optimisation.search import WEIGHTS
 from invsuite.models.base import Model
 from invsuite.registry import forget_plugins, load_plugins
 
@@ -142,8 +143,18 @@ class Preset(Optimisation):
 
 
 def test_the_time_left_knows_fit_images_and_measures(tmp_path: Path) -> None:
-    """24 fit images read once for two stages, 4 scored and twice 2 edited; each measure is worth some passes more."""
-    methods = {"mean": "{}", "ridge": "{}", "layerwise": "{ width = 8 }", "optimisation": "{ iterations = 5 }"}
+    """24 fit images read once for two stages, 4 scored and twice 2 edited; each measure is worth some passes more.
+
+    A search of the prior's weight comes on top of the descents.
+    """
+    fixed = "iterations = 5, until = 'iterations'"
+    methods = {
+        "mean": "{}",
+        "ridge": "{}",
+        "layerwise": "{ width = 8 }",
+        "optimisation": f"{{ {fixed}, tv = 1.0 }}",
+        "searched": f"{{ kind = 'optimisation', {fixed}, search_images = 3, search_iterations = 2 }}",
+    }
     path = tmp_path / "left.toml"
     path.write_text(small_suite("left", methods, metrics=("psnr", "ssim")))
     one, two = (
@@ -151,7 +162,9 @@ def test_the_time_left_knows_fit_images_and_measures(tmp_path: Path) -> None:
         for measures in (("psnr",), ("psnr", "ssim"))
     )
     passes = {cell.method.name: cell_passes(one, cell) for cell in one.cells}
+    searched = passes.pop("searched")
     assert passes == {"mean": 8, "ridge": 8 + 24 / 2, "layerwise": 8 + 32, "optimisation": 8 + 5 * 8}
+    assert searched == passes["optimisation"] + 2 * 3 * len(WEIGHTS)
     whole = Todo(inversion=True)
     more = [work(two, b, whole) - work(one, a, whole) for a, b in zip(one.cells, two.cells, strict=True)]
     assert more == pytest.approx([MEASURE * 8] * len(one.cells))
@@ -173,7 +186,12 @@ def test_a_plugin_that_descends_is_costed_by_what_it_says(tmp_path: Path, monkey
     plugin.write_text(OWN_DESCENTS)
     load_plugins([plugin])
     path = tmp_path / "own.toml"
-    path.write_text(small_suite("own", {"own": "{ rounds = 7 }", "preset": "{ iterations = 5 }", "mean": "{}"}))
+    path.write_text(
+        small_suite(
+            "own",
+            {"own": "{ rounds = 7 }", "preset": "{ iterations = 5, until = 'iterations', tv = 1.0 }", "mean": "{}"},
+        )
+    )
     plan = make_plan(load_suite(str(path)), Selection(), lambda _: None)
     passes = {cell.method.name: cell_passes(plan, cell) for cell in plan.cells}
     assert passes == {"own": 8 + 7 * 8, "preset": 8 + 5 * 2 * 8, "mean": 8}

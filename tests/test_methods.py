@@ -199,11 +199,11 @@ def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem)
         ("dip", {"iterations": 400, "width": 16, "depth": 3}, 0, 20.0),
         ("layerwise", TRAINED, 3000, 25.0),
         ("modular", TRAINED, 3000, 25.0),
-        ("modular-finetuned", TRAINED, 960, 20.0),
+        ("modular-finetuned", TRAINED, 1600, 20.0),
         ("modular-cycle", TRAINED, 960, 20.0),
         ("modular-noised", TRAINED, 960, 20.0),
         ("modular-predecessor", TRAINED, 960, 20.0),
-        ("shared-chain", TRAINED, 960, 20.0),
+        ("shared-chain", TRAINED, 1600, 20.0),
         ("layerwise", TRAINED | {"architecture": "paper"}, 3000, 20.0),
     ],
 )
