@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import SMALL_NETWORK, invoke, scene_split, small_suite
 
+from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.errors import UsageError
 from invsuite.methods import make_method
@@ -222,7 +223,13 @@ def test_a_run_fits_a_start_once_and_counts_it_for_both(tmp_path: Path, monkeypa
 
 
 def test_a_narrower_run_fits_the_start_it_needs(tmp_path: Path) -> None:
-    records = bench(written(tmp_path, METHODS_OF_SUITE), "--methods", "refined", "--stages", "embed")
+    """Also where an earlier run was ended while it fitted the start, and left its state."""
+    suite = written(tmp_path, METHODS_OF_SUITE)
+    plan = make_plan(load_suite(str(suite)), Selection(methods=("ridge-1",)), lambda note: None)
+    left = Store(tmp_path / "out" / "records" / "refined").fit_path(plan.cells[0].fit_id)
+    left.mkdir(parents=True)
+    records = bench(suite, "--methods", "refined", "--stages", "embed")
+    assert not left.exists()
     assert list(records) == ["refined/embed"]
     assert records["refined/embed"].ok
 

@@ -157,7 +157,7 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if origin in (Union, UnionType):
-        return " or ".join(describe(option) for option in arguments if option is not NoneType)
+        return " or ".join(dict.fromkeys(describe(option) for option in arguments if option is not NoneType))
     if _is_list(annotation):
         size = len(arguments) if origin is tuple and Ellipsis not in arguments else 0
         length = f" of {size} entries" if size else ""

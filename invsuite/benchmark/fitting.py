@@ -105,10 +105,10 @@ class SharedFit:
 
     def _fit(self) -> Fitted:
         # a fit that was killed while its cells were scored is whole on disk, for all its stages
-        together = self.cells
+        together = {cell.stage for cell in self.cells}
         if self.checkpoints.is_dir():
-            together = [cell for cell in self.entry.cells if cell.fit_id == self.fit_id]
-        problem = self._problem([cell.stage for cell in together], self._progress())
+            together |= {cell.stage for cell in self.entry.cells if cell.fit_id == self.fit_id}
+        problem = self._problem(self.entry.model.order(list(together)), self._progress())
         fitted = fit_method(self.method, problem, self._fingerprint)
         tensors = fitted.inverter.tensors()
         if tensors is not None:

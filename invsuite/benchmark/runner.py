@@ -488,8 +488,9 @@ class Session:
             by_stage = {cell.stage: cell for cell in (*waiting, *cells)}
             fit = self.shared_fit(fit_id, [by_stage[s] for s in self.entry.model.order(list(by_stage))])
             fitted = fit.get()
-        if fitted.method is not None:  # fitted now
-            self._fitted[fit_id] = fitted
+            if fitted.method is not None:  # fitted now
+                self._fitted[fit_id] = fitted
+                shutil.rmtree(fit.checkpoints, ignore_errors=True)
         return fitted
 
     def _fitted_before(self, fit_id: str, stages: Sequence[str]) -> Fitted | None:
