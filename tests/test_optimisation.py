@@ -162,7 +162,7 @@ def test_descents_begin_where_they_are_told_and_end_at_the_ceiling(
 
 def test_progress_is_judged_for_each_image_and_phase() -> None:
     settings = Optimisation(tv=1.0, window=2, tolerance=0.1, anneal=1, iterations=100)
-    progress = Progress(settings, 2, torch.device("cpu"))
+    progress = Progress(settings, 1.0, 2, torch.device("cpu"))
     assert progress.tv_factor.tolist() == [10, 10]
     fast, slow = [8.0, 4.0, 2.0, 1.0], [8.0, 7.9, 7.8, 7.8]
     pairs = enumerate(zip(fast, slow, strict=True))
@@ -261,7 +261,7 @@ def test_what_a_fit_has_chosen_is_kept(
 
 def test_operations_are_of_the_iterations_that_were_made(vit: Model, make_problem: MakeProblem) -> None:
     images = scene_split(906, 1).images(slice(0, 1))
-    method = make_method("optimisation", {"tv": 1.0, "iterations": 8, "window": 3, "tolerance": 10.0})
+    method = make_method("optimisation", {"tv": 1.0, "anneal": 0, "iterations": 8, "window": 3, "tolerance": 10.0})
     fitted = method.fit(make_problem(vit, ("embed",)))
     target = vit.represent(images, ["embed"])["embed"]
     whole = count_flops(lambda: fitted.invert(target, images))
@@ -307,7 +307,8 @@ def test_schedules() -> None:
     linear = Optimisation(iterations=4, learning_rate=1.0, schedule="linear")
     assert [linear.rate(i) for i in range(4)] == [1, 1, 1, 0.5]
     plateau = Optimisation(anneal=2, anneal_by=10, schedule="plateau", drops=1, drop_by=4)
-    assert plateau.phases() == [(100, 1), (10, 1), (1, 1), (1, 0.25)]
+    assert plateau.phases(2.0) == [(100, 1), (10, 1), (1, 1), (1, 0.25)]
+    assert plateau.phases(0.0) == [(1, 1), (1, 0.25)], "no prior to anneal"
     assert snapshot_marks(30) == {0, 1, 2, 5, 10, 20}
 
 

@@ -100,7 +100,7 @@ class DescentSettings:
     loss: Loss = "l2"
     tv: NonNegativeFloat | Literal["search"] = "search"
     tv_at: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    anneal: Natural = 0
+    anneal: Natural = 3
     anneal_by: Annotated[float, Range(above=1)] = 10.0
     search_images: Positive = 4
     search_iterations: Positive = 100
@@ -132,9 +132,9 @@ class DescentSettings:
             return self.learning_rate / float(self.drop_by) ** fallen
         return self.learning_rate
 
-    def phases(self) -> list[tuple[float, float]]:
-        """Return, per phase of the descent, what multiplies the total variation's weight and the learning rate."""
-        phases = [(self.anneal_by**notch, 1.0) for notch in range(self.anneal, -1, -1)]
+    def phases(self, tv: float) -> list[tuple[float, float]]:
+        """Return, per phase of the descent, what multiplies the total variation's weight ``tv`` and the rate."""
+        phases = [(self.anneal_by**notch, 1.0) for notch in range(self.anneal if tv else 0, -1, -1)]
         if self.schedule == "plateau":
             phases += [(1.0, float(self.drop_by) ** -drop) for drop in range(1, self.drops + 1)]
         return phases
@@ -172,13 +172,14 @@ class Progress:
 
     Args:
         settings: of the descent.
+        tv: weight of the total variation.
         count: images.
         device: where the objectives are.
     """
 
-    def __init__(self, settings: DescentSettings, count: int, device: torch.device) -> None:
-        self.settings, self.device = settings, device
-        self.factors = torch.tensor(settings.phases(), device=device)
+    def __init__(self, settings: DescentSettings, tv: float, count: int, device: torch.device) -> None:
+        self.settings = settings
+        self.factors = torch.tensor(settings.phases(tv), device=device)
         self.phase = torch.zeros(count, dtype=torch.long, device=device)
         self.least = torch.full((count,), float("inf"), device=device)
         self.lately: deque[torch.Tensor] = deque(maxlen=settings.window + 1)
@@ -380,7 +381,7 @@ class Descent(Inverter):
         pixels = self._pixels(starts, generator)
         views = Views(settings.jitter, settings.zoom, settings.colour_shift, generator)
         optimiser = self._optimiser(pixels)
-        progress, marks = Progress(settings, count, device), snapshot_marks(settings.iterations)
+        progress, marks = Progress(settings, self.weights[stage], count, device), snapshot_marks(settings.iterations)
         active = torch.arange(count, device=device)
         blank = torch.full((count,), float("nan"), device=device)
         now = Descended(

@@ -42,9 +42,9 @@ class Optimisation(Method, DescentSettings):
     For each image: begin at the mean colour of the fit images and repeat: run the model from the image to the stage,
     take the gradient of the objective with respect to what is moved, and make a step of L-BFGS. What is moved are
     Fourier coefficients of the image's logits in decorrelated colours, each divided by the square root of its
-    frequency. An image is done once its objective has fallen by less than ``tolerance`` of it over ``window``
-    iterations, and at ``iterations`` at the latest. The weight of the prior is chosen for each stage on selection
-    images.
+    frequency. The prior begins a thousand times as strong as it ends, and is weakened by ten whenever the objective
+    stalls. An image is done once its objective has fallen by less than ``tolerance`` of it over ``window`` iterations,
+    and at ``iterations`` at the latest. The last weight of the prior is chosen for each stage on selection images.
 
     Formula:
         $$ L = d(f(x), r) + \mathrm{tv} \cdot \mathrm{TV}(x)
@@ -157,6 +157,7 @@ class Mahendran2015(Optimisation):
     until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
     tv: NonNegativeFloat | Literal["search"] = 30.0
+    anneal: Natural = 0
     alpha: NonNegativeFloat = 0.001
     pixels: Parametrisation = "clamp"
     start: StartImage = "noise"
@@ -213,6 +214,7 @@ class PlugIn(Optimisation):
     until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
     tv: NonNegativeFloat | Literal["search"] = 0.0
+    anneal: Natural = 0
     optimiser: OptimiserName = "adam"
     pixels: Parametrisation = "clamp"
     start: StartImage = "noise"
@@ -252,6 +254,7 @@ class Fourier(Optimisation):
     until: Until = "iterations"
     learning_rate: PositiveFloat = 0.05
     tv: NonNegativeFloat | Literal["search"] = 0.03
+    anneal: Natural = 0
     optimiser: OptimiserName = "adam"
     schedule: Schedule = "linear"
     decay: NonNegativeFloat = 1.0
@@ -290,6 +293,7 @@ class DeepImagePrior(Optimisation):
     until: Until = "iterations"
     learning_rate: PositiveFloat = 0.01
     tv: NonNegativeFloat | Literal["search"] = 0.0
+    anneal: Natural = 0
     optimiser: OptimiserName = "adam"
     pixels: Parametrisation = "network"
     start: StartImage = "noise"
