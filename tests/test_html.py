@@ -88,11 +88,11 @@ def test_every_number_of_the_board_shows_interval_and_n(page: Page) -> None:
     for text in cells:
         value, interval, n = text.split("\n")[:3]
         assert float(value.split()[0]) is not None
-        assert interval.startswith("[")
         assert n.replace("\xa0", " ").startswith("n ")
+        assert interval.startswith("[") or (interval, n.split()[1]) == ("no interval", "1"), text
     for text in page.locator(".painted").all_inner_texts():
         if text:  # of the measure that is shown
-            assert "[" in text or "by definition" in text
+            assert "[" in text or "by definition" in text or text.endswith("no interval n\xa01"), text
 
 
 def test_headings_sort_best_first_and_then_the_other_way(page: Page) -> None:
