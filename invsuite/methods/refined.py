@@ -308,11 +308,10 @@ class Refined(Method):
         the descent knows what this representation says. Families: ``start = "ridge-3x3"``, ``"modular"``,
         ``"layerwise"`` or ``"shared-chain"``, a row of the suite whose fit is shared.
     Pitfalls:
-        An inverse that a descent improves may be judged by its mean image error alone: the descent adds detail that the
-        representation supports, at the cost of a hundred networks. What the prior is measured on must be no fit
-        images, on which a trained start errs less; with few selection images it is rough. Where the model is far from
-        linear around the start (object queries), matching the representation can lead away from the image: the search
-        then keeps the start.
+        Every image takes hundreds of passes through the model, where a network takes one. The prior is measured on
+        selection images, for on fit images a trained start errs less; with few of them it is rough, and descents are
+        slow. Where the model is far from linear around the start (object queries), matching the representation can lead
+        away from the image: the search then keeps the start.
     Source:
         The suite's own: a maximum-a-posteriori estimate with the objective of Mahendran & Vedaldi 2015, arXiv
         1412.0035, and a Gaussian prior around another inverse; L-BFGS of Liu & Nocedal 1989, doi 10.1007/BF01589116.
@@ -338,7 +337,7 @@ class Refined(Method):
     window: Positive = 20
     tolerance: NonNegativeFloat = 0.01
     memory: Positive = 20
-    search_images: Positive = 8
+    search_images: Positive = 4
     search_iterations: Positive = 200
     batch: Positive = 16
 
