@@ -337,7 +337,7 @@ class Refined(Method):
     window: Positive = 20
     tolerance: NonNegativeFloat = 0.01
     memory: Positive = 20
-    search_images: Positive = 4
+    search_images: Positive = 8
     search_iterations: Positive = 200
     batch: Positive = 16
 
