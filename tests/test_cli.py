@@ -40,8 +40,8 @@ def test_a_run_writes_tables_pictures_and_records(finished: tuple[Path, Path, Re
     leaderboard, _, gaps = table.partition("## Chain gap")
     assert leaderboard.count("| modular") == 4 * 3, "a line in each table: fidelity, space, colour"
     assert gaps.count("| modular") == 4
-    trained = 8 * 2  # operations, and those of the frozen model, of trained methods
-    assert len((out / "tiny.csv").read_text().splitlines()) == 1 + 20 * (5 + 8) + trained
+    counted = 8 * 2 + 4  # operations, and those of the frozen model, of trained methods; of searches for a prior
+    assert len((out / "tiny.csv").read_text().splitlines()) == 1 + 20 * (5 + 8) + counted
     for model in ("vit", "detr"):
         with Image.open(out / f"tiny-{model}.png") as strip:
             assert strip.width > 300

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from invsuite._system.files import write_atomically
+from invsuite._system.files import refused, write_atomically
 
 FILE = "published.json"
 
@@ -84,7 +84,10 @@ def write_published(folder: Path, values: Sequence[PublishedValue]) -> None:
     if values:
         write_atomically(path, json.dumps([asdict(value) for value in values], indent=1).encode())
     else:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise refused(path, error) from error
 
 
 def read_published(folder: Path) -> tuple[PublishedValue, ...]:
