@@ -48,7 +48,7 @@ def test_the_readme_shows_the_example_that_is_run() -> None:
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_table() -> None:
-    with (ROOT / "results" / "quick.csv").open() as file:
+    with (ROOT / "results" / "bundled.csv").open() as file:
         numbers = {
             (row["model"], row["stage"], row["method"]): [float(row[key]) for key in ("mean", "ci95_low", "ci95_high")]
             for row in csv.DictReader(file)
@@ -58,6 +58,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_table() -> None:
     assert heads[:2] == ["model", "stage"]
     for model, stage, *cells in rows:
         for method, cell in zip(heads[2:], cells, strict=True):
+            if cell == "-":
+                assert (model, stage, method) not in numbers
+                continue
             mean, low, high = numbers[model, stage, method]
             assert cell.strip("*") == f"{mean:.1f} [{low:.1f}, {high:.1f}]", (model, stage, method)
 
