@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from invsuite.benchmark.estimate import cell_passes
 from invsuite.benchmark.suite import load_suite
 from invsuite.benchmark.suite_file import bundled_suites
 from invsuite.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
 
 
 def plan_of(tmp_path: Path, text: str = TINY_SUITE, selection: Selection | None = None) -> Plan:
@@ -243,3 +246,10 @@ def test_fewer_fit_images_than_a_batch_is_refused(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, TINY_SUITE.replace("count = 64", "count = 8"))
     assert isinstance(plan.models[0], UnavailableModel)
     assert "fewer than one batch" in str(plan.models[0].error)
+
+
+def test_every_suite_comes_with_the_package() -> None:
+    """A wheel has the suites that `pyproject.toml` names: each file in `benchmarks/`."""
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    files = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.toml")}
+    assert files <= included["force-include"].keys()
