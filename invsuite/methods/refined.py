@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from invsuite._system.flops import count_flops
 from invsuite._system.validation import NonNegativeFloat, Positive
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
@@ -38,7 +37,7 @@ from invsuite.methods.base import (
 )
 from invsuite.methods.optimisation.engine import Descended, Descent, DescentSettings
 from invsuite.methods.optimisation.pixels import Pixels
-from invsuite.methods.optimisation.search import MEASURED, channel_deviations
+from invsuite.methods.optimisation.search import MEASURED, channel_deviations, flops_per_pass, psnr_of
 from invsuite.methods.problem import Problem, ProgressHook, silent
 from invsuite.methods.ridge import Ridge, images_from, patches_of
 from invsuite.models.base import Layout, Model, Representation
@@ -510,9 +509,7 @@ class _Search:
         settings = replace(self.method.settings, iterations=limit)
         descent = candidate.descent(self.problem.model, settings, self.stage, silent)
         if not self.per_pass:
-            short = (descent.shortened(steps) for steps in (1, 2))
-            one, two = (count_flops(partial(d.descend, representation[:1], starts[:1])) for d in short)
-            self.per_pass = two - one
+            self.per_pass = flops_per_pass(descent, representation, starts)
         descended = descent.descend(representation, starts)
         passes = int(descended.iterations.sum())
         self.passes += passes
@@ -525,12 +522,6 @@ def method_table(method: Method) -> dict[str, Any]:
     tree = {field.name: getattr(method, field.name) for field in fields(method)}
     inner = {key: method_table(tree[key]) for key in method.row_parameters}
     return {"kind": method.name} | asdict(method) | inner
-
-
-def psnr_of(reconstructions: torch.Tensor, images: torch.Tensor) -> float:
-    """Return the mean PSNR in dB over images."""
-    errors = (reconstructions - images).square().mean((1, 2, 3)).clamp(min=1e-12)
-    return float(-10 * errors.log10().mean())
 
 
 def best_share(starts: torch.Tensor, ends: torch.Tensor, images: torch.Tensor) -> float:

@@ -78,22 +78,33 @@ def search_weight(
         weights={stage: weights[0]},
         outcomes={},
     )
-    first = None if starts is None else starts[:1]
-    one, two = (count_flops(partial(short.shortened(steps).descend, representation[:1], first)) for steps in (1, 2))
+    per_pass = flops_per_pass(short, representation, starts)
     tried: list[tuple[float, float]] = []
     passes, best = 0, 0
     for weight in weights:
         descended = replace(short, weights={stage: weight}).descend(representation, starts)
         starts = descended.images
         passes += int(descended.iterations.sum())
-        error = (starts - images).square().mean((1, 2, 3)).clamp(min=1e-12)
-        tried.append((weight, float(-10 * error.log10().mean())))
+        tried.append((weight, psnr_of(starts, images)))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
         if tried[-1][1] > tried[best][1] + GAIN:
             best = len(tried) - 1
         if len(tried) - 1 - best >= WORSE:
             break
-    return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * (two - one)))
+    return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * per_pass))
+
+
+def flops_per_pass(descent: Descent, representation: Representation, starts: torch.Tensor | None) -> int:
+    """Return the operations of one iteration of one image: those by which two differ from one."""
+    first = None if starts is None else starts[:1]
+    one, two = (count_flops(partial(descent.shortened(steps).descend, representation[:1], first)) for steps in (1, 2))
+    return two - one
+
+
+def psnr_of(reconstructions: torch.Tensor, images: torch.Tensor) -> float:
+    """Return the mean PSNR in dB over images."""
+    errors = (reconstructions - images).square().mean((1, 2, 3)).clamp(min=1e-12)
+    return float(-10 * errors.log10().mean())
 
 
 def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None) -> tuple[Descent, FitCost, Notes]:

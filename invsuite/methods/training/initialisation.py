@@ -165,13 +165,13 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
     looked_at = (count + further) * size
     order = draws(problem.fit, size, problem.seed, flip)
 
-    def batches_of(stages: Sequence[str], number: int) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        again = min(looked_at, later)
-        stream = FeatureStream(model, problem.fit, stages, size, cache, looked_at + later, context.charged, again)
-        yield from stream.batches(islice(order, number))
-        borrowed.append(stream.borrowed_seconds)
+    streams: list[FeatureStream] = []
 
-    borrowed: list[float] = []
+    def batches_of(stages: Sequence[str], number: int) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        expected, again = looked_at + later, min(looked_at, later)
+        streams.append(FeatureStream(model, problem.fit, stages, size, cache, expected, context.charged, again))
+        return streams[-1].batches(islice(order, number))
+
     moments = {name: Moments(layout) for name, layout in layouts.items()}
     batches: list[dict[str, torch.Tensor]] = []
     with shared:
@@ -207,7 +207,6 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
                     tensor = tensors[target] if target else images
                     readout.add(module.source_scale(tensors[stage]), module.target_scale(tensor))
             context.progress(count + number + 1, count + further, "batches for the initial values")
-        next(stream_batches, None)  # its end says what was borrowed
     for stage, readout in readouts.items():
         with own[stage]:
             flops[stage] = readout.solve()
@@ -220,7 +219,8 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
     for stage in readouts:
         own_frozen[stage] = float(count_flops(partial(model.represent, image, [stage]))) * further * size
     costs = {stage: TrainingCost(own[stage].seconds, flops[stage], own_frozen[stage]) for stage in chain}
-    return Initialisation(moments, paths, frozenset(left_out), costs, frozen, shared.seconds + sum(borrowed))
+    seconds = shared.seconds + sum(stream.borrowed_seconds for stream in streams)
+    return Initialisation(moments, paths, frozenset(left_out), costs, frozen, seconds)
 
 
 def further_batches(problem: Problem, queries: Layout, count: int) -> int:
