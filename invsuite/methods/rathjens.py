@@ -15,11 +15,8 @@ from invsuite.errors import NotApplicable, Unavailable, UsageError, WeightsError
 from invsuite.inverses.rathjens import ladder_source, published_network
 from invsuite.methods.base import Family, FitCost, Fitted, Inverter, Method
 from invsuite.methods.problem import Problem
-from invsuite.models.base import Model, Representation, image_layout
+from invsuite.models.base import UNNORMALISED, Model, Representation, image_layout
 from invsuite.registry import register
-
-#: the normalisation of a model that is fed with images as they are
-UNNORMALISED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)

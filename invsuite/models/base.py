@@ -30,6 +30,8 @@ TaskKind = Literal["classification", "detection", "embedding"]
 
 EVERY = "every"  # the word for all stages of a model
 IMAGE = "image"  # what a component reads that starts from the images again
+#: mean and deviation of a model that is fed with images in [0, 1] as they are
+UNNORMALISED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)

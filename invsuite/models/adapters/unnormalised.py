@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from invsuite._system.needs import Need
 from invsuite.errors import UsageError
-from invsuite.models.base import Model, Normalise
+from invsuite.models.base import UNNORMALISED, Model, Normalise
 from invsuite.models.load import load_model, name_of, split_source
 from invsuite.registry import HubWeights, register
 
@@ -56,7 +56,7 @@ def without_normalisation(model: Model) -> Model:
         origin,
         source=f"{origin.source}, fed without normalisation",
         sha256=hashlib.sha256(f"{origin.sha256} unnormalised".encode()).hexdigest(),  # it gives other representations
-        normalisation=((0.0,) * 3, (1.0,) * 3),
+        normalisation=UNNORMALISED,
     )
     if rebuild is not None:
         model.rebuild = lambda network: without_normalisation(rebuild(network))
