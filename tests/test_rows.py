@@ -37,7 +37,8 @@ METRICS = (
 )
 METHODS = {
     "ridge": "{ images = 3 }",
-    "mean": "{ }",
+    "mean": "{ edits = 1 }",
+    "nearest": "{ images = 2, edits = 0 }",
     "layerwise": "{ width = 8, depth = 1, image_passes = [16, 32] }",
 }
 
@@ -67,6 +68,19 @@ def test_a_row_of_fewer_images_has_every_measure_of_its_images(results: Results)
         assert few.measurements[name].status == all_images.measurements[name].status, name
     [edited] = {tuple(v is not None for v in few.measurements[name].values) for name in ("hue_gain", "correspondence")}
     assert sum(edited) == 2, "the suite edits two images, of the first three"
+
+
+def test_a_row_has_edits_of_its_own(results: Results) -> None:
+    edit_measures = ("hue_gain", "correspondence", "cross_application")
+    for method, edited in (("mean", 1), ("nearest", 0)):
+        record = of(results, method)
+        for name in edit_measures:
+            if record.measurements[name].reason.startswith("no other stage"):
+                continue
+            values = record.measurements[name].values
+            assert sum(value is not None for value in values) <= edited, (method, name)
+    none = of(results, "nearest").measurements["hue_gain"]
+    assert (none.status, none.reason) == ("undefined", "'edits' is 0: no further reconstructions")
 
 
 def test_its_values_are_those_of_a_run_on_all_images(results: Results, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class LoadedModel:
 
         Args:
             metric: the measure, with its parameters.
-            edits: how many images the suite has edited.
+            edits: how many images are edited for the row.
         """
         parts: dict[str, Any] = {"name": metric.name, "version": metric.version, "parameters": metric.params()}
         if metric.uses_edits:

@@ -55,7 +55,7 @@ def measure_passes(plan: Plan, cell: Cell) -> float:
 def reconstructed_images(plan: Plan, cell: Cell) -> int:
     """Return how many images inverting and scoring a cell reconstruct, roughly."""
     count = plan.suite.data_of(cell.model).score.count or USUAL_SCORED
-    return cell.method.scored(count) + 2 * plan.suite.edits
+    return cell.method.scored(count) + 2 * cell.method.edited(plan.suite.edits)
 
 
 def _budget_passes(plan: Plan, cell: Cell) -> int:

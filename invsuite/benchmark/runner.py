@@ -158,7 +158,7 @@ class Run:
             return Todo(inversion=True)
         if not record.ok or isinstance(entry, UnavailableModel):
             return None
-        lacking = tuple(m for m in self.plan.metrics if self._lacks(record, m, self._identity(entry, m)))
+        lacking = tuple(m for m in self.plan.metrics if self._lacks(record, m, self._identity(entry, cell, m)))
         return Todo(inversion=False, lacking=lacking) if lacking else None
 
     def _lacks(self, record: Record, metric: Metric, identity: str) -> bool:
@@ -179,19 +179,19 @@ class Run:
                 self._unavailable[metric.name] = True
         return self._unavailable[metric.name]
 
-    def _identity(self, entry: LoadedModel, metric: Metric) -> str:
-        return entry.identity_of(metric, self.plan.suite.edits)
+    def _identity(self, entry: LoadedModel, cell: Cell, metric: Metric) -> str:
+        return entry.identity_of(metric, cell.method.edited(self.plan.suite.edits))
 
-    def identities(self, entry: LoadedModel, metrics: Sequence[Metric]) -> list[str]:
-        """Return the identity of each of ``metrics`` on this model."""
-        return [self._identity(entry, metric) for metric in metrics]
+    def identities(self, entry: LoadedModel, cell: Cell, metrics: Sequence[Metric]) -> list[str]:
+        """Return the identity of each of ``metrics`` on ``cell`` of this model."""
+        return [self._identity(entry, cell, metric) for metric in metrics]
 
     def bring_forward(self, entry: LoadedModel, cell: Cell) -> None:
         """Let the record of a finished cell show the measurements under the present settings, which it has."""
         record = self.store.read(cell.id)
         if record is None or not record.ok:
             return
-        pairs = zip(self.plan.metrics, self.identities(entry, self.plan.metrics), strict=True)
+        pairs = zip(self.plan.metrics, self.identities(entry, cell, self.plan.metrics), strict=True)
         hidden = [
             earlier
             for metric, identity in pairs
@@ -348,16 +348,16 @@ class Scored:
     whole: Subject
     features: FeatureCache
     kept: KeptTensors
-    _first: dict[int, Subject] = field(default_factory=dict)
+    _parts: dict[tuple[int, int], Subject] = field(default_factory=dict)
 
     def subject(self, cell: Cell) -> Subject:
         """Return what measures are given for ``cell``: the model and those of the scored images it is scored on."""
-        count = cell.method.scored(len(self.whole.images))
-        if count == len(self.whole.images):
+        part = cell.method.scored(len(self.whole.images)), cell.method.edited(self.whole.edit_limit)
+        if part == (len(self.whole.images), self.whole.edit_limit):
             return self.whole
-        if count not in self._first:
-            self._first[count] = self.whole.first(count)
-        return self._first[count]
+        if part not in self._parts:
+            self._parts[part] = self.whole.first(*part)
+        return self._parts[part]
 
 
 class Session:
@@ -619,7 +619,7 @@ class Session:
     ) -> list[Measurement]:
         subject, stage = self._scored.subject(inverter.cell), inverter.cell.stage
         scoring = Scoring(subject, stage, reconstructions, inverter.reconstruct, inverter.invert)
-        return measure_all(metrics, self.run.identities(self.entry, metrics), scoring, self.run.device)
+        return measure_all(metrics, self.run.identities(self.entry, inverter.cell, metrics), scoring, self.run.device)
 
 
 def weights_of(model: Model) -> Weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from invsuite._system.identity import NOT_IDENTITY
-from invsuite._system.validation import NotEmpty, Positive, build, key_path
+from invsuite._system.validation import Natural, NotEmpty, Positive, build, key_path
 from invsuite.benchmark.suite_file import ModelTable, SuiteFile, naming, read_suite, suite_path
 from invsuite.data.base import Source
 from invsuite.data.sources import DataSpec
@@ -52,10 +52,12 @@ class RowKeys:
 
     Attributes:
         images: scored images of the row: the first ones of all; None for all.
+        edits: images that measures with an edited object use, in place of the suite's number.
         image_passes: budget of the row in place of the suite's; of several, each makes a row of its own.
     """
 
     images: Positive | None = None
+    edits: Natural | None = None
     image_passes: Positive | Annotated[tuple[Positive, ...], NotEmpty()] | None = None
 
 
@@ -67,12 +69,14 @@ class MethodSpec:
         name: of its row in tables; of several budgets NAME@PASSES.
         method: with its parameters.
         images: how many of the scored images it is scored on, the first ones; None for all.
+        edits: on how many images measures that edit an object are computed; None for the suite's number.
         image_passes: its own budget in image passes; None for the suite's budget.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
     method: Method
     images: int | None = None
+    edits: int | None = field(default=None, metadata=NOT_IDENTITY)
     image_passes: int | None = None
 
     @property
@@ -87,6 +91,10 @@ class MethodSpec:
     def scored(self, count: int) -> int:
         """Return on how many of ``count`` scored images it is scored."""
         return count if self.images is None else min(self.images, count)
+
+    def edited(self, common: int) -> int:
+        """Return on how many images measures that edit an object are computed; ``common`` is the suite's number."""
+        return common if self.edits is None else self.edits
 
 
 @dataclass(frozen=True)
@@ -277,12 +285,12 @@ def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:
     if passes is not None and not method.uses_budget:
         raise UsageError(f"'{where}.image_passes' is {passes}, but method '{method.name}' uses no budget")
     if not isinstance(passes, tuple):
-        yield MethodSpec(name, method, keys.images, passes)
+        yield MethodSpec(name, method, keys.images, keys.edits, passes)
         return
     for budget, count in Counter(passes).items():
         if count > 1:
             raise UsageError(f"'{where}.image_passes' names the budget {budget} {count} times")
-        yield MethodSpec(f"{name}{AT}{budget}", method, keys.images, budget)
+        yield MethodSpec(f"{name}{AT}{budget}", method, keys.images, keys.edits, budget)
 
 
 def _check_rows(methods: tuple[MethodSpec, ...], models: tuple[ModelSpec, ...], data: DataSpec) -> None:

@@ -34,6 +34,7 @@
 
     [methods.ridge]                      # parameters of the method; kind = "..." to name a row otherwise
     images = 8                           # may be left out: this row is scored on the first 8 scored images
+    edits = 2                            # may be left out: this row's own number of edited images
     [methods.layerwise]
     image_passes = [1600, 6400]          # may be left out: this row's own budget; a list makes rows layerwise@1600, ...
 """

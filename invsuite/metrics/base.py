@@ -30,6 +30,7 @@ MODEL_BATCH = 32  # images per forward pass of the model
 MAP_BATCH = 16  # images whose maps and matrices are held at once
 SEED = 0  # of every permutation: a floor is the same number in every run
 NO_OBJECT = "no scored image has an object mask of a fitting size"
+NO_EDITS = "'edits' is 0: no further reconstructions"
 
 
 @dataclass
@@ -57,9 +58,9 @@ class Subject:
     witness: Model | InvsuiteError = field(default_factory=lambda: NotApplicable("the suite names no witness"))
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
-    def first(self, count: int) -> Subject:
-        """Return the same with the first ``count`` scored images alone, for cells that are scored on fewer."""
-        return replace(self, samples=self.samples[:count], images=self.images[:count], cache={})
+    def first(self, count: int, edits: int) -> Subject:
+        """Return the same with the first ``count`` scored images alone and at most ``edits`` edited ones."""
+        return replace(self, samples=self.samples[:count], images=self.images[:count], edit_limit=edits, cache={})
 
 
 @dataclass
@@ -118,6 +119,10 @@ class Scoring:
         """Return ``see`` of the scored images, cached per model, and of their reconstructions, cached per cell."""
         reconstructed = self.cached_per_cell(key, lambda: see(self.reconstructions))
         return self.cached_per_model(key, lambda: see(self.images)), reconstructed
+
+    def undefined(self) -> Values:
+        """Return what a measure that edits images is where there is none to edit."""
+        return Values([None] * len(self.images), NO_OBJECT if self.subject.edit_limit else NO_EDITS)
 
     def edits(self, name: str, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target = "object") -> Edits:
         """Return the first images that have a ``target``, before and after ``edit(image, mask)``, reconstructed.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from invsuite.data.base import Mask
 from invsuite.data.edits import scale_chroma, set_hue, swap_channels, turn_hue, turn_hue_lch
 from invsuite.errors import NotApplicable
-from invsuite.metrics.base import NO_OBJECT, Edits, Metric, Scoring, Target, Values, mean_defined, per_image, shuffle
+from invsuite.metrics.base import Edits, Metric, Scoring, Target, Values, mean_defined, per_image, shuffle
 from invsuite.metrics.correspondence import change_map, share_inside
 from invsuite.metrics.regions import Array, Regions, lab_images
 from invsuite.registry import register
@@ -223,7 +223,7 @@ class ColourEdit(Metric):
     def compute(self, scoring: Scoring) -> Values:
         edits = scoring.edits(self.edit_name, self.edit, self.target)
         if not edits.rows:
-            return Values([None] * len(scoring.images), NO_OBJECT)
+            return scoring.undefined()
         measured = self.measure(edits, scoring)
         values = per_image(measured.values, edits.rows, len(scoring.images))
         return Values(values, "; ".join(measured.reasons), measured.ceiling, measured.floor)

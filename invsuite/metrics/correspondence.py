@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from invsuite.data.edits import relight
-from invsuite.metrics.base import NO_OBJECT, Edits, Metric, Scoring, Values, mean_defined, per_image, shuffle
+from invsuite.metrics.base import Edits, Metric, Scoring, Values, mean_defined, per_image, shuffle
 from invsuite.registry import register
 
 NO_CHANGE = 1e-12  # squared change below which a reconstruction has not changed at all
@@ -126,7 +126,7 @@ class RelitObject(Metric):
     def compute(self, scoring: Scoring) -> Values:
         edits = scoring.edits(f"relight {self.amount}", partial(relight, amount=self.amount))
         if not edits.rows:
-            return Values([None] * len(scoring.images), NO_OBJECT)
+            return scoring.undefined()
         return self.values(edits, len(scoring.images))
 
     def values(self, edits: Edits, count: int) -> Values:

@@ -72,7 +72,7 @@ class CrossApplication(Metric):
             raise NotApplicable(f"no other stage of the suite has the layout of '{stage}'")
         count = min(scoring.subject.edit_limit, len(scoring.images))
         if count == 0:
-            return Values([None] * len(scoring.images), "the suite's 'edits' is 0: no further reconstructions")
+            return scoring.undefined()
         images = scoring.images[:count]
         own = _rmse(scoring.reconstructions[:count], images)
         representations = model.represent(images, others)
