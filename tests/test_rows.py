@@ -38,7 +38,7 @@ METRICS = (
 METHODS = {
     "ridge": "{ images = 3 }",
     "mean": "{ edits = 1 }",
-    "nearest": "{ images = 2, edits = 0 }",
+    "nearest": "{ edits = 0 }",
     "layerwise": "{ width = 8, depth = 1, image_passes = [16, 32] }",
 }
 
