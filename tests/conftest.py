@@ -22,6 +22,11 @@ from invsuite.models.load import load_model
 from invsuite.registry import forget_plugins
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the file first that runs the main job: beside it another process has time for all others."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_plugin_stays() -> Iterator[None]:
     """Leave the registries to the next file of tests without plug-ins."""
