@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from invsuite._system.needs import Need
 from invsuite.api import Outlook
-from invsuite.errors import exit_code_of
+from invsuite.errors import MissingPath, exit_code_of
 from invsuite.report.markdown import terminal
 from invsuite.report.results import Results
 from invsuite.results.outcome import RunOutcome
@@ -43,10 +43,15 @@ def results_tree(results: Results) -> Tree:
 
 
 def results_code(results: Results) -> int:
-    """Return a run's exit code: of what kept a model from running, else 1 if any cell or measure failed."""
+    """Return a run's exit code: of what kept a model from running, else 1 if any cell or measure failed.
+
+    A path that the user named and that is not there counts as that, though its cells are skipped.
+    """
     everything: list[Record | RelationRecord] = [*results.records, *results.relations]
     failures = [record for record in everything if record.status == "failed"]
-    codes = [exit_code_of(record.fault) for record in failures if "refused" in record.identity]
+    refused = [record for record in failures if "refused" in record.identity]
+    refused += [record for record in everything if record.fault == MissingPath.fault]
+    codes = [exit_code_of(record.fault) for record in refused]
     return codes[0] if codes else int(bool(failures or _outcome(results).failed or [*_failed_measures(results)]))
 
 

@@ -76,6 +76,15 @@ class Unavailable(SetupError):
     fault = "unavailable"
 
 
+class MissingPath(Unavailable):
+    """A file or folder that the user named and that is not there.
+
+    The cells that need it are recorded as ``skipped``, and the run ends with exit code 3.
+    """
+
+    fault = "missing path"
+
+
 class NotApplicable(InvsuiteError):
     """A method that by its nature cannot answer at a stage, such as an exact inverse of a map that has none.
 
@@ -130,6 +139,12 @@ def exit_code_of(fault: str) -> int:
             return kind.exit_code
         kinds += kind.__subclasses__()
     return 1
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an exception of another library says, in one line: its first, or its kind where it says nothing."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 SHOWN_NAMES = 60  # of a longer list only so many are shown

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from invsuite._system.environment import is_offline
 from invsuite._system.needs import Log, Need
 from invsuite.benchmark.suite import Suite
-from invsuite.errors import InvsuiteError, Unavailable
+from invsuite.errors import InvsuiteError, Unavailable, reason_of
 from invsuite.metrics import make_metric
 from invsuite.models.load import needs as model_needs
 
@@ -46,6 +46,5 @@ def fetch(needed: Iterable[Need], log: Log) -> list[tuple[str, str]]:
         except InvsuiteError:
             raise
         except Exception as error:  # whatever a hub client, a server or a disk says
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Unavailable(f"{need.what} cannot be fetched: {reason}") from error
+            raise Unavailable(f"{need.what} cannot be fetched: {reason_of(error)}") from error
     return digests

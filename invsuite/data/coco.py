@@ -21,7 +21,7 @@ from invsuite._system.validation import Natural
 from invsuite.data.base import Instance, Sample, bounding_box
 from invsuite.data.folder import PathSource, PhotoFolder, verify
 from invsuite.data.geometry import FitMode, Geometry, Resampling, open_photo
-from invsuite.errors import DataError, Unavailable
+from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 
 
@@ -44,7 +44,7 @@ class CocoInstances(PhotoFolder):
     def __init__(self, root: Path, split: str, geometry: Geometry) -> None:
         annotations = annotation_file(root, split)
         if not annotations.is_file():
-            raise Unavailable(f"COCO annotations '{annotations}' do not exist")
+            raise MissingPath(f"COCO annotations '{annotations}' do not exist")
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco = COCO(str(annotations))

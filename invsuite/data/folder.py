@@ -18,7 +18,7 @@ from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample, Source
 from invsuite.data.checks import check_geometry
 from invsuite.data.geometry import FitMode, Geometry, Resampling, kinds_of, open_photo
-from invsuite.errors import DataError, Unavailable
+from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -76,7 +76,7 @@ class PhotoFolder(Dataset):
 
     def __init__(self, root: Path, geometry: Geometry) -> None:
         if not root.is_dir():
-            raise Unavailable(f"photo folder '{root}' does not exist")
+            raise MissingPath(f"photo folder '{root}' does not exist")
         self.name, self.geometry = root.name, geometry
         paths = photos_below(root)
         self.files, self.unreadable = verify(paths)

@@ -13,7 +13,7 @@ from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample
 from invsuite.data.folder import PhotoSource
 from invsuite.data.geometry import FitMode, Geometry, Resampling, to_rgb
-from invsuite.errors import Unavailable, UsageError
+from invsuite.errors import Unavailable, UsageError, reason_of
 from invsuite.registry import register
 
 
@@ -41,8 +41,7 @@ class HubPhotos(Dataset):
         try:
             self._rows: Any = load_dataset(repository, config or None, split=part)
         except Exception as error:  # datasets raises what its network, its parsers and its builders raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Unavailable(f"dataset '{name}' ({part}) cannot be had: {reason}") from error
+            raise Unavailable(f"dataset '{name}' ({part}) cannot be had: {reason_of(error)}") from error
         if column not in self._rows.column_names:
             raise UsageError(f"dataset '{name}' has no column '{column}': {', '.join(self._rows.column_names)}")
         self.name, self.column, self.geometry = f"{name}/{split}", column, geometry

@@ -11,7 +11,7 @@ from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.validation import Natural
 from invsuite.data.folder import PathSource, PhotoFolder, photos_below, verify
 from invsuite.data.geometry import FitMode, Geometry, Resampling
-from invsuite.errors import Unavailable
+from invsuite.errors import MissingPath, Unavailable
 from invsuite.registry import register
 
 LAYOUTS = ("ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "{split}", "ILSVRC2012_img_{split}", "")
@@ -35,7 +35,7 @@ class ImageNetFolder(PhotoFolder):
         places = [root / layout.format(split=split) for layout in LAYOUTS]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
-            raise Unavailable(f"ImageNet root '{root}' does not exist")
+            raise MissingPath(f"ImageNet root '{root}' does not exist")
         self.name, self.geometry, self.folder = f"{root.name}/{split}", geometry, folder
         self.classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
         paths = sorted(photos_below(folder), key=self._rank) if count else photos_below(folder)

@@ -17,11 +17,12 @@ from torch import nn
 
 from invsuite._system.files import expand_path, file_digest
 from invsuite._system.validation import Positive, build, field_types
-from invsuite.errors import NotApplicable, Unavailable, WeightsError
+from invsuite.errors import MissingPath, NotApplicable, Unavailable, WeightsError, reason_of
 from invsuite.inverses.convolution import resized
 from invsuite.methods.base import Family, Fitted, Inverter, Method, no_fit
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model, Normalise, Representation
+from invsuite.models.hub import is_local
 from invsuite.registry import register
 
 CONFIG, FILE = "config.json", "diffusion_pytorch_model.safetensors"
@@ -214,33 +215,28 @@ def misfit(config: Encoder, model: Model, stage: str) -> str:
     return ""
 
 
-def _is_path(decoder: str) -> bool:
-    return decoder.startswith(("~", "$", "/", ".")) or Path(decoder).is_dir()
-
-
 def _bring(decoder: str, name: str) -> Path:
     """Return a file of a local folder or hub repository, which is asked for it unless offline.
 
     Raises:
         Unavailable: if it cannot be had.
     """
-    if _is_path(decoder):
+    if is_local(decoder):
         path = expand_path(decoder) / name
         if not path.is_file():
-            raise Unavailable(f"autoencoder '{decoder}' has no file {name}")
+            raise MissingPath(f"autoencoder '{decoder}' has no file {name}")
         return path
     try:
         return Path(hf_hub_download(decoder, name))
     except Exception as error:  # no network, no such repository
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unavailable(
-            f"autoencoder '{decoder}' cannot be had ({reason}); fetch it with: hf download {decoder}"
+            f"autoencoder '{decoder}' cannot be had ({reason_of(error)}); fetch it with: hf download {decoder}"
         ) from error
 
 
 def _file(decoder: str) -> Path | None:
     """Return the file of the weights where it is here."""
-    if not _is_path(decoder):
+    if not is_local(decoder):
         cached = try_to_load_from_cache(decoder, FILE)
         return Path(cached) if isinstance(cached, str) else None
     try:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from invsuite._system.files import expand_path, file_digest
@@ -16,6 +15,7 @@ from invsuite.inverses.rathjens import ladder_source, published_network
 from invsuite.methods.base import Family, FitCost, Fitted, Inverter, Method
 from invsuite.methods.problem import Problem
 from invsuite.models.base import UNNORMALISED, Model, Representation, image_layout
+from invsuite.models.checkpoint import read_file
 from invsuite.registry import register
 
 
@@ -151,19 +151,11 @@ def read_state(file: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a state dict, or of the one model in a training checkpoint.
 
     Raises:
-        Unavailable: if the file is not there.
+        MissingPath: if the file is not there.
         WeightsError: if it cannot be read, or holds something else.
     """
     path = expand_path(file)
-    if not path.is_file():
-        raise Unavailable(f"published network '{path}' does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            tree: Any = load_file(path)
-        else:
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes of the readers
-        raise WeightsError(f"published network '{path}' cannot be read: {error}") from error
+    tree = read_file(path)
     if isinstance(tree, dict) and isinstance(tree.get("model_states"), dict):
         models = tree["model_states"]
         if len(models) != 1:

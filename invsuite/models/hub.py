@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,20 +15,33 @@ from invsuite.errors import Unavailable
 
 #: the weights and the configuration of a repository; the rest (other frameworks' weights, pictures) stays there
 FILES = ("model.safetensors", "model-*.safetensors", "*.json")
+PICKLED = "pytorch_model.bin"  # what older repositories have instead; it is read without running its code
+
+
+def is_local(source: str) -> bool:
+    """Tell whether ``source`` means a local path, which need not exist, and not a hub repository ``USER/NAME``."""
+    user, slash, name = source.partition("/")
+    looks = source.startswith(("~", "$", ".", "/")) or not slash or not name or bool(re.search(r"[/\\\s]", name))
+    return looks or Path(source).exists() or Path(user).is_dir()
 
 
 def weights_need(repository: str) -> Need:
     """Return the need for the weights of a hub ``repository``; the hub is asked for their size, unless offline."""
     what = f"weights {repository}"
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Need(what, 0, None, cached)
+    repository, _, revision = repository.partition("@")
+    for name in ("model.safetensors", PICKLED):
+        cached = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Need(what, 0, None, cached)
 
     def bring(log: Log) -> str:
-        folder = Path(snapshot_download(repository, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            raise Unavailable(f"hub repository '{repository}' holds no safetensors")
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=[PICKLED]))
+            files = sorted(folder.glob(PICKLED))
+        if not files:
+            raise Unavailable(f"hub repository '{repository}' holds neither safetensors nor {PICKLED}")
         return " ".join(f"sha256:{file_digest(file)}" for file in files)
 
     return Need(what, None if is_offline() else _size(repository), bring, f"hf download {repository}")

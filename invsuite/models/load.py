@@ -45,8 +45,10 @@ def name_of(source: str) -> str:
     """Return what tables and files call a model that only its source names."""
     if source in ALIASES:
         return source
-    architecture, _, file = split_source(source)[1].partition("@")
-    return "-".join([re.sub(r"[/:]", "-", architecture.strip("/")), *([Path(file).stem] if file else [])])
+    architecture, _, rest = split_source(source)[1].partition("@")
+    file, _, place = rest.partition("#")
+    parts = [architecture.strip("/"), Path(file).stem, place]
+    return "-".join(re.sub(r"[/:]", "-", part) for part in parts if part)
 
 
 def load_model(source: str, name: str = "", random_weights: bool = False) -> Model:

@@ -21,15 +21,15 @@ decoder = { tensors = "NAME", kind = "queries" }  # (B, N, C)
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from invsuite._system.files import expand_path
-from invsuite._system.validation import Natural, Positive, build
-from invsuite.errors import UsageError
+from invsuite._system.validation import Natural, Positive
+from invsuite.errors import MissingPath, UsageError
+from invsuite.models.cards import read_card
 
 CARDS = files("invsuite") / "models" / "onnx" / "cards"
 Triple = tuple[float, float, float]
@@ -94,28 +94,20 @@ def find_card(model: Path, named: str) -> OnnxCard:
     """Return the card of an ONNX file: the ``named`` one, else ``MODEL.toml`` beside it, else the package's own.
 
     Raises:
+        MissingPath: if the named one does not exist.
         UsageError: if there is none, or it is not a card, naming the key.
     """
     if named:
         path = expand_path(named)
         if not path.is_file():
-            raise UsageError(f"card '{path}' does not exist")
-        return _card(path.read_text(encoding="utf-8"), str(path))
+            raise MissingPath(f"card '{path}' does not exist")
+        return read_card(OnnxCard, path.read_text(encoding="utf-8"), str(path))
     beside, inside = model.with_suffix(".toml"), CARDS / f"{model.stem}.toml"
     if beside.is_file():
-        return _card(beside.read_text(encoding="utf-8"), str(beside))
+        return read_card(OnnxCard, beside.read_text(encoding="utf-8"), str(beside))
     if inside.is_file():
-        return _card(inside.read_text(encoding="utf-8"), inside.name)
+        return read_card(OnnxCard, inside.read_text(encoding="utf-8"), inside.name)
     raise UsageError(
         f"'{model.name}' needs a card that names its stages: write {beside.name} beside it, or name one as "
         "onnx:FILE.onnx@CARD.toml; what it holds is in invsuite/models/onnx/card.py"
     )
-
-
-def _card(text: str, source: str) -> OnnxCard:
-    try:
-        return build(OnnxCard, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"card '{source}' is not TOML: {error}") from error
-    except UsageError as error:
-        raise UsageError(f"card '{source}': {error}") from error

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from invsuite.errors import Unavailable, UsageError, WeightsError
+from invsuite.errors import MissingPath, UsageError, WeightsError
 from invsuite.models.onnx.ops import OPERATORS
 from invsuite.models.onnx.ops.types import Attributes
 
@@ -146,7 +146,7 @@ class OnnxGraph(nn.Module):
 def _read(path: Path) -> tuple[Any, int]:
     """Return the graph of a file and its opset."""
     if not path.is_file():
-        raise Unavailable(f"ONNX file '{path}' does not exist")
+        raise MissingPath(f"ONNX file '{path}' does not exist")
     try:
         model = onnx.load(str(path))
         opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

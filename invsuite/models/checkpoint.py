@@ -1,0 +1,159 @@
+"""Files of weights as people save them: a bare state dict, or one inside a training checkpoint, under any prefix."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from invsuite.errors import MissingPath, WeightsError, reason_of
+
+COMPILED = "_orig_mod."  # what torch.compile puts in front of the names of the module it wraps
+POINTER = b"version https://git-lfs"  # of Git LFS, in the place of a file that was not fetched
+
+Tensors = dict[str, torch.Tensor]
+
+
+def read_file(path: Path) -> Any:
+    """Return what a ``.safetensors`` file, or one of ``torch.save``, holds; no code of the file is run.
+
+    Raises:
+        MissingPath: if it does not exist.
+        WeightsError: if it cannot be read, with the reason.
+    """
+    if not path.is_file():
+        raise MissingPath(f"weights file '{path}' does not exist")
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise WeightsError(f"weights file '{path}' is a pointer of Git LFS, not the file: run git lfs pull")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its options so
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of the readers
+        unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = reason_of(error)
+        if unknown:
+            reason = f"it holds a {unknown[1]}, which loading would have to run: save model.state_dict() alone"
+        raise WeightsError(f"weights file '{path}' cannot be read: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Weights in a file: the tensors below one of its keys, whose names begin with the same words.
+
+    Attributes:
+        keys: the path of keys to them.
+        prefix: the beginning of their names, with its dot.
+        fitting: how many of them the network has by name.
+    """
+
+    keys: tuple[str, ...]
+    prefix: str
+    fitting: int
+
+    @property
+    def name(self) -> str:
+        """Return how a user names it: ``state_dict/teacher``; "" where nothing is in front of the weights."""
+        return "/".join((*self.keys, *([self.prefix.rstrip(".")] if self.prefix else [])))
+
+
+def find_weights(path: Path, tree: object, network: nn.Module, named: str = "") -> Tensors:
+    """Return the weights of ``network`` in what a file holds, by the network's own names.
+
+    They are those with the most names that the network has, wherever they lie; tensors beside them under the same key
+    and prefix are returned too, others (of an optimiser, of a loss) are not.
+
+    Args:
+        path: of the file, for messages.
+        tree: what `read_file` returns.
+        network: the network to be filled.
+        named: the `Place.name` of the weights; "" finds them.
+
+    Raises:
+        WeightsError: if there are none, or several, saying what the file holds and where weights lie.
+    """
+    groups = {keys: tensors for keys, tensors in _groups(tree) if tensors}
+    expected = network.state_dict().keys()
+    places = [place for keys, tensors in groups.items() for place in _places(keys, tensors, expected)]
+    most = max((place.fitting for place in places), default=0)
+    chosen = [place for place in places if (place.name == named if named else place.fitting == most)]
+    if named and not chosen:
+        known = ", ".join(sorted(place.name for place in places if place.name and 2 * place.fitting > most)) or "none"
+        raise WeightsError(f"weights file '{path}' has no weights of this network under '{named}'; known: {known}")
+    if not named and 2 * most < len(expected):
+        most_under = f" (under '{chosen[0].name}')" if chosen and chosen[0].name else ""
+        raise WeightsError(
+            f"weights file '{path}' does not fit: it has {most} of the {len(expected)} tensors of this network"
+            f"{most_under}; {_contents(tree)}"
+        )
+    if len(chosen) > 1:
+        names = [place.name or "the file itself" for place in chosen]
+        choice = next(place.name for place in chosen if place.name)
+        raise WeightsError(
+            f"weights file '{path}' holds the weights {len(chosen)} times, under {' and '.join(names)}: "
+            f"name one, as in FILE#{choice}"
+        )
+    (place,) = chosen
+    tensors = {key: value for key, value in groups[place.keys].items() if key.startswith(place.prefix)}
+    return {key[len(place.prefix) :]: value for key, value in tensors.items()}
+
+
+def misfit(weights: Tensors, network: nn.Module) -> str:
+    """Return the first tensor by which ``weights`` do not fit ``network``, with both shapes, or ""."""
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | weights.keys()):
+        shape = tuple(weights[key].shape) if key in weights else "missing"
+        fitting = tuple(expected[key].shape) if key in expected else "absent"
+        if shape != fitting:
+            return f"'{key}' is {shape}, expected {fitting}"
+    return ""
+
+
+def check_finite(network: nn.Module, source: str) -> None:
+    """Raise `WeightsError` if a weight of ``network``, which came from ``source``, is NaN or infinite, by name."""
+    for key, value in network.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise WeightsError(f"weights of {source}: {bad} of the {value.numel()} values of '{key}' are not finite")
+
+
+def _groups(tree: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:
+    """Yield every table in ``tree`` by its path of keys, with the tensors right in it by name."""
+    if not isinstance(tree, Mapping):
+        return
+    entries = {key: value for key, value in tree.items() if isinstance(key, str)}
+    yield keys, {key.replace(COMPILED, ""): value for key, value in entries.items() if isinstance(value, torch.Tensor)}
+    for key, value in entries.items():
+        yield from _groups(value, (*keys, key))
+
+
+def _places(keys: tuple[str, ...], tensors: Tensors, expected: Collection[str]) -> list[Place]:
+    """Return the prefixes under which ``tensors`` have names that are ``expected``."""
+    fitting: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in expected:
+                fitting["".join(f"{part}." for part in parts[:start])] += 1
+    return [Place(keys, prefix, count) for prefix, count in fitting.items()]
+
+
+def _contents(tree: object) -> str:
+    """Return in words what a file holds."""
+    if not isinstance(tree, Mapping):
+        return f"it holds a {type(tree).__name__}, expected tensors by name"
+    counts = [(keys, tensors) for keys, tensors in _groups(tree) if tensors]
+    tensors = [f"{len(some)} tensors under '{'/'.join(keys)}' ({min(some)} ...)" for keys, some in counts if keys]
+    tensors += [f"{len(some)} tensors ({min(some)} ...)" for keys, some in counts if not keys]
+    others = [str(key) for key, value in tree.items() if not isinstance(value, torch.Tensor | Mapping)]
+    return f"it holds {', '.join([*tensors, *others][:8]) or 'nothing'}"
