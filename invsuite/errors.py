@@ -142,9 +142,14 @@ def exit_code_of(fault: str) -> int:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an exception of another library says, in one line: its first, or its kind where it says nothing."""
+    """Return what an exception of another library says, in one line: its first, or its kind where it says nothing.
+
+    A line that ends in a colon is read on.
+    """
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 SHOWN_NAMES = 60  # of a longer list only so many are shown

@@ -36,9 +36,9 @@ from transformers import (
 )
 
 from invsuite.errors import NotApplicable, UsageError
-from invsuite.models.adapters.detr import input_size, normalisation
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.models.load import load_model
+from invsuite.models.preprocessing import Preprocessing
 from invsuite.models.pyramid import Pyramid
 from invsuite.models.transformers import detector_chain
 
@@ -300,8 +300,9 @@ def test_a_checkpoints_own_processor_is_obeyed(tmp_path: Path) -> None:
         expected = model.network(pixel_values=images)
     torch.testing.assert_close(model.predict(images).boxes, expected.pred_boxes, atol=1e-5, rtol=1e-5)
     edges = DetrImageProcessor(size={"shortest_edge": 800, "longest_edge": 1333}, image_mean=MEAN, image_std=STD)
-    assert input_size(edges) == (800, 1056), "4:3 in whole places"
-    assert normalisation(edges) == (MEAN, STD)
+    how = Preprocessing.of(edges, "here")
+    assert how.size == (800, 1056), "4:3 in whole places"
+    assert (how.mean, how.std) == (MEAN, STD)
 
 
 def test_a_source_may_say_the_size_and_the_canvas(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
     return truth
 
 
+#: COCO's classes by the names of Pascal VOC, which checkpoints of RT-DETR and others have kept
+SYNONYMS = {
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+    "tv": "tvmonitor",
+}
+SYNONYMS |= {other: name for name, other in SYNONYMS.items()}
+
+
 def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
     """Return the detector's class of each label of the scored data, -1 for labels that none of the true boxes has.
 
@@ -81,7 +93,8 @@ def shared_classes(scoring: Scoring, truth: Sequence[Boxes]) -> list[int]:
     labels = {label for boxes in truth for label in boxes.labels.tolist()}
     if not labels:
         raise NotApplicable("the scored images have no labelled objects")
-    names, model = scoring.subject.classes, scoring.model
+    model = scoring.model
+    names = [name if name in model.classes else SYNONYMS.get(name, name) for name in scoring.subject.classes]
     unknown = sorted(names[label] for label in labels if names[label] not in model.classes)
     if unknown:
         some = ", ".join(unknown[:3])

@@ -20,9 +20,9 @@ PICKLED = "pytorch_model.bin"  # what older repositories have instead; it is rea
 
 def is_local(source: str) -> bool:
     """Tell whether ``source`` means a local path, which need not exist, and not a hub repository ``USER/NAME``."""
-    user, slash, name = source.partition("/")
+    _, slash, name = source.partition("/")
     looks = source.startswith(("~", "$", ".", "/")) or not slash or not name or bool(re.search(r"[/\\\s]", name))
-    return looks or Path(source).exists() or Path(user).is_dir()
+    return looks or Path(source).exists()
 
 
 def weights_need(repository: str) -> Need:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invsuite._system.quiet import quiet_libraries
 from invsuite.errors import UsageError
 from invsuite.registry import ADAPTERS, Adapter
 
@@ -69,13 +70,19 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
         >>> load_model("bundled:detr", "detector").stages
         ('backbone', 'encoder1', 'encoder2', 'encoder', 'decoder1', 'decoder2', 'decoder', 'prediction')
     """
+    from invsuite.models.checkpoint import check_finite
+
     adapter, rest = split_source(source)
     name = name or name_of(source)
-    if not random_weights:
-        return adapter.load(rest, name)
-    if adapter.random is not None:
-        return adapter.random(rest, name, RANDOM_SEED)
-    return adapter.load(rest, name).randomised(RANDOM_SEED)
+    with quiet_libraries():
+        if not random_weights:
+            model = adapter.load(rest, name)
+        elif adapter.random is not None:
+            model = adapter.random(rest, name, RANDOM_SEED)
+        else:
+            model = adapter.load(rest, name).randomised(RANDOM_SEED)
+    check_finite(model.network, f"'{source}'")
+    return model
 
 
 def needs(source: str) -> tuple[Need, ...]:
