@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 a cell failed or a regression, 2 usage, 3 environment.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -145,7 +146,15 @@ def _baseline_path(suite: str) -> Path:
 
 
 def _names(text: str) -> tuple[str, ...] | None:
-    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+    """Return the names in a comma-separated list; a comma between double quotes belongs to a name.
+
+    Raises:
+        UsageError: for a quote that is not closed.
+    """
+    if text.count('"') % 2:
+        raise UsageError(f"{text} has a double quote that is not closed")
+    parts = re.findall(r'(?:[^,"]|"[^"]*")+', text)
+    return tuple(name for part in parts if (name := part.replace('"', "").strip())) or None
 
 
 def _seeds(text: str) -> tuple[int, ...] | None:

@@ -12,9 +12,10 @@ from helpers import TINY_SUITE, invoke
 from PIL import Image
 from typer.testing import Result
 
-from invsuite.cli import app
+from invsuite.cli import _names, app
 from invsuite.data.base import from_unit_range
 from invsuite.data.scenes import Scenes
+from invsuite.errors import UsageError
 
 METHODS = ("mean", "ridge", "optimisation", "layerwise", "modular")
 
@@ -333,3 +334,10 @@ def test_every_command_loads_plugins_and_goes_offline(
     result = invoke(command, *words, "--plugin", plugin, "--offline")
     assert result.exit_code == 2, result.output
     assert "broken.py' cannot be loaded: RuntimeError: 1" in result.stderr
+
+
+def test_commas_in_paths_can_be_quoted() -> None:
+    assert _names('vit, timm:test_vit@"a,b c.pth" ,"detr:x,y"') == ("vit", "timm:test_vit@a,b c.pth", "detr:x,y")
+    assert _names(" , ") is None
+    with pytest.raises(UsageError, match="has a double quote that is not closed"):
+        _names('a"b')

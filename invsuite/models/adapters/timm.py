@@ -24,7 +24,8 @@ from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError,
 from invsuite.models.base import Model, WeightsOrigin, random_origin
 from invsuite.models.cards import read_card
 from invsuite.models.checkpoint import Tensors, check_finite, find_weights, misfit, read_file
-from invsuite.models.timm import Statistics, timm_chain
+from invsuite.models.feature_chain import Statistics
+from invsuite.models.timm import timm_chain
 from invsuite.registry import HubWeights, register
 
 SIZE = re.compile(r"(?:(?P<rest>.*)@)?(?P<height>\d+)(?:x(?P<width>\d+))?")
