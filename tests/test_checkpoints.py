@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from invsuite.errors import MissingPath, UsageError, WeightsError
-from invsuite.models.checkpoint import find_weights
-from invsuite.models.load import load_model, name_of
+from invsuite.models.adapters.timm import converted
+from invsuite.models.checkpoint import find_weights, misfit
+from invsuite.models.load import load_model, name_of, needs
 
 Tensors = dict[str, torch.Tensor]
 
@@ -194,6 +195,38 @@ def test_timms_own_folders(weights: Tensors, tmp_path: Path) -> None:
         load_model(f"timm:local-dir:{folder}")
     with pytest.raises(MissingPath, match="does not exist"):
         load_model(f"timm:local-dir:{tmp_path / 'typo'}")
+
+
+def test_timm_converts_the_form_of_a_papers_own_code() -> None:
+    """DINOv2's files have a mask token that no inference needs; an unknown form stays as it is."""
+    network = timm.create_model("vit_small_patch14_dinov2", embed_dim=48, depth=1, num_heads=3, img_size=56)
+    published = dict(network.state_dict()) | {"mask_token": torch.zeros(1, 48)}
+    assert "mask_token" in misfit(published, network)
+    assert not misfit(converted(published, network), network)
+    assert converted({"a": torch.zeros(1)}, nn.Linear(1, 1)).keys() == {"a"}
+
+
+def test_what_a_local_model_needs_is_listed(tmp_path: Path) -> None:
+    """With the state of each path, as photos are."""
+    (tmp_path / "w.pth").write_bytes(b"")
+    for source, state in (
+        (f"timm:test_vit@{tmp_path / 'w.pth'}@64", "here"),
+        (f"timm:test_vit@{tmp_path / 'typo.pth'}", "by hand"),
+        (f"timm:local-dir:{tmp_path}", "here"),
+        (f"detr:{tmp_path / 'typo'}@64x64", "by hand"),
+        (f"transformers:{tmp_path}", "here"),
+        (f"onnx:{tmp_path / 'typo.onnx'}", "by hand"),
+    ):
+        (need,) = needs(source)
+        assert need.state == state
+        assert str(tmp_path) in need.what
+
+
+def test_names_of_local_models_are_plain(tmp_path: Path) -> None:
+    assert name_of("detr:./typo") == "typo"
+    assert name_of("detr:../a b/c") == "a-b-c"
+    assert name_of("timm:hf-hub:user/model@224") == "hf-hub-user-model-224"
+    assert name_of("detr:facebook/detr-resnet-50") == "facebook-detr-resnet-50"
 
 
 def test_optimisers_are_no_weights() -> None:

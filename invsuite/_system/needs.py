@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Log = Callable[[str], None]
@@ -31,3 +32,9 @@ class Need:
         if self.bring is not None:
             return "to fetch"
         return "here" if self.size == 0 else "by hand"
+
+
+def path_need(kind: str, path: Path, by_hand: str = "it does not exist") -> Need:
+    """Return the need for a file or folder that the user named, of this ``kind``, which nobody can fetch."""
+    here = path.exists()
+    return Need(f"{kind} {path}", 0 if here else None, None, str(path) if here else by_hand)

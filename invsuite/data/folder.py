@@ -13,7 +13,7 @@ from PIL import Image
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
-from invsuite._system.needs import Need
+from invsuite._system.needs import Need, path_need
 from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample, Source
 from invsuite.data.checks import check_geometry
@@ -135,8 +135,7 @@ class PathSource(PhotoSource):
 
     def needs_of(self, root: Path) -> tuple[Need, ...]:
         """Return what is needed of the folder ``root``."""
-        here = root.is_dir()
-        return (Need(f"photos {root}", 0 if here else None, None, str(root) if here else self.by_hand),)
+        return (path_need("photos", root, self.by_hand),)
 
 
 @register.dataset("folder")

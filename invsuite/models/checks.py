@@ -1,13 +1,35 @@
-"""Checks of a model on real images: its normalisation is its checkpoint's, its chain the library's forward pass."""
+"""Checks of a model: it runs, its normalisation is its checkpoint's, its chain the library's forward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from invsuite.errors import WeightsError
+from invsuite.errors import InvsuiteError, UsageError, WeightsError, reason_of
 from invsuite.models.base import Model, Normalise, Prediction
 
 TOLERANCE = 1e-3  # of predictions, absolute and relative: other kernels round otherwise, a fault is far beyond
+
+
+@contextmanager
+def running_on(name: str, size: tuple[int, int]) -> Iterator[None]:
+    """Turn what a library raises while a chain is built into one line.
+
+    Args:
+        name: of the model.
+        size: (H, W) of its images.
+
+    Raises:
+        UsageError: naming both, with the library's reason.
+    """
+    try:
+        yield
+    except InvsuiteError:
+        raise
+    except Exception as error:  # whatever a family's own code raises
+        raise UsageError(f"model '{name}' does not run on images of {size[0]}x{size[1]}: {reason_of(error)}") from error
 
 
 def check_normalisation(model: Model) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invsuite._system.quiet import quiet_libraries
-from invsuite.errors import UsageError
+from invsuite.errors import Unavailable, UsageError
 from invsuite.registry import ADAPTERS, Adapter
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def name_of(source: str) -> str:
         return source
     architecture, _, rest = split_source(source)[1].partition("@")
     file, _, place = rest.partition("#")
-    parts = [architecture.strip("/"), Path(file).stem, place]
-    return "-".join(re.sub(r"[/:]", "-", part) for part in parts if part)
+    parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in (architecture, Path(file).stem, place))
+    return "-".join(filter(None, parts)) or "model"
 
 
 def load_model(source: str, name: str = "", random_weights: bool = False) -> Model:
@@ -91,8 +91,12 @@ def needs(source: str) -> tuple[Need, ...]:
     Raises:
         UsageError: for an unknown adapter, or a model that the adapter does not know.
     """
+    from invsuite._system.needs import Need
     from invsuite.models.hub import weights_need
 
     adapter, name = split_source(source)
-    weights = adapter.hub(name)
-    return adapter.needs(name) if weights is None else (weights_need(weights.repository), *adapter.needs(name))
+    try:
+        weights = adapter.hub(name)
+        return adapter.needs(name) if weights is None else (weights_need(weights.repository), *adapter.needs(name))
+    except Unavailable as error:  # a variable of a path that is not set
+        return (Need(f"model {source}", None, None, str(error)),)

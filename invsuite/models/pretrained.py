@@ -14,6 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoImageProcessor
 
 from invsuite._system.files import expand_path
+from invsuite._system.needs import Need, path_need
 from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError, WeightsError, reason_of
 from invsuite.models.base import WeightsOrigin
 from invsuite.models.checkpoint import check_finite
@@ -70,6 +71,12 @@ def hub_weights(text: str) -> HubWeights | None:
     """Return the hub repository of a checkpoint; None for a local folder."""
     source = Source.of(text)
     return None if source.local else HubWeights(source.path, "see the hub page")
+
+
+def folder_needs(text: str) -> tuple[Need, ...]:
+    """Return the need for a local folder; nothing for a hub repository."""
+    source = Source.of(text)
+    return (path_need("model", Path(source.path)),) if source.local else ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,12 @@ def load_pretrained(source: Source, auto: Any, known: Collection[str] = ()) -> P
     _check_report(path, report)
     check_finite(network, f"'{path}'")
     where = f"{path}/preprocessor_config.json"
-    preprocessing = Preprocessing.of(processor, where)
+    try:
+        preprocessing = Preprocessing.of(processor, where)
+    except InvsuiteError:
+        raise
+    except Exception as error:  # a value of a kind that nobody thought of
+        raise UsageError(f"{where} cannot be understood: {reason_of(error)}") from error
     origin = WeightsOrigin(
         f"transformers {path}",
         _digest(weight_files(path)),
@@ -156,7 +168,7 @@ def classes_of(config: Any) -> tuple[str, ...]:
 
     Ids that it leaves out are `NO_CLASS`.
     """
-    names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    names = {int(number): str(name) for number, name in (config.id2label or {}).items() if str(number).isdigit()}
     if all(UNNAMED.fullmatch(name) for name in names.values()):
         return ()
     return tuple(names.get(number, NO_CLASS) for number in range(int(config.num_labels)))

@@ -6,12 +6,13 @@ from transformers import AutoModelForObjectDetection
 
 from invsuite.errors import UsageError
 from invsuite.models.base import Model
-from invsuite.models.pretrained import Source, hub_weights, load_pretrained
+from invsuite.models.checks import running_on
+from invsuite.models.pretrained import Source, folder_needs, hub_weights, load_pretrained
 from invsuite.models.transformers import FAMILIES, detector_chain
 from invsuite.registry import register
 
 
-@register.model("detr", stages="backbone, encoder, decoder, prediction", hub=hub_weights)
+@register.model("detr", stages="backbone, encoder, decoder, prediction", hub=hub_weights, needs=folder_needs)
 def load(source: str, name: str) -> Model:
     """Load a detector of the DETR family from a local folder or, through the hub cache, by repository id.
 
@@ -32,6 +33,9 @@ def load(source: str, name: str) -> Model:
         raise UsageError(
             f"{parts.path}/preprocessor_config.json: 'pad_size' pads images, and this network takes no mask"
         )
-    model = detector_chain(name, loaded.network, loaded.size, how.mean, how.std, loaded.origin, canvas, loaded.classes)
+    with running_on(name, loaded.size):
+        model = detector_chain(
+            name, loaded.network, loaded.size, how.mean, how.std, loaded.origin, canvas, loaded.classes
+        )
     model.resampling = how.resampling
     return model

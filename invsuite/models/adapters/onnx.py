@@ -6,6 +6,7 @@ import hashlib
 from importlib.util import find_spec
 
 from invsuite._system.files import expand_path
+from invsuite._system.needs import Need, path_need
 from invsuite.errors import Unavailable
 from invsuite.models.base import Model, WeightsOrigin
 from invsuite.registry import register
@@ -13,7 +14,12 @@ from invsuite.registry import register
 PACKAGES = ("onnx", "onnxruntime")
 
 
-@register.model("onnx", stages="those that the card names, prediction")
+def needs(source: str) -> tuple[Need, ...]:
+    """Return the need for the file."""
+    return (path_need("model", expand_path(source.partition("@")[0])),)
+
+
+@register.model("onnx", stages="those that the card names, prediction", needs=needs)
 def load(source: str, name: str) -> Model:
     """Load an ONNX file (opset 13 or later) as a frozen, differentiable chain.
 

@@ -18,12 +18,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from torch import nn
 
 from invsuite._system.files import expand_path, file_digest
+from invsuite._system.needs import Need, path_need
 from invsuite._system.validation import Positive, PositiveFloat
 from invsuite.data.geometry import Resampling
-from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError, WeightsError, reason_of, unknown_name
+from invsuite.errors import MissingPath, Unavailable, UsageError, WeightsError, reason_of, unknown_name
 from invsuite.models.base import Model, WeightsOrigin, random_origin
 from invsuite.models.cards import read_card
 from invsuite.models.checkpoint import Tensors, check_finite, find_weights, misfit, read_file
+from invsuite.models.checks import running_on
 from invsuite.models.feature_chain import Statistics
 from invsuite.models.timm import timm_chain
 from invsuite.registry import HubWeights, register
@@ -170,6 +172,13 @@ def hub_weights(source: str) -> HubWeights | None:
     return HubWeights(str(cfg.hf_hub_id), cfg.license or "see the hub page") if cfg.hf_hub_id else None
 
 
+def path_needs(source: str) -> tuple[Need, ...]:
+    """Return the need for the file or folder that a source names; nothing for weights of the hub."""
+    parts = Parts.of(source)
+    folder = Path(parts.name.removeprefix(FOLDER)) if parts.name.startswith(FOLDER) else None
+    return tuple(path_need("weights", path) for path in (parts.file, folder) if path)
+
+
 def load_random(source: str, name: str, seed: int) -> Model:
     """Build the architecture of ``source`` with timm's own initialisation; no weights are read.
 
@@ -188,7 +197,13 @@ def load_random(source: str, name: str, seed: int) -> Model:
     return model
 
 
-@register.model("timm", stages="embed, block01 ... or (pyramids) stage1 ..., head", hub=hub_weights, random=load_random)
+@register.model(
+    "timm",
+    stages="embed, block01 ... or (pyramids) stage1 ..., head",
+    hub=hub_weights,
+    needs=path_needs,
+    random=load_random,
+)
 def load(source: str, name: str) -> Model:
     """Load any timm model, with its pretrained weights through the hub cache or with those of a local file.
 
@@ -254,14 +269,8 @@ def _configured(
     mean, std = card.mean or tuple(cfg["mean"]), card.std or tuple(cfg["std"])
     origin = replace(origin, normalisation=(mean, std), licence=card.licence or origin.licence)
     classes = card.classes or tuple(cfg.get("label_names") or ())
-    try:
+    with running_on(name, (height, width)):
         model = timm_chain(name, network, (height, width), mean, std, origin)
-    except InvsuiteError:
-        raise
-    except Exception as error:  # whatever a family's own code raises
-        raise UsageError(
-            f"timm model '{name}' does not run on images of {height}x{width}: {reason_of(error)}"
-        ) from error
     if len(classes) == int(network.num_classes):
         model.classes = classes
     elif card.classes:
@@ -364,11 +373,11 @@ def _from_file(name: str, path: Path, place: str, size: tuple[int, int] | None) 
     network.load_state_dict(weights)
     resized = _resized(network, name, size, num_classes=classes)
     if resized is not network:
-        converted = _converted(weights, resized)
-        fault = misfit(converted, resized)
+        weights = converted(weights, resized)
+        fault = misfit(weights, resized)
         if fault:
             raise UsageError(f"timm cannot convert the weights of '{path}' to another image size: {fault}")
-        resized.load_state_dict(converted)
+        resized.load_state_dict(weights)
     return resized
 
 
@@ -386,7 +395,7 @@ def _reconciled(name: str, network: Any, weights: Tensors, size: tuple[int, int]
                 return other, weights
     if "pos_embed" in misfit(weights, network):  # the converter would resample it without a word
         return network, weights
-    return network, _converted(weights, network)
+    return network, converted(weights, network)
 
 
 def _size_of(weights: Tensors, network: Any) -> tuple[int, int] | None:
@@ -400,13 +409,13 @@ def _size_of(weights: Tensors, network: Any) -> tuple[int, int] | None:
     return (side * patch[0], side * patch[1]) if side and side * side == embedding.shape[1] - prefix else None
 
 
-def _converted(weights: Tensors, network: nn.Module) -> Tensors:
+def converted(weights: Tensors, network: nn.Module) -> Tensors:
     """Return weights from the form of a paper's own code in timm's, where timm knows that form."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return weights
     try:
-        converted: Tensors = convert(dict(weights), network)
+        answer: Tensors = convert(dict(weights), network)
     except Exception:  # a form that it does not know
         return weights
-    return converted
+    return answer

@@ -17,7 +17,7 @@ from invsuite._system.files import file_digest
 from invsuite._system.needs import Need
 from invsuite._system.torch_hub import TorchFile
 from invsuite.data.geometry import Resampling
-from invsuite.errors import UsageError, WeightsError, unknown_name
+from invsuite.errors import UsageError, WeightsError, reason_of, unknown_name
 from invsuite.models.base import Component, Lambda, Layout, Model, Normalise, Prediction, WeightsOrigin, random_origin
 from invsuite.registry import register
 
@@ -73,7 +73,7 @@ def load(source: str, name: str) -> Model:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a damaged file makes of the reader
-        raise WeightsError(f"weights of '{source}' at {path} cannot be read: {error}") from error
+        raise WeightsError(f"weights of '{source}' at {path} cannot be read: {reason_of(error)}") from error
     return _chain(name, source, network, file_digest(path))
 
 

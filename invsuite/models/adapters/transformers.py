@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import AutoModel, AutoModelForImageClassification
 
-from invsuite.errors import InvsuiteError, UsageError, reason_of
 from invsuite.models.base import Model
+from invsuite.models.checks import running_on
 from invsuite.models.classifiers import Classifier, hidden_maps
 from invsuite.models.feature_chain import feature_chain
-from invsuite.models.pretrained import Source, hub_weights, load_pretrained
+from invsuite.models.pretrained import Source, folder_needs, hub_weights, load_pretrained
 from invsuite.registry import register
 
 
@@ -20,7 +20,9 @@ def _loader(config: Any) -> Any:
     return AutoModel if saved.endswith("Model") else AutoModelForImageClassification
 
 
-@register.model("transformers", stages="embed, block01 ... or (pyramids) stage1 ..., head", hub=hub_weights)
+@register.model(
+    "transformers", stages="embed, block01 ... or (pyramids) stage1 ..., head", hub=hub_weights, needs=folder_needs
+)
 def load(source: str, name: str) -> Model:
     """Load an image classifier of transformers (ViT, DINOv2, Swin, ConvNeXt, BEiT ...) from a local folder or the hub.
 
@@ -34,16 +36,9 @@ def load(source: str, name: str) -> Model:
     """
     loaded = load_pretrained(Source.of(source), _loader)
     size, how = loaded.size, loaded.preprocessing
-    try:
+    with running_on(name, size):
         network = Classifier(loaded.network, size)
         model = feature_chain(name, network, hidden_maps, size, how.mean, how.std, loaded.origin)
-    except InvsuiteError:
-        raise
-    except Exception as error:  # whatever a family's own code raises
-        kind = type(loaded.network).__name__
-        raise UsageError(
-            f"model '{name}' ({kind}) does not run on images of {size[0]}x{size[1]}: {reason_of(error)}"
-        ) from error
     model.resampling = how.resampling
     model.classes = loaded.classes if network.num_classes else ()
     return model

@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from invsuite.errors import MissingPath, UsageError, WeightsError
+from invsuite.errors import MissingPath, UsageError, WeightsError, reason_of
 from invsuite.models.onnx.ops import OPERATORS
 from invsuite.models.onnx.ops.types import Attributes
 
@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[Any, int]:
         model = onnx.load(str(path))
         opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     except Exception as error:
-        raise WeightsError(f"'{path}' cannot be read as ONNX: {error}") from error
+        raise WeightsError(f"'{path}' cannot be read as ONNX: {reason_of(error)}") from error
     return model.graph, opset
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 from onnx import helper
 
-from invsuite.errors import WeightsError
+from invsuite.errors import WeightsError, reason_of
 from invsuite.models.onnx.graph import OnnxGraph
 
 
@@ -40,7 +40,7 @@ class Session:
             batch = self._graph.sources[self._image][0] or len(pixels)
             parts = [session.run(None, {self._image: part.detach().cpu().numpy()}) for part in pixels.split(batch)]
         except Exception as error:  # onnxruntime's own, derived from nothing narrower
-            raise WeightsError(f"onnxruntime cannot run '{self._graph.path.name}': {error}") from error
+            raise WeightsError(f"onnxruntime cannot run '{self._graph.path.name}': {reason_of(error)}") from error
         columns = zip(*parts, strict=True)
         return [torch.cat([torch.from_numpy(array) for array in arrays]).to(pixels.device) for arrays in columns]
 
