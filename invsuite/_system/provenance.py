@@ -26,6 +26,8 @@ PACKAGES = (
     "lpips",
     "scikit-image",
     "numpy",
+    "pillow",
+    "pycocotools",
 )
 
 
