@@ -219,7 +219,8 @@ def hold_back(split: Split, count: int) -> tuple[Split, Split]:
         held += rows if len(held) + len(rows) <= count else []
     if len(held) < count:
         spare = [rows for rows in ranked if rows[0] not in held]
-        held += min(spare, key=len) if spare else []
+        spare.sort(key=len)
+        held += spare[0] if spare else []
     if not 0 < count <= len(held) < len(split):
         raise UsageError(f"cannot hold back {count} of the {len(split)} images of '{dataset.name}'")
     out = set(held)
