@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -146,12 +146,13 @@ def _prepare(suite: str | Suite, arguments: RunArguments) -> tuple[Run, Selectio
     return Run(matrix, store, executor.device, reporter, options, {}), selection, executor
 
 
-def load_results(folder: Path | str = OUT, suite: str = "") -> Results:
-    """Return what a run of a suite left in a folder.
+def load_results(folder: Path | str = OUT, suite: str = "", current: Collection[str] = ()) -> Results:
+    """Return what runs of a suite left in a folder.
 
     Args:
         folder: what the run was given as ``out``.
         suite: the suite's name; needed where the folder has several.
+        current: ids of the records that count as the newest (`Results.load`).
 
     Raises:
         UsageError: if there are no records, or of several suites and none is named.
@@ -168,7 +169,7 @@ def load_results(folder: Path | str = OUT, suite: str = "") -> Results:
     if not suite and len(names) > 1:
         raise UsageError(f"'{folder}' has records of several suites, name one: {', '.join(names)}")
     suite = suite or next(iter(names), "quick")
-    results = Results.load(store_of(suite, folder).folder, str(folder))
+    results = Results.load(store_of(suite, folder).folder, str(folder), current)
     if not results.records:
         raise UsageError(f"no records of suite '{suite}' in '{folder}'; run: invsuite bench --suite {suite}")
     return results

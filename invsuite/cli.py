@@ -6,7 +6,9 @@ Exit codes: 0 ok, 1 a cell failed or a regression, 2 usage, 3 environment.
 from __future__ import annotations
 
 import json
+import math
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from invsuite.registry import load_plugins
 if TYPE_CHECKING:
     from invsuite.benchmark.runner import Redo
     from invsuite.report.results import Results
+    from invsuite.results.record import Record
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -141,8 +144,38 @@ def _results(suite: str, out: Path) -> Results:
     return load_results(out, _suite_name(suite))
 
 
+def _write_report(answer: Results, out: Path) -> Path:
+    """Write the tables of a run, those of its folder's other cells among them, and return the first file.
+
+    A run of a part of a suite takes nothing from the table of the whole.
+    """
+    from invsuite.api import load_results
+
+    try:
+        whole = load_results(out, answer.name, {record.cell.id for record in answer})
+    except InvsuiteError as error:
+        _log(f"note: the tables show this run alone: {error}")
+        whole = answer
+    table = whole.report(out)[0]
+    if len(whole) > len(answer):
+        _log(f"note: {table} has the {len(whole)} cells of the folder, {len(answer)} of them are of this run")
+    _log_notes(whole)
+    return table
+
+
+def _log_notes(results: Results) -> None:
+    for note in results.notes:
+        _log(f"note: {note}")
+
+
 def _baseline_path(suite: str) -> Path:
     return Path("baselines") / f"{suite}.json"
+
+
+def _finite(option: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise UsageError(f"{option} is {value}, expected a finite number")
+    return value
 
 
 def _names(text: str) -> tuple[str, ...] | None:
@@ -249,6 +282,8 @@ def bench(
     from invsuite.benchmark.progress import ConsoleReporter
     from invsuite.benchmark.runner import RunOptions
 
+    kept, command = round(_finite("--keep", keep) * 2**30), shlex.join(["invsuite", *sys.argv[1:]])
+    _finite("--cell-seconds", cell_seconds or 0.0)
     with ConsoleReporter() as reporter:
         verb = api.plan if dry_run else api.run
         answer = verb(
@@ -261,13 +296,13 @@ def bench(
             random_weights=random_weights,
             out=out,
             placement=Placement(executor, device, workers, threads, gpus, address, retries),
-            options=RunOptions(_redo(retry_failed, only_missing, refresh), cell_seconds, round(keep * 2**30)),
+            options=RunOptions(_redo(retry_failed, only_missing, refresh), cell_seconds, kept, command),
             reporter=reporter,
         )
     if isinstance(answer, api.Outlook):
         _print(as_json, _console.outlook_tree(answer), _console.outlook_text(answer))
         return
-    table = answer.report(out)[0] if answer else None
+    table = _write_report(answer, out) if answer else None
     _print(as_json, _console.results_tree(answer), _console.results_text(answer, table))
     _exit(_console.results_code(answer))
 
@@ -306,18 +341,27 @@ def report(
         list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to merge into one leaderboard.")
     ] = None,
     suite: SuiteOption = "quick",
+    photos: Annotated[
+        str, typer.Option(help="Photos of the strips: names or patterns, comma-separated (default: the first ones).")
+    ] = "",
+    pictures: Annotated[int, typer.Option(min=1, help="How many photos a strip shows at most.")] = 6,
+    native: Annotated[
+        bool, typer.Option("--native", help="Every picture of a strip keeps all its pixels, however large it becomes.")
+    ] = False,
+    files: Annotated[bool, typer.Option("--files", help="Also write each picture of a strip to a PNG file.")] = False,
     out: OutOption = Path("results"),
 ) -> None:
     """Render tables, page and pictures from records.
 
     With folders of several runs, one leaderboard of all is written.
     """
+    from invsuite.report.figures import Choice
+
     first, *others = (_results(suite, folder) for folder in runs or [out])
     results = first.merge(*others) if runs else first
-    for path in results.report(out):
+    for path in results.report(out, Choice(_names(photos), pictures, native, files)):
         print(path)
-    for note in results.notes:
-        _log(f"note: {note}")
+    _log_notes(results)
 
 
 @command()
@@ -420,7 +464,10 @@ def findings(
 
 @command()
 def compare(
-    first: Annotated[str, typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge.")],
+    first: Annotated[
+        str,
+        typer.Argument(help="A row: MODEL/STAGE/METHOD, e.g. vit/block03/ridge; of another folder FOLDER:MODEL/..."),
+    ],
     second: Annotated[str, typer.Argument(help="The row to compare it with.")],
     suite: SuiteOption = "quick",
     metric: Annotated[str, typer.Option(help="Measures, comma-separated names (default: all both rows have).")] = "",
@@ -431,9 +478,16 @@ def compare(
 
     They are over the images and seeds on which both were measured, with intervals.
     """
-    from invsuite.results.compare import compare_rows, comparison_table
+    from invsuite.results.compare import compare_rows, comparison_table, folder_of
+    from invsuite.results.merge import in_folder
 
-    comparisons = compare_rows(_results(suite, out), first, second, _names(metric))
+    named = [folder_of(row) for row in (first, second)]
+    records: list[Record] = []
+    for folder in dict.fromkeys(named):
+        results = _results(suite, Path(folder or out))
+        _log_notes(results)
+        records += in_folder(results, folder)
+    comparisons = compare_rows(records, first, second, _names(metric))
     _print(as_json, _dicts(comparisons), comparison_table(comparisons))
 
 
@@ -449,14 +503,15 @@ def check(
 
     Exit code 1 if anything is worse, newly failing, missing or not comparable.
     """
-    from invsuite.results.baseline import load_baseline, summary, summary_markdown
+    from invsuite.results.baseline import changes, load_baseline, summary, summary_markdown
 
     name = _suite_name(suite)
     pinned = load_baseline(baseline or _baseline_path(name))
-    judgements = _results(suite, out).check(pinned)
+    results = _results(suite, out)
+    judgements = results.check(pinned)
     if markdown is not None:
         write_atomically(markdown, summary_markdown(judgements, name).encode())
-    _print(as_json, _dicts(judgements), summary(judgements))
+    _print(as_json, _dicts(judgements), "\n".join([summary(judgements), *changes(results, pinned)]))
     _exit(int(any(judgement.bad for judgement in judgements)))
 
 

@@ -6,7 +6,8 @@ Exit codes of the command line: 0 ok, 1 a cell failed or a regression, 2 usage, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InvsuiteError(Exception):
@@ -129,6 +130,39 @@ class LostWorkerError(InvsuiteError):
     """A worker process that ended during a cell, more often than a cell is tried again."""
 
     fault = "lost worker"
+
+
+class OutsideError(InvsuiteError):
+    """What code or a file raised that is not the suite's: a model's loader, a plug-in, a photo, a processor."""
+
+    fault = "outside"
+
+
+MOST_LETTERS = 400  # of what a library says in a message of ours
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: what the suite says itself, or kind and reason of any other, cut where long."""
+    if isinstance(error, InvsuiteError):
+        return " ".join(str(error).split())
+    kind, reason = type(error).__name__, reason_of(error)
+    reason = reason if len(reason) <= MOST_LETTERS else f"{reason[:MOST_LETTERS]} ..."
+    return kind if reason == kind else f"{kind}: {reason}"
+
+
+@contextmanager
+def boundary(what: str) -> Iterator[None]:
+    """Stand around everything that is not the suite's: whatever it raises becomes one line that names ``what``.
+
+    Raises:
+        OutsideError: for any exception that the suite does not raise on purpose; `SystemExit` is one.
+    """
+    try:
+        yield
+    except InvsuiteError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise OutsideError(f"{what}: {one_line(error)}") from error
 
 
 def exit_code_of(fault: str) -> int:

@@ -15,9 +15,11 @@ The templates in ``docs/plugins`` are complete.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import re
 import sys
@@ -28,7 +30,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from invsuite.errors import InvsuiteError, UsageError, unknown_name
+from invsuite.errors import InvsuiteError, UsageError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from invsuite._system.needs import Need
@@ -106,6 +108,25 @@ class Registry(Mapping[str, Unit], Generic[Unit]):
     def owners(self) -> dict[str, str]:
         """Return who registered a unit, by its name: plug-ins, and modules of the user's; the suite is not named."""
         return {name: owner for name, (owner, *_) in self._origins.items() if owner}
+
+    def edition(self, name: str) -> str:
+        """Return which edition of a unit this is: "" for the suite's own, the SHA-256 of the file that registered it.
+
+        A class that says its own ``version`` is told apart by that: its file may be edited without another result.
+        Where there is no file, as in a notebook, the digest is of the class itself.
+        """
+        owner = self._origins[name][0] if name in self._origins else ""
+        if not owner:
+            return ""
+        unit = self._units[name]
+        if any("version" in vars(cls) for cls in getattr(unit, "__mro__", ()) if not _is_ours(cls)):
+            return ""
+        plugin = _loaded.get(owner)
+        return plugin.sha256 if plugin is not None else _digest(owner) or _source_digest(unit)
+
+    def name_of(self, unit: object) -> str:
+        """Return the name of a unit of a plug-in; "" for the suite's own."""
+        return next((name for name in self.owners() if self._units[name] is unit), "")
 
     def forget(self, owner: str) -> None:
         """Remove every unit that ``owner`` registered."""
@@ -231,16 +252,46 @@ class Register:
 register = Register()
 
 
+#: what names of rows and units are made of: they become parts of file names, patterns and lists
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+NAME_WORDS = "letters a to z, digits and . _ + - that begin with a letter or a digit, at most 100"
+DIRECTIONS = ("higher", "lower", "one", "zero")
+GROUPS = ("Fidelity", "Spatial correspondence", "Colour", "Consistency")
+_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "a text")
+#: what a class of each kind must say of itself: tables and records rest on it
+FACTS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "method": {"family": _TEXT, "source": _TEXT},
+    "metric": {
+        "label": _TEXT,
+        "unit": _TEXT,
+        "direction": (lambda value: value in DIRECTIONS, " or ".join(DIRECTIONS)),
+        "group": (lambda value: value in GROUPS, " or ".join(GROUPS)),
+        "digits": (lambda value: type(value) is int and 0 <= value <= 20, "a whole number from 0 to 20"),
+        "version": (lambda value: type(value) is int, "a whole number"),
+        "tolerance": (lambda value: isinstance(value, int | float) and value >= 0, "a number, 0 or more"),
+    },
+}
+
+
 def _named(cls: Any, kind: str) -> str:
     """Return the ``name`` that a class declares.
 
     Raises:
-        UsageError: if it has none or is not derived from the base class of its ``kind``.
+        UsageError: if it has none, is not derived from the base class of its ``kind``, or lacks what it must say.
     """
     bases = [base.__name__ for base in getattr(cls, "__mro__", ())[1:]]
     base = kind.capitalize()
     if base not in bases or not isinstance(getattr(cls, "name", None), str):
         raise UsageError(f"{_prefix()}{cls!r} is no {kind}: derive it from {base}, give it a name")
+    if not NAME.fullmatch(cls.name):
+        raise UsageError(f"{_prefix()}the name of {kind} {cls.name!r} is not {NAME_WORDS}")
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
+    if lacking:
+        raise UsageError(f"{_prefix()}{kind} '{cls.name}' lacks {', '.join(f'{name}()' for name in lacking)}")
+    for fact, (accepts, words) in FACTS[kind].items():
+        value = getattr(cls, fact, None)
+        if not accepts(value):
+            raise UsageError(f"{_prefix()}'{fact}' of {kind} '{cls.name}' is {value!r}, expected {words}")
     return str(cls.name)
 
 
@@ -292,6 +343,25 @@ def _digest(module: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
+def _source_digest(unit: Any) -> str:
+    """Return the SHA-256 of the text of a loader or of a class's functions and values; "" where nobody kept it."""
+    load = getattr(unit, "load", None)
+    parts = {"load": load} if load is not None else dict(vars(unit))
+    texts = []
+    for name, part in parts.items():
+        if inspect.isfunction(part):
+            with contextlib.suppress(OSError, TypeError):  # what a decorator made has no text
+                texts.append(inspect.getsource(part))
+        elif isinstance(part, str | int | float | tuple) and not name.startswith("__"):
+            texts.append(f"{name} = {part!r}")
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest() if texts else ""
+
+
+def _is_ours(cls: type) -> bool:
+    """Tell whether a class is the suite's, or Python's."""
+    return cls.__module__.partition(".")[0] in ("invsuite", "builtins", "abc", "typing")
+
+
 def load_plugins(paths: Sequence[Path] = ()) -> None:
     """Load every installed entry point and the files ``paths``, each once per process.
 
@@ -320,9 +390,9 @@ def _load(name: str, source: EntryPoint | Path) -> None:
     except InvsuiteError:
         _forget(name)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _forget(name)
-        raise UsageError(f"plug-in '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UsageError(f"plug-in '{name}' cannot be loaded: {one_line(error)}") from error
     finally:
         _loading.pop()
     _loaded[name] = Plugin(name, _digest(module), source if isinstance(source, Path) else None)

@@ -86,6 +86,34 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
         "'budget.batch' is '16', expected",
     ),
     "a negative number": (edited("edits = 3", "edits = -3"), 2, "'edits' is -3, expected 0 or more"),
+    "a name with a slash": (
+        edited("[models.vit]", '[models."my/vit"]'),
+        2,
+        "'models.my/vit' is 'my/vit': a name becomes part of file names",
+    ),
+    "a suite that leads out of the folder": (edited('"tiny"', '"../tiny"'), 2, "'name' is '../tiny'"),
+    "a number that is not finite": (edited("batch = 16", "batch = nan"), 2, "'budget.batch' is nan, expected a finite"),
+    "a backslash in double quotes": (edited("bundled:vit", "C:\\temp"), 2, "in double quotes a backslash begins"),
+    "an option that is not finite": (bench("--keep", "inf"), 2, "--keep is inf, expected a finite number"),
+    "a loader that raises": (
+        written(
+            "lab.py",
+            "from invsuite import register\n\n\n@register.model('lab')\ndef load(*words):\n    raise OSError('no')\n",
+            *("bench", "--suite", "SUITE", "--out", "OUT", "--plugin", "FILE"),
+            *("--models", "lab:x", "--methods", "mean"),
+        ),
+        1,
+        "model 'x' (lab:x) cannot be loaded: OSError: no",
+    ),
+    "a measure without values": (
+        written(
+            "lab.py",
+            "from invsuite import Metric, register\n\n\n@register.metric\nclass M(Metric):\n    name = 'm'\n",
+            *("list", "metrics", "--plugin", "FILE"),
+        ),
+        2,
+        "metric 'm' lacks compute()",
+    ),
     "two budgets": (
         edited("image_passes = 64", "image_passes = 64\nseconds = 5"),
         2,

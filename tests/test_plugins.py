@@ -52,8 +52,10 @@ def test_the_templates_run_together_and_the_records_say_so(tmp_path: Path) -> No
     record = json.loads(shown.stdout)
     assert record["measurements"]["psnr"]["n"] == 6
     assert 0 < record["measurements"]["worst_error"]["mean"] <= 1
-    assert record["identity"]["method"] == {"name": "grey-world", "version": 1, "brightness": 0.9}
     digests = {Path(p["plugin"]).name: p["sha256"] for p in record["provenance"]["plugins"]}
+    edition = {"plugins": {"grey-world": digests["method.py"]}}
+    assert record["identity"]["method"] == {"name": "grey-world", "version": 1, "brightness": 0.9} | edition
+    assert record["identity"]["plugins"] == {"mylab": digests["model.py"], "noise": digests["dataset.py"]}
     assert digests == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in TEMPLATES.glob("*.py")}
     table = (tmp_path / "r" / "tiny.md").read_text()
     assert "Worst error" in table

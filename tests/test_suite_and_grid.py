@@ -180,7 +180,7 @@ def test_fewer_images_change_the_cell_and_not_the_fit(tmp_path: Path) -> None:
         (
             "modular",
             'image_passes = [32]\n[methods."modular@32"]\nkind = "ridge"',
-            "2 rows would be called 'modular@32'",
+            "'methods.modular@32' is 'modular@32': a name becomes part of file names",
         ),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_model_that_cannot_be_had_does_not_stop_the_others(tmp_path: Path) -> 
     opened, refused = plan.models
     assert isinstance(opened, LoadedModel)
     assert isinstance(refused, UnavailableModel)
-    assert "hf download" in str(refused.error)
+    assert "'/no/such/checkpoint' does not exist" in str(refused.error)
     assert len(refused.cells) == 10
 
 

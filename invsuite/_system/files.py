@@ -12,6 +12,19 @@ from pathlib import Path
 from invsuite._system.signals import uninterrupted
 from invsuite.errors import DiskError, Unavailable
 
+LONGEST = 200  # letters of a name that is part of a file's: disks take 255
+
+
+def file_name(text: str) -> str:
+    """Return ``text`` as a part of a file's name: what is safe on every disk, and not too long for any.
+
+    Examples:
+        >>> file_name("vit-blocks/3 (a).b")
+        'vit-blocks-3--a-.b'
+    """
+    safe = re.sub(r"[^A-Za-z0-9._@+-]", "-", text).lstrip(".")
+    return safe if len(safe) <= LONGEST else safe[: LONGEST - 13] + "-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
 
 def expand_path(path: str) -> Path:
     """Return a path with ``~`` and ``$NAME`` expanded.

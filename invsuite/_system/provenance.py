@@ -28,6 +28,8 @@ PACKAGES = (
     "numpy",
     "pillow",
     "pycocotools",
+    "safetensors",
+    "onnxruntime",
 )
 
 

@@ -11,23 +11,35 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from invsuite._system.files import file_name
 from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite, check_images
-from invsuite.data.sources import open_splits
+from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import Splits
-from invsuite.errors import InvsuiteError, NotApplicable, Unavailable, UsageError, unknown_name
+from invsuite.errors import (
+    InvsuiteError,
+    NotApplicable,
+    OutsideError,
+    Unavailable,
+    UsageError,
+    boundary,
+    unknown_name,
+)
 from invsuite.methods import make_method
+from invsuite.methods.base import Method
 from invsuite.methods.training.recipe import RECIPE_VERSION
 from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, name_of
-from invsuite.registry import METHODS, METRICS
+from invsuite.registry import ADAPTERS, METHODS, METRICS, SOURCES
 from invsuite.results.regime import AT
 
 #: the parts of a cell's identity that all methods share
-IDENTITY_OF_INPUTS = ("weights", "image_size", "data")
+IDENTITY_OF_INPUTS = ("weights", "image_size", "data", "plugins")
 #: JSON with sorted keys.
 as_json = json.JSONEncoder(sort_keys=True).encode
+#: the same of parameters that a plug-in may have declared, whatever they are
+_as_any_json = json.JSONEncoder(sort_keys=True, default=repr).encode
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,14 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """Return the name of the record: readable, with 12 digits of the identity's SHA-256."""
-        return f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}-{self._digest(self.identity)}"
+        parts = f"{self.model.name}-{self.stage}-{self.method.name}-s{self.seed}"
+        return f"{file_name(parts)}-{self._digest(self.identity)}"
 
     @cached_property
     def fit_id(self) -> str:
         """Return the name of the fit that this cell shares with others: its identity without what only a cell has."""
         shared = [part for part in self.identity if part not in ("stage", "cut", "images")]
-        return f"{self.model.name}-{self.method.name}-s{self.seed}-{self._digest(shared)}"
+        return f"{file_name(f'{self.model.name}-{self.method.name}-s{self.seed}')}-{self._digest(shared)}"
 
     def _digest(self, parts: Iterable[str]) -> str:
         """Return 12 digits of the SHA-256 of these parts of the identity."""
@@ -109,12 +122,13 @@ class LoadedModel:
             edits: how many images are edited for the row.
         """
         parts: dict[str, Any] = {"name": metric.name, "version": metric.version, "parameters": metric.params()}
+        parts |= _plugins({metric.name: METRICS.edition(metric.name)})
         if metric.uses_edits:
             parts["edits"] = edits
         if metric.uses_witness:  # one that could not be had is another: its measures are computed once it is there
             unavailable = f"unavailable: {self.spec.witness}"
             parts["witness"] = self.witness.origin.sha256 if isinstance(self.witness, Model) else unavailable
-        return hashlib.sha256(as_json(parts).encode()).hexdigest()[:12]
+        return hashlib.sha256(_as_any_json(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -166,7 +180,7 @@ def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
     inside = None if words is None else [w for w in words if w not in outside]
     chosen = () if inside == [] else choose("model", named, inside)
     specs = [m for m in suite.models if m.name in chosen]
-    specs += [ModelSpec(name_of(source), source, ()) for source in dict.fromkeys(outside)]
+    specs += [ModelSpec(file_name(name_of(source)), source, ()) for source in dict.fromkeys(outside)]
     if selection.random_weights:
         specs = [replace(spec, name=f"{spec.name}-random", random_weights=True) for spec in specs]
     for name, count in Counter(spec.name for spec in specs).items():
@@ -261,7 +275,7 @@ def _lay_out(
     """Open the data of a loaded model and lay out its cells; None if no stage of it is selected."""
     words = selection.stages
     stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
-    seeds = selection.seeds or suite.seeds
+    seeds = tuple(dict.fromkeys(selection.seeds or suite.seeds))
     methods = _choose_methods(suite, selection)
     try:
         if isinstance(model, InvsuiteError):
@@ -269,18 +283,40 @@ def _lay_out(
         if not stages:
             return None
         witness = find_witness(spec, model, any(m.uses_witness for m in metrics), note)
-        splits = _open_data(suite, spec, model, note)
-        check_images(methods, len(splits.score), "data.score")
+        with boundary(f"the data of model '{spec.name}' cannot be opened"):
+            splits = _open_data(suite, spec, model, note)
+            check_images(methods, len(splits.score), "data.score")
+            inputs = identity_of_inputs(model, splits) | _plugins(_editions(suite.data_of(spec), spec))
     except InvsuiteError as error:
         return UnavailableModel(spec, error, make_cells(suite, spec, stages, methods, seeds, {"refused": spec.source}))
-    cells = make_cells(suite, spec, stages, methods, seeds, identity_of_inputs(model, splits))
-    return LoadedModel(spec, model, splits, cells, witness)
+    return LoadedModel(spec, model, splits, make_cells(suite, spec, stages, methods, seeds, inputs), witness)
 
 
 def identity_of_inputs(model: Model, splits: Splits) -> dict[str, Any]:
     """Return the part of a cell's identity that all methods share: weights, image size and the three sets of images."""
     digests = {part: getattr(splits, part).digest() for part in ("fit", "select", "score")}
-    return dict(zip(IDENTITY_OF_INPUTS, (model.origin.sha256, model.image_size, digests), strict=True))
+    return {"weights": model.origin.sha256, "image_size": model.image_size, "data": digests}
+
+
+def _plugins(editions: Mapping[str, str]) -> dict[str, Any]:
+    """Return a part of an identity: the editions of plug-ins, none where all is the suite's own."""
+    own = {name: edition for name, edition in editions.items() if edition}
+    return {"plugins": own} if own else {}
+
+
+def _editions(data: DataSpec, spec: ModelSpec) -> dict[str, str]:
+    """Return the editions of what loads a model and opens its data, by their names."""
+    adapters = [word for word in spec.source.split(":")[:-1] if word in ADAPTERS.owners()]
+    kinds = [name for source in data.sources if (name := SOURCES.name_of(type(source)))]
+    return {name: ADAPTERS.edition(name) for name in adapters} | {name: SOURCES.edition(name) for name in kinds}
+
+
+def _method_editions(method: Method) -> dict[str, str]:
+    """Return the editions of a method and of those that it builds on, by their names."""
+    editions = {method.name: METHODS.edition(method.name)}
+    for other in method.builds_on():
+        editions |= _method_editions(other)
+    return editions
 
 
 def make_cells(
@@ -302,7 +338,11 @@ def make_cells(
         inputs: the part of the identity that all methods share (`identity_of_inputs`).
     """
     texts = {part: as_json(value) for part, value in inputs.items()}
-    params = {method.name: method.method.params() for method in methods}
+    params = {}
+    for method in methods:
+        with boundary(f"the parameters of method '{method.name}' are no JSON"):
+            params[method.name] = method.method.params()
+            as_json(params[method.name])
     return tuple(
         Cell(
             spec,
@@ -330,8 +370,9 @@ def find_witness(spec: ModelSpec, model: Model, needed: bool, note: Callable[[st
         return NotApplicable(f"the suite names no witness for model '{spec.name}'")
     note(f"loading the witness of '{spec.name}' ({spec.witness})")
     try:
-        witness = load_model(spec.witness, f"witness of {spec.name}")
-    except Unavailable as error:
+        with boundary(f"the witness of '{spec.name}' ({spec.witness}) cannot be loaded"):
+            witness = load_model(spec.witness, f"witness of {spec.name}")
+    except (Unavailable, OutsideError) as error:
         return error
     if witness.origin.sha256 == model.origin.sha256:
         raise UsageError(f"the witness of model '{spec.name}' has its very weights: name a second model")
@@ -361,10 +402,11 @@ def _load(
     """Return the model with its cut, or why it cannot be had, with the stages as the user wrote them."""
     note(f"loading model '{spec.name}' ({spec.source}{', random weights' if spec.random_weights else ''})")
     try:
-        model = load_model(spec.source, spec.name, spec.random_weights)
-        if model.uncut:
-            note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
-        return cut_of(spec, model, words), model
+        with boundary(f"model '{spec.name}' ({spec.source}) cannot be loaded"):
+            model = load_model(spec.source, spec.name, spec.random_weights)
+            if model.uncut:
+                note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
+            return cut_of(spec, model, words), model
     except InvsuiteError as error:
         return replace(spec, stages=spec.stages or tuple(words or ("unknown",))), error
 
@@ -372,11 +414,13 @@ def _load(
 def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
     """Open the three sets of images at the model's image size."""
     note(f"opening data for '{spec.name}'")
-    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling, note)
+    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
     if len(splits.fit) < suite.budget.batch:
         raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
-    for remark in splits.remarks():
-        note(remark)
+    for path, reason in list(splits.unreadable.items())[:3]:
+        note(f"unreadable photo left out: {reason or path}")
+    if splits.unreadable:
+        note(f"{len(splits.unreadable)} unreadable photos left out in all")
     return splits
 
 
@@ -392,7 +436,7 @@ def _identity(
     method = spec.method
     identity = {
         "stage": stage,
-        "method": {"name": method.name, "version": method.version} | params,
+        "method": {"name": method.name, "version": method.version} | params | _plugins(_method_editions(method)),
         **shared,
     }
     if method.uses_cut or method.uses_whole_cut:

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan
 from invsuite.data.split import Split
-from invsuite.errors import InvsuiteError
 from invsuite.inverses.networks import InverseSettings
-from invsuite.methods.base import WorkFacts
+from invsuite.methods.base import Method, Work, WorkFacts
 from invsuite.methods.networks import inverse_networks
 from invsuite.methods.problem import Problem
 from invsuite.methods.training.features import expected_distinct
@@ -42,7 +41,7 @@ def cell_passes(plan: Plan, cell: Cell) -> float:
     A budget in seconds or operations is taken as `USUAL_PASSES`, for want of a measurement.
     """
     data, images = plan.suite.data_of(cell.model), reconstructed_images(plan, cell)
-    work = cell.method.method.work(WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan, cell)))
+    work = _work(cell, WorkFacts(data.fit.count or USUAL_IMAGES, _budget_passes(plan, cell)))
     fitted = work.fit_passes / len(cell.model.stages) + work.trained_passes + work.searched_passes
     return images + fitted + float(work.updates) * images
 
@@ -56,6 +55,14 @@ def reconstructed_images(plan: Plan, cell: Cell) -> int:
     """Return how many images inverting and scoring a cell reconstruct, roughly."""
     count = plan.suite.data_of(cell.model).score.count or USUAL_SCORED
     return cell.method.scored(count) + 2 * cell.method.edited(plan.suite.edits)
+
+
+def _work(cell: Cell, facts: WorkFacts) -> Work:
+    """Return what a method says of its work; of a plug-in's that breaks over it, what any method does."""
+    try:
+        return cell.method.method.work(facts)
+    except Exception:
+        return Method.work(cell.method.method, facts)
 
 
 def _budget_passes(plan: Plan, cell: Cell) -> int:
@@ -188,7 +195,7 @@ def measure_seconds(plan: Plan, entry: LoadedModel, stage: str, device: torch.de
             try:
                 metric.prepare(device)
                 metric.compute(scoring)
-            except InvsuiteError:  # a measure that does not apply costs nothing
+            except Exception:  # a measure that does not apply, or breaks, costs nothing
                 continue
 
     return timed(measure, device) / len(samples), further / len(samples)
@@ -200,7 +207,7 @@ def model_seconds(
     """Return the seconds of the ``cells`` of one model."""
     suite, model, splits = plan.suite, entry.model, entry.splits
     facts = {cell.method.name: WorkFacts(len(splits.fit), _budget_passes(plan, cell)) for cell in cells}
-    works = {cell.method.name: cell.method.method.work(facts[cell.method.name]) for cell in cells}
+    works = {cell.method.name: _work(cell, facts[cell.method.name]) for cell in cells}
     sizes = {work.networks for work in works.values() if work.networks is not None}
     steps = {settings: step_seconds(plan, entry, settings, device) for settings in sizes}
     measured, further = measure_seconds(plan, entry, cells[0].stage, device)

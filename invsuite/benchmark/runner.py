@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, Literal, Protocol
 
 import torch
 
 from invsuite._system.files import write_atomically
 from invsuite._system.memory import free_memory, is_out_of_memory
-from invsuite._system.provenance import provenance_of, set_determinism
+from invsuite._system.provenance import provenance_of, set_determinism, versions
 from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
@@ -29,7 +29,15 @@ from invsuite.benchmark.scoring import INVERT_BATCH, CellInverter, Curve, flops_
 from invsuite.data.base import from_unit_range
 from invsuite.data.checks import check_masks
 from invsuite.data.split import sample_batches
-from invsuite.errors import DiskError, InvsuiteError, NotApplicable, OutOfMemoryError, Unavailable
+from invsuite.errors import (
+    DiskError,
+    InvsuiteError,
+    NotApplicable,
+    OutOfMemoryError,
+    OutsideError,
+    Unavailable,
+    one_line,
+)
 from invsuite.methods.base import Fitted, Method
 from invsuite.methods.checks import check_inverter, check_reconstructions
 from invsuite.methods.problem import Problem
@@ -44,7 +52,6 @@ from invsuite.results.pictures import FIRST, Pixels, best_and_worst, first_sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
 
-NAMED_ANNOTATIONS = 100  # that were left out: a record names no more of them
 CHECKED_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
 
 
@@ -101,6 +108,7 @@ class RunOptions:
         cell_seconds: wall time that inverting and scoring a cell may take, and fitting as often as there are cells to
             fit together; None is no limit.
         keep_bytes: what reconstructions and inverters that are kept for measures added later may take on disk.
+        command: the command line, for records.
 
     Examples:
         >>> import invsuite
@@ -111,6 +119,7 @@ class RunOptions:
     redo: Redo = "unfinished"
     cell_seconds: float | None = None
     keep_bytes: int = LIMIT
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,8 @@ class Run:
                 self._unavailable[metric.name] = False
             except Unavailable:
                 self._unavailable[metric.name] = True
+            except Exception:  # whatever it is, the measurement will say it
+                self._unavailable[metric.name] = False
         return self._unavailable[metric.name]
 
     def _identity(self, entry: LoadedModel, cell: Cell, metric: Metric) -> str:
@@ -203,10 +214,26 @@ class Run:
         if hidden:
             self.store.add(cell.id, hidden, record.provenance, self.plan.suite.metrics)
 
+    def note_other_versions(self) -> None:
+        """Say which of the reused records other versions of the packages made."""
+        counts: Counter[str] = Counter()
+        for cell in self.plan.cells:
+            record = None if cell.id in self.stamps else self.store.read(cell.id)
+            if record is not None and record.ok:
+                counts.update([", ".join(record.provenance.changes_to(versions()))])
+        for changes, count in counts.items():
+            if changes:
+                self.report.note(f"{count} reused cells were computed by other versions: {changes} (now)")
+
     def finish(self, cell: Cell, body: dict[str, Any]) -> None:
         """Write the cell's record, whose results, or the reason why it has none, are in ``body``."""
-        record = Record(self.name(cell), cell.identity, provenance=origin(self.device, cell.seed), **body)
-        self.store.write(record, self.plan.suite.metrics)
+        record = Record(self.name(cell), cell.identity, provenance=self._origin(cell), **body)
+        try:
+            self.store.write(record, self.plan.suite.metrics)
+        except (TypeError, ValueError) as error:  # of what a method or a model of the user's left in it
+            wrong = OutsideError(f"what '{cell.key}' notes of itself is no JSON: {one_line(error)}")
+            record = Record(record.cell, cell.identity, provenance=record.provenance, **problem_record(wrong))
+            self.store.write(record, self.plan.suite.metrics)
         self.outcome.computed += 1
         self.outcome.failed += record.status == "failed"
         self.outcome.skipped += record.status == "skipped"
@@ -214,10 +241,13 @@ class Run:
 
     def add(self, cell: Cell, measurements: Sequence[Measurement]) -> None:
         """Write measurements into the record of a cell that has reconstructions already."""
-        self.store.add(cell.id, measurements, origin(self.device, cell.seed), self.plan.suite.metrics)
+        self.store.add(cell.id, measurements, self._origin(cell), self.plan.suite.metrics)
         self.outcome.added += 1
         self.outcome.reused += 1
         self.report.cell_done(cell, "ok")
+
+    def _origin(self, cell: Cell) -> Provenance:
+        return origin(self.device, cell.seed, self.plan.suite.text, self.options.command)
 
     def name(self, cell: Cell) -> CellName:
         """Return what a record says of its cell."""
@@ -237,6 +267,7 @@ class Run:
             title=suite.title,
             model_position=models.index(cell.model.name) if cell.model.name in models else len(models),
             method_position=methods.index(cell.method.name),
+            own_budget=cell.method.image_passes is not None,
         )
 
     def still_to_do(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -283,6 +314,7 @@ def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, opti
             elif isinstance(entry, LoadedModel):
                 run.bring_forward(entry, cell)
     run.outcome.reused = len(plan.cells) - len(run.stamps)
+    run.note_other_versions()
     if run.stamps:
         check_measures(plan.metrics)
     report.begin(len(run.stamps), weight)
@@ -344,14 +376,12 @@ class Scored:
         whole: what measures are given of the model and its scored images.
         features: representations of fit images, kept between fits.
         kept: reconstructions and inverters, kept for measures that are added later.
-        data: what records say of the images.
     """
 
     fingerprint: str
     whole: Subject
     features: FeatureCache
     kept: KeptTensors
-    data: DataCounts
     _parts: dict[tuple[int, int], Subject] = field(default_factory=dict)
 
     def subject(self, cell: Cell) -> Subject:
@@ -406,7 +436,7 @@ class Session:
                 witness=entry.witness,
             )
             kept = run.store.kept(run.options.keep_bytes, run.report.note)
-            self._scored = Scored(fingerprint, subject, self._features, kept, self._data())
+            self._scored = Scored(fingerprint, subject, self._features, kept)
         except DiskError:
             raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
@@ -481,7 +511,7 @@ class Session:
         rows = [r for r in rows if not method.uses_budget or r.budget(run.plan.suite.budget) == problem.budget]
         if not rows:
             return fit_method(method, problem, self._scored.fingerprint)
-        inputs = {part: known[part] for part in IDENTITY_OF_INPUTS}
+        inputs = {part: known[part] for part in IDENTITY_OF_INPUTS if part in known}
         cells = make_cells(run.plan.suite, self.entry.spec, problem.stages, rows[:1], [problem.seed], inputs)
         fit_id = cells[0].fit_id
         with run.store.claim(fit_id, wait=True):
@@ -535,7 +565,7 @@ class Session:
             NotApplicable: if the method refused the stage.
             OutOfMemoryError: if not even one image at a time can be inverted.
         """
-        run, model, store = self.run, self.entry.model, self.run.store
+        run, model, store, splits = self.run, self.entry.model, self.run.store, self.entry.splits
         scored, fitted, curve = self._scored, fit.get(), Curve()
         subject = scored.subject(cell)
         what = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
@@ -580,32 +610,15 @@ class Session:
             ),
             "notes": notes,
             "flags": flags,
-            "data": replace(self._scored.data, score=count),
+            "data": DataCounts(
+                len(splits.fit),
+                len(splits.select),
+                count,
+                splits.unreadable,
+                splits.converted,
+                asdict(model.resampling),
+            ),
         }
-
-    def _data(self) -> DataCounts:
-        """Return what records say of the images, whose names and digests are written beside them.
-
-        Raises:
-            DiskError: if the disk refuses.
-        """
-        splits, store = self.entry.splits, self.run.store
-        return DataCounts(
-            len(splits.fit),
-            len(splits.select),
-            len(splits.score),
-            unreadable=splits.unreadable,
-            converted=splits.converted,
-            resampling=asdict(self.entry.model.resampling),
-            parts={
-                name: split.facts() | {"listing": store.write_listing(split.listing())}
-                for name, split in splits.parts.items()
-            },
-            copies=len(splits.copies),
-            passed_over=splits.passed_over,
-            left_out=dict(islice(splits.left_out.items(), NAMED_ANNOTATIONS)),
-            left_out_count=len(splits.left_out),
-        )
 
     def _add(self, fit: SharedFit, cell: Cell, metrics: Sequence[Metric]) -> None:
         """Compute the ``metrics`` that the record of ``cell`` lacks, on its kept reconstructions.
@@ -648,9 +661,10 @@ def weights_of(model: Model) -> Weights:
     return Weights(**asdict(model.origin))
 
 
-def origin(device: torch.device, seed: int) -> Provenance:
-    """Return where numbers that are computed now come from."""
-    return Provenance(**provenance_of(device, seed), written=datetime.now(UTC).isoformat(timespec="seconds"))
+def origin(device: torch.device, seed: int, suite: str, command: str) -> Provenance:
+    """Return where numbers that are computed now come from, with the suite's text and the command line."""
+    written = datetime.now(UTC).isoformat(timespec="seconds")
+    return Provenance(**provenance_of(device, seed), written=written, suite=suite, command=command)
 
 
 def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
@@ -664,9 +678,9 @@ def problem_record(error: Exception, doing: str = "") -> dict[str, Any]:
         doing: what needed too much memory, if that was it.
     """
     status = "skipped" if isinstance(error, (Unavailable, NotApplicable)) else "failed"
-    fault, text = "error", f"{type(error).__name__}: {error}"
+    fault, text = "error", one_line(error)
     if isinstance(error, InvsuiteError):
-        fault, text = error.fault, str(error)
+        fault = error.fault
     elif is_out_of_memory(error):
         first = str(error).partition("\n")[0]
         fault, text = OutOfMemoryError.fault, f"{doing} ran out of memory; a smaller batch or width needs less: {first}"

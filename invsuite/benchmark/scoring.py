@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,9 +13,9 @@ from invsuite._system.memory import halving
 from invsuite._system.spill import TensorLike, collect
 from invsuite.benchmark.cells import Cell
 from invsuite.data.base import check_images
-from invsuite.errors import DataError, DiskError, InvsuiteError, NotApplicable, TimeLimitError, Unavailable
+from invsuite.errors import DataError, DiskError, NotApplicable, TimeLimitError, Unavailable, one_line
 from invsuite.methods.base import Fitted, Inverter, Snapshot
-from invsuite.metrics.base import Metric, Scoring
+from invsuite.metrics.base import Metric, Scoring, Values
 from invsuite.models.base import Model, Representation
 from invsuite.results.kept import KeptTensors, content_name
 from invsuite.results.record import Measurement
@@ -223,6 +224,9 @@ def measure(metric: Metric, identity: str, scoring: Scoring, device: torch.devic
     try:
         blank.facts = dict(metric.prepare(device))
         values = metric.compute(scoring)
+        if not isinstance(values, Values):
+            raise DataError(f"it gave {type(values).__name__}, not Values")
+        json.dumps([blank.facts, values.facts], allow_nan=False)
         if len(values.per_image) != len(scoring.samples):
             raise DataError(f"it gave {len(values.per_image)} values for {len(scoring.samples)} images")
     except Unavailable as error:
@@ -231,9 +235,8 @@ def measure(metric: Metric, identity: str, scoring: Scoring, device: torch.devic
         return replace(blank, status="undefined", reason=str(error))
     except (DiskError, TimeLimitError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # this measure's alone: the others keep their values, the fit is not lost
-        text = str(error) if isinstance(error, InvsuiteError) else f"{type(error).__name__}: {error}"
-        return replace(blank, status="failed", reason=f"measure '{metric.name}' failed: {text}")
+    except (Exception, SystemExit) as error:  # this measure's alone: the others keep their values, and the fit
+        return replace(blank, status="failed", facts={}, reason=f"measure '{metric.name}' failed: {one_line(error)}")
     facts = blank.facts | values.facts
     summary = summarise(values.per_image)
     if summary.n == 0:

@@ -27,7 +27,7 @@ def identity(entry: LoadedModel) -> dict[str, Any]:
         "image_size": entry.model.image_size,
         "stages": entry.model.order(entry.spec.stages),
         "data": {part: getattr(entry.splits, part).digest() for part in ("fit", "score")},
-    }
+    } | {part: known for part, known in entry.cells[0].identity.items() if part == "plugins"}
 
 
 def relation_id(entry: LoadedModel) -> str:
@@ -65,4 +65,4 @@ def _relate(plan: Plan, entry: LoadedModel, name: str, device: torch.device) -> 
         body = problem_record(error)
     model.to("cpu")
     cell = RelationName(name, plan.suite.name, entry.spec.name)
-    return RelationRecord(cell, identity(entry), provenance=origin(device, SEED), **body)
+    return RelationRecord(cell, identity(entry), provenance=origin(device, SEED, plan.suite.text, ""), **body)

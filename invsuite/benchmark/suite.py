@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.validation import Natural, NotEmpty, Positive, build, key_path
-from invsuite.benchmark.suite_file import ModelTable, SuiteFile, naming, read_suite, suite_path
+from invsuite.benchmark.suite_file import ModelTable, SuiteFile, naming, read_suite, suite_path, suite_text
 from invsuite.data.base import Source
 from invsuite.data.sources import DataSpec
 from invsuite.errors import UsageError, unknown_name
@@ -114,6 +115,7 @@ class Suite:
         engine: how training runs.
         interlayer: whether the stages of each model are related, too.
         published: what papers state for the same protocol.
+        text: of its file, "" where Python made it.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -128,6 +130,7 @@ class Suite:
     engine: Engine
     interlayer: bool = field(default=False, metadata=NOT_IDENTITY)  # has records of its own
     published: tuple[PublishedValue, ...] = field(default=(), metadata=NOT_IDENTITY)  # nothing of it is run
+    text: str = field(default="", metadata=NOT_IDENTITY, repr=False)  # of its file
 
     def data_of(self, model: ModelSpec) -> DataSpec:
         """Return the data that ``model`` sees."""
@@ -151,7 +154,7 @@ def load_suite(name_or_path: str) -> Suite:
     with naming(suite_path(name_or_path)):
         for metric in file.metrics:
             METRICS[metric]
-        data = _data(file.data, "data")
+        data = _data(_from_here(file.data, suite_path(name_or_path).parent), "data")
         models = tuple(_model(name, table, data) for name, table in file.models.items())
         rows = _Rows(file.methods)
         methods = tuple(spec for name in file.methods for spec in rows.of(name))
@@ -159,7 +162,7 @@ def load_suite(name_or_path: str) -> Suite:
         return Suite(
             name=file.name,
             title=file.title,
-            seeds=file.seeds,
+            seeds=tuple(dict.fromkeys(file.seeds)),
             metrics=file.metrics,
             edits=file.edits,
             budget=build(Budget, file.budget, "budget"),
@@ -169,7 +172,20 @@ def load_suite(name_or_path: str) -> Suite:
             engine=build(Engine, file.engine, "engine"),
             interlayer=file.interlayer,
             published=tuple(_published(file)),
+            text=suite_text(suite_path(name_or_path)),
         )
+
+
+def _from_here(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return tables of data whose relative paths that lead nowhere are taken from the suite file's own ``folder``."""
+    located: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            value = _from_here(value, folder)
+        elif key == "path" and isinstance(value, str) and not Path(value).exists() and (folder / value).exists():
+            value = str(folder / value)
+        located[key] = value
+    return located
 
 
 def _data(tree: dict[str, dict[str, Any]], where: str) -> DataSpec:
@@ -190,8 +206,8 @@ def _source(table: dict[str, Any], where: str, part: str) -> Source:
     kind = fields.pop("kind", None)
     if kind is None:
         raise UsageError(f"'{where}.kind' is missing")
-    if kind not in SOURCES or (kind == "held-back" and part == "fit"):
-        kinds = [known for known in SOURCES if part != "fit" or known != "held-back"]
+    if kind not in SOURCES or (kind == "held-back" and part != "select"):
+        kinds = [known for known in SOURCES if part == "select" or known != "held-back"]
         raise unknown_name(f"{where}.kind", str(kind), kinds)
     return build(SOURCES[kind], fields, where)
 
@@ -294,10 +310,7 @@ def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:
 
 
 def _check_rows(methods: tuple[MethodSpec, ...], models: tuple[ModelSpec, ...], data: DataSpec) -> None:
-    """Raise `UsageError` for two rows of one name, or one of more images than a model's data has to be scored on."""
-    for name, count in Counter(spec.name for spec in methods).items():
-        if count > 1:
-            raise UsageError(f"{count} rows would be called '{name}' in the tables: rename a table of methods")
+    """Raise `UsageError` for a row of more images than a model's data has to be scored on."""
     for table in dict.fromkeys(model.data for model in models):
         count = (data.others[table] if table else data).score.count
         if count:

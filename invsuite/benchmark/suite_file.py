@@ -19,7 +19,7 @@
     compile = "auto"                     # auto (on a GPU) | on | off
 
     [data.fit]                           # fit, select and score must be disjoint
-    kind = "scenes"                      # scenes | folder | coco ...; select and score: held-back too
+    kind = "scenes"                      # scenes | folder | coco | held-back (select only)
     ...
     [models.vit]
     source = "bundled:vit"
@@ -41,6 +41,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,10 +50,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
+from unicodedata import category
 
-from invsuite._system.validation import Natural, NotEmpty, build
+from invsuite._system.validation import Natural, NotEmpty, build, key_path
 from invsuite.errors import UsageError, unknown_name
+from invsuite.registry import NAME, NAME_WORDS
 
+LARGEST = 2**63 - 1  # of TOML's whole numbers
+PROSE = ("title", "published")  # keys of texts that may have several lines
+BACKSLASH = "; in double quotes a backslash begins an escape: write paths with / or in single quotes"
 Words = Annotated[tuple[str, ...], NotEmpty()]
 
 
@@ -126,11 +133,55 @@ def read_suite(name_or_path: str) -> SuiteFile:
     path = suite_path(name_or_path)
     with naming(path):
         try:
-            return build(SuiteFile, tomllib.loads(path.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"it is not TOML: {error}") from error
-        except OSError as error:
-            raise UsageError(f"it cannot be read: {error.strerror}") from error
+            tree = tomllib.loads(suite_text(path))
+            _check_values(tree, "")
+        except ValueError as error:
+            hint = BACKSLASH if re.search(r"escape|hex|\\\\", str(error)) else ""
+            raise UsageError(f"it is not TOML: {error}{hint}") from error
+        except RecursionError as error:
+            raise UsageError("its tables are nested too deep") from error
+        file = build(SuiteFile, tree)
+        _check_name(file.name, "name")
+        for name in file.models:
+            _check_name(name, key_path("models", name or '""'))
+        for name in file.methods:
+            _check_name(name, key_path("methods", name or '""'))
+        return file
+
+
+def suite_text(path: Path) -> str:
+    """Return the text of a suite file; a byte order mark, which editors of Windows leave, is none of it.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"it is not TOML: it is not UTF-8: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _check_name(name: str, where: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UsageError(f"'{where}' is {name!r}: a name becomes part of file names; use {NAME_WORDS}")
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Raise `UsageError` for a number that no computer holds, or a text with a character that is none, by its key."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_values(entry, key_path(where, key))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            _check_values(entry, f"{where}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"'{where}' is {value}, expected a finite number")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise UsageError(f"'{where}' is {value if abs(value) < 10**30 else 'a number of many digits'}, too large")
+    elif isinstance(value, str) and not where.startswith(PROSE) and any(category(letter) == "Cc" for letter in value):
+        raise UsageError(f"'{where}' is {value!r}, which holds a character that cannot be printed{BACKSLASH}")
 
 
 def suite_path(name_or_path: str) -> Path:

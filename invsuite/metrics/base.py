@@ -186,7 +186,8 @@ class Values:
     """What a measure gives for one cell.
 
     Attributes:
-        per_image: one value per image; None where the measure is not defined for that image.
+        per_image: one value per image; None where the measure is not defined for that image. Tensors and arrays of
+            any number type become a list of Python's numbers.
         undefined: why values are None.
         ceiling: mean value of a perfect reconstruction, where that is not a constant.
         floor: mean value of a reconstruction that knows nothing of its image (by random permutation).
@@ -194,7 +195,7 @@ class Values:
         facts: what else belongs in the record.
 
     Raises:
-        DataError: for a value that is NaN or infinite.
+        DataError: for a value that is NaN or infinite, or no number at all.
 
     Examples:
         >>> Values([24.1, None], undefined="no object").per_image
@@ -209,12 +210,42 @@ class Values:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wrong = [index for index, value in enumerate(self.per_image) if value is not None and not math.isfinite(value)]
+        values = self.per_image
+        listed = values.tolist() if isinstance(values, torch.Tensor | np.ndarray) else values
+        if not isinstance(listed, list | tuple):
+            raise DataError(f"a measure gave {type(values).__name__}, not one value per image")
+        numbers = [_number(value, f"image {index}") for index, value in enumerate(listed)]
+        wrong = [index for index, number in enumerate(numbers) if number is not None and not math.isfinite(number)]
         if wrong:
             raise DataError(
-                f"a measure gave {self.per_image[wrong[0]]} for image {wrong[0]} and {len(wrong) - 1} others; "
+                f"a measure gave {numbers[wrong[0]]} for image {wrong[0]} and {len(wrong) - 1} others; "
                 "where it is not defined its value must be None"
             )
+        levels = {"ceiling": self.ceiling, "floor": self.floor}
+        levels |= dict(zip(("low", "high"), self.interval, strict=True)) if self.interval is not None else {}
+        known = {name: _number(level, f"its {name}") for name, level in levels.items()}
+        for name, number in known.items():
+            if number is not None and not math.isfinite(number):
+                raise DataError(f"a measure gave {number} for its {name}; where there is none it must be None")
+        interval = None if self.interval is None else (known["low"], known["high"])
+        converted = {"per_image": numbers, "ceiling": known["ceiling"], "floor": known["floor"], "interval": interval}
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)  # frozen
+
+
+def _number(value: Any, what: str) -> float | None:
+    """Return what a measure gave as one of Python's numbers: a tensor or an array of one entry is one, too.
+
+    Raises:
+        DataError: for anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic) and np.prod(np.shape(value)) == 1:
+        value = value.item()
+    if not isinstance(value, int | float):
+        raise DataError(f"a measure gave {type(value).__name__} for {what}, not a number")
+    return float(value)
 
 
 def batches(*stacks: TensorLike, size: int = MODEL_BATCH) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invsuite._system.quiet import quiet_libraries
-from invsuite.errors import Unavailable, UsageError
+from invsuite.errors import OutsideError, Unavailable, UsageError
 from invsuite.registry import ADAPTERS, Adapter
 
 if TYPE_CHECKING:
@@ -65,11 +65,13 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
         UsageError: for an unknown adapter or model.
         Unavailable: if the weights cannot be had.
         WeightsError: if they are damaged or do not fit.
+        OutsideError: if a plug-in's loader gives no model.
 
     Examples:
         >>> load_model("bundled:detr", "detector").stages
         ('backbone', 'encoder1', 'encoder2', 'encoder', 'decoder1', 'decoder2', 'decoder', 'prediction')
     """
+    from invsuite.models.base import Model
     from invsuite.models.checkpoint import check_finite
 
     adapter, rest = split_source(source)
@@ -81,6 +83,8 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
             model = adapter.random(rest, name, RANDOM_SEED)
         else:
             model = adapter.load(rest, name).randomised(RANDOM_SEED)
+    if not isinstance(model, Model):
+        raise OutsideError(f"the loader of '{source}' gave {type(model).__name__}, not a Model")
     check_finite(model.network, f"'{source}'")
     return model
 

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matplotlib
@@ -16,14 +17,26 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
-from invsuite._system.files import write_atomically
+from invsuite._system.files import file_name, write_atomically
+from invsuite.errors import UsageError, unknown_name
 from invsuite.results.matrices import Matrix
-from invsuite.results.pictures import Pixels, read_sheet
+from invsuite.results.pictures import FIRST, Pixels, read_sheet
 from invsuite.results.record import Record
 from invsuite.results.regime import MARK, regime_of
 from invsuite.results.store import Store
 
 ACROSS = 4  # heat maps beside each other
+DPI = 110
+HEAD, GAP, MARKED, LETTER = (
+    52,
+    6,
+    16,
+    8,
+)  # pixels: above a strip, between pictures, below marked ones, of a letter
+LEAST = 96  # pixels of a picture's height up to which it is enlarged
+MOST_PIXELS = 65_000  # of a side: what can be drawn
+STRIP_PIXELS = 12_000_000  # of all pictures of a strip
+ORIGINAL = "original"
 SIDES = (128, 96, 64, 48)  # pixels of the longer side; the more pictures, the smaller
 BYTES = 5_000_000  # of all pictures of a page together, as they are embedded
 QUALITY = 80  # of WebP
@@ -79,42 +92,91 @@ def kept_pictures(store: Store | None, record: Record) -> dict[int, tuple[Pixels
     return kept | dict(enumerate(first))  # what other parts of the page show is embedded once
 
 
-def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: Path) -> bool:
-    """Draw the first reconstructions of a model: originals above, methods down, stages across.
+@dataclass(frozen=True)
+class Choice:
+    """Which photos the strips show, and how.
+
+    Attributes:
+        names: of photos or shell patterns; None takes the first ones.
+        count: how many at most.
+        native: whether every picture keeps all its pixels, however large the strip becomes.
+        files: whether each picture is also a PNG file of its own.
+    """
+
+    names: tuple[str, ...] | None = None
+    count: int = FIRST
+    native: bool = False
+    files: bool = False
+
+    def of(self, record: Record, store: Store | None) -> dict[str, tuple[Pixels, Pixels]]:
+        """Return image and reconstruction of the chosen photos whose pictures are kept of a cell, by name."""
+        if self.names is None:
+            pairs = dict(enumerate(zip(originals(store, record), first_pictures(store, record), strict=False)))
+        else:
+            pairs = kept_pictures(store, record)
+        keys = {record.images[position]: pairs[position] for position in sorted(pairs)}
+        chosen = [key for key in keys if self.names is None or any(fnmatchcase(key, name) for name in self.names)]
+        return {key: keys[key] for key in chosen[: self.count]}
+
+
+def draw_strip(
+    model: str, records: Sequence[Record], store_of: StoreOf, path: Path, choice: Choice = Choice()
+) -> list[Path]:
+    """Draw reconstructions of a model: originals above, methods down, stages across.
+
+    Every pixel of a picture is a square of whole pixels of the strip; only where the strip would have more than
+    `STRIP_PIXELS` are pictures made smaller, antialiased.
 
     Args:
         model: named above the strip.
         records: of the model's cells; those of its first seed are drawn.
         store_of: where the pictures of a record are.
         path: of the PNG file.
+        choice: of photos.
 
     Returns:
-        False if no reconstruction is there to draw.
+        The files; none if no reconstruction is there to draw.
+
+    Raises:
+        UsageError: for names of photos of which no picture is kept, with those that are, or a strip too large to draw.
     """
     done = [record for record in records if record.ok]
+    own = [record for record in done if record.cell.seed == done[0].cell.seed]
+    pictures = {(r.cell.stage, r.cell.method): choice.of(r, store_of(r)) for r in own}
+    pictures = {key: pairs for key, pairs in pictures.items() if pairs}
+    images = {key: pair[0] for pairs in reversed(pictures.values()) for key, pair in pairs.items()}
+    images = {key: images[key] for record in own for key in record.images if key in images}
+    images = dict(list(images.items())[: choice.count])
+    if not images:
+        if choice.names and done:
+            kept = {done[0].images[position] for r in own for position in kept_pictures(store_of(r), r)}
+            raise unknown_name("photo with pictures", choice.names[0], kept)
+        return []
+    stages, methods = (list(dict.fromkeys(key[part] for key in pictures)) for part in (0, 1))
+    size = next(iter(images.values())).shape[:2]
+    scale = _scale(size, len(images) * len(stages) * (len(methods) + 1), choice.native)
+    white = np.full((*size, 3), 255, dtype=np.uint8)  # of a cell that was scored on fewer images
     strips = {
-        (record.cell.stage, record.cell.method): np.concatenate(pictures, axis=1)
-        for record in done
-        if record.cell.seed == done[0].cell.seed and (pictures := first_pictures(store_of(record), record))
-    }
-    original = next((images for record in done if (images := originals(store_of(record), record))), [])
-    if not strips or not original:
-        return False
-    first = np.concatenate(original, axis=1)
-    strips = {key: _widened(strip, first.shape[1]) for key, strip in strips.items()}
-    stages, methods = (list(dict.fromkeys(key[part] for key in strips)) for part in (0, 1))
-    stopped = {(r.cell.stage, r.cell.method) for r in done if regime_of([r]).converged is False}
-    aspect = first.shape[1] / first.shape[0]
-    height = 0.85
-    size = (height * aspect * len(stages) + 1.6, height * (len(methods) + 1) + 0.5)
-    figure, axes = plt.subplots(len(methods) + 1, len(stages), figsize=size, squeeze=False, layout="compressed")
+        key: [pairs[name][1] if name in pairs else white for name in images] for key, pairs in pictures.items()
+    } | {(stage, ORIGINAL): list(images.values()) for stage in stages}
+    stopped = {(r.cell.stage, r.cell.method) for r in own if regime_of([r]).converged is False}
+    high, wide = (max(1, round(side * scale)) for side in size)
+    labels = LETTER * max(len(name) for name in (ORIGINAL, *methods))
+    across, down = wide * len(images) + GAP, high + GAP + MARKED * bool(stopped)
+    width = labels + max(across * len(stages), LETTER * len(f"{model}: reconstructions from each stage"))
+    height = HEAD + down * (len(methods) + 1)
+    if max(width, height) > MOST_PIXELS:
+        raise UsageError(f"the strip of '{model}' would have {width} x {height} pixels: show fewer pictures")
+    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     for column, stage in enumerate(stages):
-        axes[0][column].set_title(stage, fontsize=10)
-        for row, method in enumerate(["original", *methods]):
-            axis = axes[row][column]
-            picture = first if method == "original" else strips.get((stage, method))
-            if picture is not None:
-                axis.imshow(picture, interpolation="nearest")
+        for row, method in enumerate([ORIGINAL, *methods]):
+            left, top = labels + column * across, HEAD + row * down
+            axis = figure.add_axes((left / width, 1 - (top + high) / height, (across - GAP) / width, high / height))
+            strip = strips.get((stage, method))
+            if strip is not None:
+                axis.imshow(np.concatenate([_sized(p, wide, high) for p in strip], axis=1), interpolation="nearest")
+            if row == 0:
+                axis.set_title(stage, fontsize=10, pad=3)
             if (stage, method) in stopped:
                 axis.set_xlabel(f"{MARK} not converged", fontsize=7, labelpad=1)
             axis.set_xticks([])
@@ -123,9 +185,40 @@ def draw_strip(model: str, records: Sequence[Record], store_of: StoreOf, path: P
                 spine.set_visible(False)
             if column == 0:
                 axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
-    figure.suptitle(f"{model}: reconstructions from each stage", fontsize=11)
+    figure.suptitle(f"{model}: reconstructions from each stage", fontsize=11, y=1 - 4 / height, va="top")
     _save(figure, path)
-    return True
+    return [path, *(_separate(strips, list(images), path) if choice.files else ())]
+
+
+def _separate(strips: Mapping[tuple[str, str], Sequence[Pixels]], names: Sequence[str], path: Path) -> list[Path]:
+    """Write every picture of a strip as a PNG file, with the pixels that are kept, and return the files."""
+    files = []
+    for (stage, method), strip in strips.items():
+        for name, picture in zip(names, strip, strict=True):
+            last = f"{ORIGINAL}.png" if method == ORIGINAL else f"{file_name(stage)}-{file_name(method)}.png"
+            file = path.with_suffix("") / file_name(name) / last
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "PNG")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, buffer.getvalue())
+            files.append(file)
+    return list(dict.fromkeys(files))
+
+
+def _scale(size: tuple[int, int], count: int, native: bool) -> float:
+    """Return the pixels of a strip per pixel of its ``count`` pictures, within `STRIP_PIXELS`."""
+    enlarged = max(1, round(LEAST / size[0]))
+    most = (STRIP_PIXELS / (size[0] * size[1] * count)) ** 0.5
+    return enlarged if native or most >= enlarged else 1.0 if most >= 1 else most
+
+
+def _sized(picture: Pixels, wide: int, high: int) -> Pixels:
+    """Return a picture in another size: larger pixel by pixel, smaller antialiased."""
+    if picture.shape[:2] == (high, wide):
+        return picture
+    whole = high % picture.shape[0] == 0 and wide % picture.shape[1] == 0
+    resampling = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(picture).resize((wide, high), resampling))
 
 
 def draw_heat_maps(model: str, between: Sequence[Matrix], path: Path) -> bool:
@@ -241,14 +334,9 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
 def _save(figure: plt.Figure, path: Path) -> None:
     """Write a figure as PNG, the same bytes for the same figure, and close it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
     plt.close(figure)
-
-
-def _widened(strip: Pixels, width: int) -> Pixels:
-    """Return a strip (H, W, 3) of a cell that was scored on fewer images, with white in the place of the others."""
-    return np.pad(strip, ((0, 0), (0, max(0, width - strip.shape[1])), (0, 0)), constant_values=255)
 
 
 def _webp(picture: Pixels, side: int, quality: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from invsuite.results.baseline import Baseline, Judgement, judge, load_baseline
 from invsuite.results.compare import compare_rows
 from invsuite.results.frame import to_csv, to_frame
 from invsuite.results.matrices import Matrix, matrices
-from invsuite.results.merge import devices_of, merge_runs
+from invsuite.results.merge import devices_of, merge_runs, relations_of, tell_apart, without_ghosts
 from invsuite.results.outcome import RunOutcome
 from invsuite.results.published import PublishedValue, read_published
 from invsuite.results.record import Record, RelationRecord, Weights
@@ -25,6 +25,8 @@ from invsuite.results.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from invsuite.report.figures import Choice
 
 BUNDLED = "bundled"  # first word of where the weights of the suite's own small models come from
 
@@ -62,27 +64,34 @@ class Results(Sequence[Record]):
 
     @classmethod
     @no_collection()
-    def load(cls, folder: Path, run: str = "") -> Results:
+    def load(cls, folder: Path, run: str = "", current: Collection[str] = ()) -> Results:
         """Return what a store's folder holds: of every cell and every model's relations the newest record.
 
-        A model that could not be had later does not hide what it gave before.
+        A model that could not be had later does not hide what it gave before, and what it left while it could not be
+        had is gone once it can. Records of other images, weights or budgets than the newest are models of their own
+        (`invsuite.results.merge.tell_apart`).
 
         Args:
             folder: of the records.
             run: what the run is called where it is merged with others; the folder by default.
+            current: ids of the records of the run that was made just now, which count as the newest.
 
         Raises:
             DataError: naming a record that was changed after it was written.
             UsageError: naming a record of another schema.
         """
-        store = Store(folder)
-        by_age = sorted(store.records(), key=lambda r: ("refused" not in r.identity, r.provenance.written))
-        newest = {record.cell.key: record for record in by_age}
+        store, name = Store(folder), run or str(folder)
+        every = without_ghosts(list(store.records()))
+        by_age = sorted(every, key=lambda r: ("refused" not in r.identity, r.cell.id in current, r.provenance.written))
+        newest, notes = tell_apart(list({record.cell.key: record for record in by_age}.values()), current)
+        records = [r if r.run is None else replace(r, run=replace(r.run, name=name)) for r in newest]
         relations = sorted(store.interlayer().records(), key=lambda r: r.provenance.written)
+        related = relations_of(records, relations) if notes else {r.cell.model: r for r in relations}.values()
         return cls(
-            sorted(newest.values(), key=lambda r: r.cell.order),
-            list({relation.cell.model: relation for relation in relations}.values()),
-            {run or str(folder): store},
+            sorted(records, key=lambda r: r.cell.order),
+            list(related),
+            {name: store},
+            notes,
             published=read_published(folder),
         )
 
@@ -239,33 +248,41 @@ class Results(Sequence[Record]):
         published = tuple(dict.fromkeys(value for results in (self, *others) for value in results.published))
         return Results(merged.records, merged.relations, stores, merged.notes, published=published)
 
-    def report(self, folder: Path | str) -> list[Path]:
+    def report(self, folder: Path | str, choice: Choice | None = None) -> list[Path]:
         """Write tables, CSV, the page and pictures to a folder.
 
         ``NAME.md``, ``NAME.csv`` and ``NAME.html`` are called by the suite; each model has a strip of reconstructions
         and, where its stages are related, heat maps.
+
+        Args:
+            folder: where they go.
+            choice: which photos the strips show, and how; the first ones by default.
 
         Returns:
             The files.
 
         Raises:
             DiskError: if the disk refuses.
+            UsageError: for photos of which no picture is kept.
         """
-        from invsuite.report.figures import draw_heat_maps, draw_strip
+        from invsuite.report.figures import Choice, draw_heat_maps, draw_strip
         from invsuite.report.html import html_page
         from invsuite.report.markdown import markdown
 
         folder = Path(folder)
         table, values, page = (folder / f"{self.name}.{ending}" for ending in ("md", "csv", "html"))
         strips, maps = {}, {}
+        separate: list[Path] = []
         for model, records in self.models.items():
             stem = f"{self.name}-" + re.sub(r"[^\w.-]+", "-", model).strip("-")  # a merged model's name may have blanks
-            if draw_strip(model, records, self.store_of, folder / f"{stem}.png"):
+            drawn = draw_strip(model, records, self.store_of, folder / f"{stem}.png", choice or Choice())
+            if drawn:
                 strips[model] = f"{stem}.png"
+                separate += drawn[1:]
             if draw_heat_maps(model, self.between[model], folder / f"{stem}-interlayer.png"):
                 maps[model] = f"{stem}-interlayer.png"
         with no_collection():
             write_atomically(table, markdown(self, strips, maps).encode())
             write_atomically(values, to_csv(self.records, self.published).encode())
             write_atomically(page, html_page(self).encode())
-        return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values()))]
+        return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values())), *separate]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,13 +152,13 @@ def pin(records: Iterable[Record], path: Path, seeds: Collection[int] | None = N
     Raises:
         UsageError: if no record with numbers is of these seeds.
     """
-    records = [record for record in records if record.ok]
+    records = [record for record in records if record.ok and any(m.ok for m in record.measurements.values())]
     pinned = [record for record in records if seeds is None or record.cell.seed in seeds]
     if not pinned:
         named = f" has a seed of the suite ({', '.join(map(str, seeds))}); run it without --seeds" if seeds else ""
         raise UsageError(f"no record with numbers{named or ': there is nothing to pin'}")
     ranges = _seed_ranges(records)
-    cells = {record.cell.key: _pin_cell(record, ranges) for record in pinned}
+    cells = {record.original_key: _pin_cell(record, ranges) for record in pinned}
     origin = {name: getattr(pinned[0].provenance, name) for name in ORIGIN}
     baseline = Baseline(pinned[0].cell.suite, origin, cells)
     write_atomically(path, (json.dumps(_plain(baseline), indent=1) + "\n").encode())
@@ -187,7 +187,8 @@ def load_baseline(path: Path) -> Baseline:
 
 def judge(records: Iterable[Record], baseline: Baseline) -> list[Judgement]:
     """Return the verdicts on every cell of the baseline and every new cell."""
-    by_key = {record.cell.key: record for record in records}
+    ids = {pinned.id for pinned in baseline.cells.values()}
+    by_key = {r.original_key: r for r in sorted(records, key=lambda r: r.cell.id in ids)}  # the pinned one of several
     judgements: list[Judgement] = []
     for key, pinned in baseline.cells.items():
         judgements += _judge_cell(key, pinned, by_key.get(key))
@@ -199,10 +200,24 @@ def judge(records: Iterable[Record], baseline: Baseline) -> list[Judgement]:
     return judgements
 
 
+def changes(records: Iterable[Record], baseline: Baseline) -> list[str]:
+    """Return which versions and devices are others than where the baseline was pinned, a line each."""
+    pinned = baseline.origin.get("versions", {})
+    lines: dict[str, None] = {}
+    for record in records:
+        for origin in record.provenances if record.ok else ():
+            if origin.device != baseline.origin.get("device", origin.device):
+                lines[f"changed since it was pinned: device {baseline.origin['device']} -> {origin.device}"] = None
+            for change in replace(origin, versions=pinned).changes_to(origin.versions):
+                lines[f"changed since it was pinned: {change}"] = None
+    return list(lines)
+
+
 def summary(judgements: Sequence[Judgement]) -> str:
-    """Return the number of each verdict, then every one that is not "same", the bad ones first."""
+    """Return the number of each verdict, then every one with its digits: the bad ones first, what is "same" last."""
     lines = [_counts(judgements)]
-    for one in _notable(judgements):
+    same = sorted((one for one in judgements if one.verdict == "same"), key=lambda one: (one.cell, one.measure))
+    for one in [*_notable(judgements), *same]:
         lines.append(f"  {one.verdict}: {one.cell} {one.measure} {one.detail}".replace("  ", " "))
     return "\n".join(lines)
 

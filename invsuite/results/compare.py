@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from invsuite.errors import UsageError, unknown_name
 from invsuite.results.record import Direction, Record
-from invsuite.results.rows import Row, advantage, comparable, find_row, measures_of, rows_of
+from invsuite.results.rows import Row, advantage, comparable, find_row, measures_of, rows_of, why_apart
 
 NOTE = (
     "First better by: mean paired difference over the images both rows have, positive where the first row is better, "
@@ -58,6 +58,16 @@ class Comparison:
         return [f"{self.measure} {self.unit}".rstrip(), *means, difference, str(self.n), seeds, self.verdict]
 
 
+def folder_of(row: str) -> str:
+    """Return the folder in front of a row's name: of ``FOLDER:MODEL/STAGE/METHOD``; "" where there is none.
+
+    Examples:
+        >>> folder_of("before:vit/block03/ridge"), folder_of("vit/block03/ridge")
+        ('before', '')
+    """
+    return row.rpartition(":")[0]
+
+
 def compare_rows(
     records: Iterable[Record], first: str, second: str, measures: Sequence[str] | None = None
 ) -> list[Comparison]:
@@ -70,10 +80,13 @@ def compare_rows(
         measures: names; None takes every measure that both rows have values of, and that can be compared.
 
     Raises:
-        UsageError: for a row or measure that is not there.
+        UsageError: for a row or measure that is not there, or rows that no image has in common.
     """
     rows = rows_of(records)
     pair = (find_row(rows, first), find_row(rows, second))
+    apart = why_apart(*pair)
+    if apart:
+        raise UsageError(f"'{first}' and '{second}' cannot be compared: {apart}")
     known = measures_of(pair)
     for name in measures or ():
         if name not in known:
@@ -81,7 +94,13 @@ def compare_rows(
     chosen = measures or [name for name in known if all(row.having(name) for row in pair) and comparable(*pair, name)]
     if not chosen:
         raise UsageError(f"'{first}' and '{second}' have no measure in common")
-    return [_compare(*pair, name) for name in chosen]
+    comparisons = [_compare(*pair, name) for name in chosen]
+    if not measures:
+        comparisons = [comparison for comparison in comparisons if comparison.n]
+    if not comparisons or not all(comparison.n for comparison in comparisons):
+        named = f" '{measures[0]}'" if measures and len(measures) == 1 else ""
+        raise UsageError(f"'{first}' and '{second}' have no image on which the measure{named} is defined for both")
+    return comparisons
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:

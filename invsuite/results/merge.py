@@ -1,16 +1,27 @@
-"""Runs of one suite side by side: ranked where that is fair, and kept apart, in words, where it is not."""
+"""Records that may not belong together: ranked where that is fair, and kept apart, in words, where it is not.
+
+Several runs of one suite may be merged, and one folder may hold records of a suite that was changed in between.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from invsuite.results.record import AnyRecord, MergedRun, Record, RelationRecord
 
-#: What must be the same of two runs of a model for their quality to be compared, and its name in the tables.
-KINDS = {"data": "the data", "weights": "the weights"}
+#: What must be the same of two records of a model for their quality to be compared, and its name in the tables.
+KINDS = {
+    "data": "the data",
+    "weights": "the weights",
+    "image_size": "the image size",
+    "budget": "the suite's budget",
+    "engine": "how training runs",
+    "plugins": "the plug-ins",
+}
+SPENT = ("budget", "engine", "plugins")  # what a record without is compared with all the same
 
 
 @dataclass(frozen=True)
@@ -40,23 +51,13 @@ def merge_runs(runs: Mapping[str, Sequence[Record]], relations: Mapping[str, Seq
         relations: records of how stages relate.
     """
     notes = [f"Run {name}: {len(records)} cells, {_origin(records)}." for name, records in runs.items()]
-    every = _in_runs(runs)
-    several = _several_revisions(every)
-    for (model, kind), revisions in several.items():
-        notes.append(
-            f"Model {model} was run on {len(revisions)} revisions of {KINDS[kind]} ({', '.join(revisions)}): quality "
-            "is not ranked across them, each has a table of its own."
-        )
-    newest: dict[tuple[str, str], Record] = {}
+    every, apart = tell_apart(_in_runs(runs))
+    notes += apart
+    newest: dict[str, Record] = {}
     for record in every:
-        cell = record.cell
-        kinds = [kind for kind in KINDS if (cell.model, kind) in several]
-        if kinds:
-            revisions = [f"{kind} {_revision(record, kind) or 'unknown'}" for kind in kinds]
-            cell = replace(cell, model=f"{cell.model} ({', '.join(revisions)})")
-        key = (cell.model, cell.key)
+        key = record.cell.key
         if key not in newest or _rank(newest[key]) <= _rank(record):
-            newest[key] = replace(record, cell=cell)
+            newest[key] = record
     if len(every) > len(newest):
         notes.append(f"{len(every) - len(newest)} cells are in several runs; of each the newest success counts.")
     models = {model: place for place, model in enumerate(dict.fromkeys(r.cell.model for r in newest.values()))}
@@ -67,7 +68,103 @@ def merge_runs(runs: Mapping[str, Sequence[Record]], relations: Mapping[str, Seq
             f"Times and memory were measured on {len(devices)} devices ({'; '.join(devices)}): they are not ranked or "
             "shown side by side across them."
         )
-    return Merged(records, _relations(records, _in_runs(relations)), notes)
+    return Merged(records, relations_of(records, _in_runs(relations)), notes)
+
+
+def without_ghosts(records: Sequence[Record]) -> list[Record]:
+    """Return the records without those that a model left while it could not be had, once it could be."""
+    there: dict[str, str] = {}  # when a model was last there
+    for record in records:
+        if "refused" not in record.identity:
+            there[record.cell.model] = max(there.get(record.cell.model, ""), record.provenance.written)
+    return [
+        record
+        for record in records
+        if "refused" not in record.identity or record.provenance.written > there.get(record.cell.model, "")
+    ]
+
+
+def tell_apart(records: Sequence[Record], first: Collection[str] | None = None) -> tuple[list[Record], list[str]]:
+    """Return the records with a model for each of its revisions (`KINDS`), and what to say of that, a line each.
+
+    Rows are ranked within a model, so that what was scored on other images, by other weights or at another budget of
+    the suite does not meet. Seeds of a row whose method has other parameters than the newest of them are left out.
+
+    Args:
+        records: of one suite.
+        first: ids of the records whose revision keeps the model's name, those of the run that was made just now; where
+            they tell nothing, the newest does. None has every revision named.
+    """
+    notes = []
+    several = _several_revisions(records)
+    for (model, kind), revisions in several.items():
+        notes.append(
+            f"Model {model} was run on {len(revisions)} revisions of {KINDS[kind]} ({', '.join(revisions)}): quality "
+            "is not ranked across them, each has a table of its own."
+        )
+    newest: dict[tuple[str, str], str] = {}  # the revision that is plain where any is
+    for record in sorted(records, key=lambda record: (record.cell.id in (first or ()), *_rank(record))):
+        newest |= {(record.cell.model, kind): own for kind in KINDS if (own := _revision(record, kind))}
+    named = []
+    for record in records:
+        model = record.cell.model
+        words = []
+        for kind in KINDS:
+            if (model, kind) in several:
+                plain = newest[model, kind]
+                absent = (
+                    plain if kind in SPENT or first is not None else "unknown"
+                )  # spent nothing, or never came so far
+                own = _revision(record, kind) or absent
+                if first is None or own != plain:
+                    words.append(f"{kind.replace('_', ' ')} {own}")
+        if words:
+            run = record.run or MergedRun("", model)
+            record = replace(record, cell=replace(record.cell, model=f"{model} ({', '.join(words)})"), run=run)
+        named.append(record)
+    return _of_one_method(named, notes), notes
+
+
+def _of_one_method(records: Sequence[Record], notes: list[str]) -> list[Record]:
+    """Return the records without those of a row whose method is another than the newest's; ``notes`` says which."""
+    newest: dict[str, Record] = {}
+    for record in sorted(records, key=_rank):
+        if "refused" not in record.identity:
+            newest[record.cell.row] = record
+    kept = []
+    lowest: dict[tuple[str, str], int] = {}  # seed of what no seed changes: run with two, it is one result
+    for record in records:
+        same = record.cell.row, json.dumps(record.identity, sort_keys=True)
+        lowest[same] = min(lowest.get(same, record.cell.seed), record.cell.seed)
+    for record in records:
+        if record.cell.seed > lowest[record.cell.row, json.dumps(record.identity, sort_keys=True)]:
+            continue
+        last = newest.get(record.cell.row, record)
+        if record.cell.seed != last.cell.seed and "refused" not in record.identity:
+            keys = (record.identity.keys() | last.identity.keys()) - {*KINDS, "seed"}
+            differing = [key for key in sorted(keys) if _text(record, key) != _text(last, key)]
+            if differing:
+                notes.append(
+                    f"{record.cell.key} is left out: its {' and '.join(differing)} differ from those of the "
+                    f"newer {last.cell.key}; run it again to have both seeds."
+                )
+                continue
+        kept.append(record)
+    return kept
+
+
+def _text(record: Record, key: str) -> str:
+    return json.dumps(record.identity.get(key), sort_keys=True)
+
+
+def in_folder(records: Iterable[Record], folder: str) -> list[Record]:
+    """Return the records with the name of their folder in front of their model's, "" for none."""
+    if not folder:
+        return list(records)
+    return [
+        replace(r, cell=replace(r.cell, model=f"{folder}:{r.cell.model}"), run=MergedRun(folder, r.original_model))
+        for r in records
+    ]
 
 
 def devices_of(records: Iterable[Record]) -> list[str]:
@@ -92,12 +189,17 @@ def _several_revisions(records: Iterable[Record]) -> dict[tuple[str, str], list[
 
 
 def _revision(record: Record, kind: str) -> str:
-    """Return 8 digits of the SHA-256 of a part of the identity; empty for a cell that never had it."""
+    """Return 8 digits of the SHA-256 of a part of the identity; empty for a cell that never had it.
+
+    The budget that a suite gives one row alone is part of that row, and the suite's is what others share.
+    """
     part = record.identity.get(kind)
+    if kind == "budget" and record.cell.own_budget is not False:
+        return ""
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:8] if part else ""
 
 
-def _relations(records: Iterable[Record], relations: Iterable[RelationRecord]) -> list[RelationRecord]:
+def relations_of(records: Iterable[Record], relations: Iterable[RelationRecord]) -> list[RelationRecord]:
     """Return how the stages of every model of the ``records`` relate, on the same images with the same weights.
 
     Of several relations the newest success counts, else the newest failure.

@@ -95,6 +95,7 @@ class CellName:
         title: heading of the suite's tables.
         model_position: of the model in the suite, for the order of tables.
         method_position: of the method in the suite.
+        own_budget: whether the suite gives the row a budget of its own; None where a record does not say.
     """
 
     id: str
@@ -110,6 +111,7 @@ class CellName:
     title: str = ""
     model_position: int = 0
     method_position: int = 0
+    own_budget: bool | None = None
 
     @property
     def key(self) -> str:
@@ -193,12 +195,6 @@ class DataCounts:
         unreadable: reason by path of every photo that was left out.
         converted: how many photos were rotated, grey, CMYK, had alpha ...
         resampling: how photos were resized.
-        parts: for fit, select and score the data set's name, the digest of the images, the geometry, and in ``listing``
-            the file below the results' folder that holds name and content digest of every image.
-        copies: how many photos are copies of another one of their part, by content.
-        passed_over: how many files beside the photos are no photos that are read, by suffix.
-        left_out: reason by name of the first annotations that were left out.
-        left_out_count: of all annotations that were left out.
     """
 
     fit: int
@@ -207,16 +203,15 @@ class DataCounts:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     converted: Mapping[str, int] = field(default_factory=dict)
     resampling: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    copies: int = 0
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    left_out_count: int = 0
 
 
 @dataclass(slots=True)
 class Provenance:
-    """Where numbers come from: code, versions, plug-ins, device, precision, and when they were written."""
+    """Where numbers come from: code, versions, plug-ins, device, precision, and when they were written.
+
+    ``suite`` is the text of the suite's file as it was read, ``command`` the command line; both are "" where Python
+    code made the run.
+    """
 
     git: Mapping[str, Any]
     source_sha256: str
@@ -229,12 +224,24 @@ class Provenance:
     deterministic: bool
     tf32: bool
     written: str
+    suite: str = ""
+    command: str = ""
 
     @property
     def code(self) -> str:
         """Return which code it is, for people."""
         sha, dirty = self.git["sha"], " (dirty)" if self.git.get("dirty") else ""
         return f"{f'commit {sha[:10]}{dirty}' if sha else 'installed package'}, source {self.source_sha256[:12]}"
+
+    def changes_to(self, versions: Mapping[str, str | None]) -> list[str]:
+        """Return which packages have another version in ``versions``, in words; those only one of the two names count
+        as unchanged.
+        """
+        return [
+            f"{name} {before or 'none'} -> {versions[name] or 'none'}"
+            for name, before in self.versions.items()
+            if name in versions and versions[name] != before
+        ]
 
     @property
     def packages(self) -> str:
@@ -335,6 +342,11 @@ class Record(BaseRecord[CellName]):
     flags: list[str] = field(default_factory=list)
     weights: Weights | None = None
     data: DataCounts | None = None
+
+    @property
+    def original_key(self) -> str:
+        """Return MODEL/STAGE/METHOD/sSEED by what the model is called in the run that the record comes from."""
+        return replace(self.cell, model=self.original_model).key
 
     @property
     def provenances(self) -> list[Provenance]:

@@ -100,6 +100,12 @@ class Row:
         """Return the keys of the images that it was scored on."""
         return tuple(self.done[0].images) if self.done else ()
 
+    @property
+    def scored(self) -> str | None:
+        """Return the digest of the scored images; None where the records do not say."""
+        data = self.done[0].identity.get("data") if self.done else None
+        return data.get("score") if data else None
+
     @cached_property
     def done(self) -> tuple[Record, ...]:
         """Return the records with numbers."""
@@ -249,6 +255,18 @@ def all_places(rows: Iterable[Row]) -> Places:
     return places
 
 
+def why_apart(first: Row, second: Row) -> str:
+    """Return why two rows have no image in common, "" if they have some.
+
+    Photos of two folders may share their names: rows of one model need the same digest of the scored images too.
+    """
+    same_model = first.done[0].original_model == second.done[0].original_model
+    if same_model and first.scored != second.scored:
+        digests = ", ".join(f"data {row.scored[:8] if row.scored else 'unknown'}" for row in (first, second))
+        return f"they were scored on other images ({digests})"
+    return "" if set(first.images) & set(second.images) else "they have no scored image in common"
+
+
 def comparable(first: Row, second: Row, measure: str) -> bool:
     """Tell whether two rows that have ``measure`` can be compared by it: of all images together they need the same."""
     return first.images == second.images or not any(
@@ -259,7 +277,8 @@ def comparable(first: Row, second: Row, measure: str) -> bool:
 def advantage(first: Row, second: Row, measure: str) -> Difference:
     """Return by how much ``first`` is better than ``second`` (negative: worse), over their common images.
 
-    In the measure's unit; for a measure that is best at 1, the difference of distances from 1.
+    In the measure's unit; for a measure that is best at 1, the difference of distances from 1. Without a common image
+    n is 0.
 
     Raises:
         UsageError: if one of the two has no value of the measure, or it is of all images together and theirs differ.
@@ -275,6 +294,8 @@ def advantage(first: Row, second: Row, measure: str) -> Difference:
             f"{len(second.images)} of them: of fewer it is another number"
         )
     images = _all_images([first, second])
+    if why_apart(first, second):
+        return Difference(0, None, None, None)
     return differences([second.losses(measure, images), first.losses(measure, images)], [(0, 1)])[0]
 
 
