@@ -25,6 +25,7 @@ from invsuite.data.folder import FolderSource, PhotoFile, PhotoFolder, verify
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
 from invsuite.data.imagenet import ImageNetFolder, ImageNetSource
+from invsuite.data.photo import Colour
 from invsuite.data.scenes import Scenes, ScenesSource
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
@@ -85,7 +86,7 @@ def test_unreadable_photos_are_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_photos_says_so(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="none of its 0 photos"):
+    with pytest.raises(Unavailable, match="no photos in it"):
         PhotoFolder(tmp_path, Geometry(SIZE))
     with pytest.raises(Unavailable, match="does not exist"):
         PhotoFolder(tmp_path / "nowhere", Geometry(SIZE))
@@ -202,11 +203,11 @@ def test_imagenet_photos_are_spread_and_only_those_decoded(tmp_path: Path, monke
     root = imagenet_root(tmp_path, "train")
     decoded: list[Path] = []
 
-    def spy(paths: list[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
+    def spy(paths: list[Path], colour: Colour) -> tuple[list[PhotoFile], dict[str, str]]:
         decoded.extend(paths)
-        return verify(paths)
+        return verify(paths, colour)
 
-    monkeypatch.setattr("invsuite.data.imagenet.verify", spy)
+    monkeypatch.setattr("invsuite.data.folder.verify", spy)
     data = ImageNetFolder(root, "train", 6, Geometry(SIZE))
     assert len(data) == len(decoded) == 6
     assert len({file.path.parent.name for file in data.files}) == 2
@@ -235,15 +236,18 @@ def test_a_hub_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         if name == "owner/gone":
             raise ConnectionError("no route to the hub")
         grey = Image.fromarray(gradient()[..., 0])
-        return FakeRows([{"image": Image.fromarray(gradient())}, {"image": grey}, {"image": 3}])
+        return FakeRows([{"image": Image.fromarray(gradient())}, {"image": None}, {"image": grey}, {"image": 3}])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    data = HubPhotos("owner/photos:small", "test", "image", 3, Geometry(SIZE))
-    assert asked == [("owner/photos", "small", "test[:3]")]
+    data = HubPhotos("owner/photos:small", "test", "image", 2, Geometry(SIZE))
+    assert asked == [("owner/photos", "small", "test")]
     check_images(torch.stack([data[0].image, data[1].image]))
     assert data.identity(0) != data.identity(1)
+    assert data.key(1) == data[1].key == "owner/photos:small/test/2"
+    assert data.conversions(1) == ("grey",)
+    assert data.unreadable == {"owner/photos:small/test/1": "owner/photos:small/test/1: the row has no image"}
     with pytest.raises(UsageError, match="holds int, no images"):
-        data[2]
+        HubPhotos("owner/photos:small", "test", "image", 3, Geometry(SIZE))
     with pytest.raises(Unavailable, match="cannot be had: no route to the hub"):
         HubPhotos("owner/gone", "test", "image", 3, Geometry(SIZE))
     with pytest.raises(UsageError, match="no column 'picture': image, label"):
@@ -322,9 +326,9 @@ def test_coco_masks_of_a_rotated_photo_fit(tmp_path: Path, stored: bool) -> None
     assert float(sample.image[0].numpy()[sample.instances[0].mask].mean()) > 0.9
 
 
-def test_coco_with_another_size_of_mask_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mask is \(20, 48\), the photo is \(40, 48\)"):
-        CocoInstances(coco_root(tmp_path, mask_error=True), "val2017", Geometry(SIZE))[0]
+def test_coco_of_photos_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotations are for 48 x 20 pixels, the photo is 48 x 40"):
+        CocoInstances(coco_root(tmp_path, mask_error=True), "val2017", Geometry(SIZE))
 
 
 def test_coco_that_is_not_there(tmp_path: Path) -> None:

@@ -414,13 +414,11 @@ def _load(
 def _open_data(suite: Suite, spec: ModelSpec, model: Model, note: Callable[[str], None]) -> Splits:
     """Open the three sets of images at the model's image size."""
     note(f"opening data for '{spec.name}'")
-    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling)
+    splits = open_splits(suite.data_of(spec), model.image_size, model.resampling, note)
     if len(splits.fit) < suite.budget.batch:
         raise UsageError(f"{len(splits.fit)} fit images are fewer than one batch of {suite.budget.batch}")
-    for path, reason in list(splits.unreadable.items())[:3]:
-        note(f"unreadable photo left out: {reason or path}")
-    if splits.unreadable:
-        note(f"{len(splits.unreadable)} unreadable photos left out in all")
+    for remark in splits.remarks():
+        note(remark)
     return splits
 
 

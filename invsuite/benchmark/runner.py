@@ -10,8 +10,9 @@ import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import torch
@@ -52,6 +53,7 @@ from invsuite.results.pictures import FIRST, Pixels, best_and_worst, first_sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
 
+NAMED_ANNOTATIONS = 100  # that were left out: a record names no more of them
 CHECKED_IMAGES = 2  # scored images on which a model's chain is held against its own forward pass
 
 
@@ -376,12 +378,14 @@ class Scored:
         whole: what measures are given of the model and its scored images.
         features: representations of fit images, kept between fits.
         kept: reconstructions and inverters, kept for measures that are added later.
+        data: what records say of the images.
     """
 
     fingerprint: str
     whole: Subject
     features: FeatureCache
     kept: KeptTensors
+    data: DataCounts
     _parts: dict[tuple[int, int], Subject] = field(default_factory=dict)
 
     def subject(self, cell: Cell) -> Subject:
@@ -436,7 +440,7 @@ class Session:
                 witness=entry.witness,
             )
             kept = run.store.kept(run.options.keep_bytes, run.report.note)
-            self._scored = Scored(fingerprint, subject, self._features, kept)
+            self._scored = Scored(fingerprint, subject, self._features, kept, self._data())
         except DiskError:
             raise
         except Exception as error:  # nothing of this model or its data can be trusted; the other models go on
@@ -565,7 +569,7 @@ class Session:
             NotApplicable: if the method refused the stage.
             OutOfMemoryError: if not even one image at a time can be inverted.
         """
-        run, model, store, splits = self.run, self.entry.model, self.run.store, self.entry.splits
+        run, model, store = self.run, self.entry.model, self.run.store
         scored, fitted, curve = self._scored, fit.get(), Curve()
         subject = scored.subject(cell)
         what = f"reconstructions of '{cell.method.name}' at '{cell.stage}'"
@@ -610,15 +614,32 @@ class Session:
             ),
             "notes": notes,
             "flags": flags,
-            "data": DataCounts(
-                len(splits.fit),
-                len(splits.select),
-                count,
-                splits.unreadable,
-                splits.converted,
-                asdict(model.resampling),
-            ),
+            "data": replace(self._scored.data, score=count),
         }
+
+    def _data(self) -> DataCounts:
+        """Return what records say of the images, whose names and digests are written beside them.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        splits, store = self.entry.splits, self.run.store
+        return DataCounts(
+            len(splits.fit),
+            len(splits.select),
+            len(splits.score),
+            unreadable=splits.unreadable,
+            converted=splits.converted,
+            resampling=asdict(self.entry.model.resampling),
+            parts={
+                name: split.facts() | {"listing": store.write_listing(split.listing())}
+                for name, split in splits.parts.items()
+            },
+            copies=len(splits.copies),
+            passed_over=splits.passed_over,
+            left_out=dict(islice(splits.left_out.items(), NAMED_ANNOTATIONS)),
+            left_out_count=len(splits.left_out),
+        )
 
     def _add(self, fit: SharedFit, cell: Cell, metrics: Sequence[Metric]) -> None:
         """Compute the ``metrics`` that the record of ``cell`` lacks, on its kept reconstructions.

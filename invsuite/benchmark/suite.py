@@ -206,8 +206,8 @@ def _source(table: dict[str, Any], where: str, part: str) -> Source:
     kind = fields.pop("kind", None)
     if kind is None:
         raise UsageError(f"'{where}.kind' is missing")
-    if kind not in SOURCES or (kind == "held-back" and part != "select"):
-        kinds = [known for known in SOURCES if part == "select" or known != "held-back"]
+    if kind not in SOURCES or (kind == "held-back" and part == "fit"):
+        kinds = [known for known in SOURCES if part != "fit" or known != "held-back"]
         raise unknown_name(f"{where}.kind", str(kind), kinds)
     return build(SOURCES[kind], fields, where)
 

@@ -19,7 +19,7 @@
     compile = "auto"                     # auto (on a GPU) | on | off
 
     [data.fit]                           # fit, select and score must be disjoint
-    kind = "scenes"                      # scenes | folder | coco | held-back (select only)
+    kind = "scenes"                      # scenes | folder | coco ...; select and score: held-back too
     ...
     [models.vit]
     source = "bundled:vit"

@@ -16,7 +16,7 @@ from invsuite._system.needs import Need
 from invsuite.errors import DataError
 
 if TYPE_CHECKING:
-    from invsuite.data.geometry import Resampling
+    from invsuite.data.geometry import Geometry, Resampling
 
 Mask = NDArray[np.bool_]
 
@@ -36,6 +36,24 @@ class Instance:
     label: int
     box: tuple[float, float, float, float]
 
+    @property
+    def area(self) -> float:
+        """Return the area of the mask in pixels."""
+        return float(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class BoxedObject:
+    """An object of which only the ``box`` (x0, y0, x1, y1) in pixels and the class index ``label`` are known."""
+
+    label: int
+    box: tuple[float, float, float, float]
+
+    @property
+    def area(self) -> float:
+        """Return the area of the box in pixels."""
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -45,6 +63,7 @@ class Sample:
         key: its name in records.
         image: float32 RGB (3, H, W) in [0, 1].
         instances: its objects as far as they are known; may be empty.
+        boxed: objects that have no mask: measures of boxes count them, measures of masks do not see them.
 
     Raises:
         DataError: if the image is not float in [0, 1] or a mask has another size than the image.
@@ -57,6 +76,7 @@ class Sample:
     key: str
     image: torch.Tensor
     instances: tuple[Instance, ...] = ()
+    boxed: tuple[BoxedObject, ...] = ()
 
     def __post_init__(self) -> None:
         check_images(self.image[None], what=f"image {self.key}")
@@ -75,8 +95,11 @@ class Dataset(ABC):
     Attributes:
         name: how tables and messages call it.
         classes: names of the instances' labels, by label; empty where nothing is labelled.
+        geometry: how its photos take the size of the model's input; None where nothing is resized.
         unreadable: ``{path: reason}`` of the files that were left out.
         missing: names of the files that its annotations name and that are not there.
+        passed_over: how many files beside its photos are no photos that are read here, by suffix.
+        left_out: ``{annotation: reason}`` of the annotations that were left out.
 
     Examples:
         >>> from invsuite.data.scenes import Scenes
@@ -89,6 +112,9 @@ class Dataset(ABC):
     classes: tuple[str, ...] = ()
     unreadable: Mapping[str, str] = MappingProxyType({})
     missing: tuple[str, ...] = ()
+    geometry: Geometry | None = None
+    passed_over: Mapping[str, int] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -107,8 +133,12 @@ class Dataset(ABC):
     def digest(self) -> str:
         """Return a SHA-256 over everything that changes the pixels or masks."""
 
+    def key(self, index: int) -> str:
+        """Return the name of image ``index`` in records."""
+        return self[index].key
+
     def conversions(self, index: int) -> tuple[str, ...]:
-        """Return what had to be changed of photo ``index`` to make it RGB (`invsuite.data.geometry.kinds_of`)."""
+        """Return what had to be changed of photo ``index`` to make it RGB (`invsuite.data.photo.kinds_of`)."""
         return ()
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from invsuite.data.base import Mask, Sample, check_images
-from invsuite.data.geometry import Geometry, open_photo
+from invsuite.data.geometry import Geometry
+from invsuite.data.photo import open_photo
 from invsuite.errors import DataError
 
 FINE = 3.3  # photo pixels per canvas pixel, not whole: a resize without a filter cannot hit the mean by luck

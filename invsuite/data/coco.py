@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from pycocotools.coco import COCO
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Log, Need
 from invsuite._system.validation import Natural
-from invsuite.data.base import Instance, Sample, bounding_box
-from invsuite.data.folder import PathSource, PhotoFolder, verify
-from invsuite.data.geometry import FitMode, Geometry, Resampling, open_photo
+from invsuite.data.annotations import CocoAnnotations
+from invsuite.data.base import BoxedObject, Instance, Sample, bounding_box
+from invsuite.data.folder import PathSource, PhotoFile, PhotoFolder, take
+from invsuite.data.geometry import FitMode, Geometry, Resampling
+from invsuite.data.photo import Colour, open_photo, quiet
 from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 
@@ -34,63 +33,76 @@ class CocoInstances(PhotoFolder):
     """One split of a COCO root, photos in the order of their image id; crowd regions are left out.
 
     Masks belong to the pixels as they are stored, so that a photo's EXIF rotation is applied only where the annotations
-    are later than it, as their size tells.
+    are later than it, as their size tells. Annotations that cannot be read are left out and named.
+
+    Args:
+        root: of the official layout.
+        split: whose photos and instances are taken.
+        geometry: how photos take the size of the model's input.
+        count: only the first ones by id that can be read, and no others are opened; 0 takes all.
+        colour: what becomes of ICC profiles (`invsuite.data.photo.open_photo`).
 
     Raises:
         Unavailable: if the root, the split or the annotations are not there, or no photo can be read.
-        DataError: if the annotation file is not COCO JSON.
+        DataError: if the annotation file is not COCO JSON or contradicts itself, or fits none of the photos.
     """
 
-    def __init__(self, root: Path, split: str, geometry: Geometry) -> None:
-        annotations = annotation_file(root, split)
-        if not annotations.is_file():
-            raise MissingPath(f"COCO annotations '{annotations}' do not exist")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._coco = COCO(str(annotations))
-                self._image_ids = sorted(self._coco.getImgIds())
-        except (json.JSONDecodeError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(f"{annotations}: not a COCO instances file ({error!r})") from error
-        self.name, self.geometry = f"{root.name}/{split}", geometry
-        categories = sorted(self._coco.cats)
-        self._label = {category: index for index, category in enumerate(categories)}
-        self.classes = tuple(self._coco.cats[c]["name"] for c in categories)
-        self._annotations_sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
-        paths = {i: root / split / self._coco.imgs[i]["file_name"] for i in self._image_ids}
-        self.missing = tuple(path.name for path in paths.values() if not path.is_file())
-        self.files, self.unreadable = verify(list(paths.values()))
+    def __init__(self, root: Path, split: str, geometry: Geometry, count: int = 0, colour: Colour = "sRGB") -> None:
+        path = annotation_file(root, split)
+        if not path.is_file():
+            raise MissingPath(f"COCO annotations '{path}' do not exist")
+        annotations = CocoAnnotations(path)
+        self.name, self.root, self.geometry, self.colour = f"{root.name}/{split}", root / split, geometry, colour
+        self.classes, self._annotations_sha256 = annotations.classes, annotations.sha256
+        ids = list(annotations.images)
+        images = [annotations.images[i] for i in ids]
+        paths = [self.root / image.file_name for image in images]
+        self.missing = tuple(path.name for path in paths if not os.path.isfile(path))
+        others: list[str] = []
+
+        def refuse(number: int, file: PhotoFile) -> str:
+            size = images[number].size
+            if size is None or size in (file.stored, file.upright):
+                return ""
+            others.append(
+                f"{file.path.name}: its annotations are for {size[0]} x {size[1]} pixels, the photo is "
+                f"{file.upright[0]} x {file.upright[1]}; the annotations belong to another version of the photo"
+            )
+            return others[-1]
+
+        files, self.unreadable = take(paths, count, colour, refuse)
+        self.files = list(files.values())
+        if not self.files and others:
+            raise DataError(f"{path}: {others[0]}")
         if not self.files:
             first = f" (first: {', '.join(self.missing[:3])})" if self.missing else ""
             raise Unavailable(
-                f"COCO split '{root / split}': none of its {len(paths)} photos can be read; "
+                f"COCO split '{self.root}': none of its {len(paths)} photos can be read; "
                 f"{len(self.missing)} are missing{first}"
             )
-        by_path = {path: image_id for image_id, path in paths.items()}
-        self._image_ids = [by_path[file.path] for file in self.files]
+        # where the size of a rotated photo does not say which pixels were annotated, those that people see were
+        self._upright = [images[number].size != file.stored for number, file in files.items()]
+        sizes = [file.upright if up else file.stored for file, up in zip(self.files, self._upright, strict=True)]
+        self._objects = [annotations.objects(ids[n], size) for n, size in zip(files, sizes, strict=True)]
+        self.left_out, self._read_anew = annotations.left_out, annotations.unlike_pycocotools
 
     def __getitem__(self, index: int) -> Sample:
-        path, image_id = self.files[index].path, self._image_ids[index]
-        facts = self._coco.imgs[image_id]
-        photo = open_photo(path, upright=False)
-        if photo.size != (facts.get("width"), facts.get("height")):
-            photo = open_photo(path)
-        instances = []
-        for annotation in self._coco.loadAnns(self._coco.getAnnIds(imgIds=[image_id], iscrowd=False)):
-            full = self._coco.annToMask(annotation).astype(bool)
-            if full.shape != (photo.height, photo.width):
-                raise DataError(
-                    f"{path.name}: a mask is {full.shape}, the photo is {(photo.height, photo.width)}; "
-                    "the annotations belong to another version of the photo"
-                )
-            mask = self.geometry.mask(full)
-            if not mask.any():  # cropped away
+        file, instances, boxed = self.files[index], [], []
+        with quiet():
+            photo = open_photo(file.path, self._upright[index], self.colour)
+        for item in self._objects[index]:
+            if item.outline is None:
+                box = self.geometry.box(item.box, photo.width, photo.height)
+                boxed += [] if box is None else [BoxedObject(item.label, box)]
                 continue
-            instances.append(Instance(mask, self._label[annotation["category_id"]], bounding_box(mask)))
-        return Sample(key=path.name, image=self.geometry.tensor(photo), instances=tuple(instances))
+            mask = self.geometry.mask(item.mask(photo.height, photo.width))
+            if mask.any():  # else it is cropped away
+                instances.append(Instance(mask, item.label, bounding_box(mask)))
+        return Sample(self.key(index), self.geometry.tensor(photo), tuple(instances), tuple(boxed))
 
     def digest(self) -> str:
-        """Return a SHA-256 over photos, annotations and geometry."""
-        text = super().digest() + self._annotations_sha256
+        """Return a SHA-256 over photos, annotations, how they are read, and geometry."""
+        text = super().digest() + self._annotations_sha256 + ("-by id" if self._read_anew else "")
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -142,12 +154,14 @@ class CocoSource(PathSource):
     split: str
     count: Natural = 0
     geometry: FitMode = "crop"
+    colour: Colour = "sRGB"
 
     by_hand = "https://cocodataset.org/#download"
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> CocoInstances:
         """Return the photos in the order of their image id."""
-        return CocoInstances(expand_path(self.path), self.split, Geometry(size, self.geometry, resampling))
+        geometry = Geometry(size, self.geometry, resampling)
+        return CocoInstances(expand_path(self.path), self.split, geometry, self.count, self.colour)
 
     def needs_of(self, root: Path) -> tuple[Need, ...]:
         """Return the split's photos and its annotations."""

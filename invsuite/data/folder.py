@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -13,15 +18,20 @@ from PIL import Image
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
-from invsuite._system.needs import Need, path_need
+from invsuite._system.needs import Log, Need, path_need
 from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample, Source
 from invsuite.data.checks import check_geometry
-from invsuite.data.geometry import FitMode, Geometry, Resampling, kinds_of, open_photo
+from invsuite.data.geometry import FitMode, Geometry, Resampling
+from invsuite.data.photo import HEIF, Colour, kinds_of, open_photo, quiet, readable_suffixes, shown
 from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+SECONDS_OF_SILENCE = 10.0  # between two lines of progress while photos are looked at
+#: kinds whose pixels were read in another way before those that a digest of bytes alone tells apart
+READ_ANEW = frozenset({"profile", "deep"})
+_listener: ContextVar[Log] = ContextVar("listener", default=lambda text: None)
+_known: dict[tuple[str, int, int, Colour], PhotoFile | str] = {}  # by path, time, size: looked at once per process
 
 
 @dataclass(frozen=True)
@@ -31,39 +41,163 @@ class PhotoFile:
     Attributes:
         path: where it lies.
         sha256: of its bytes, the same for two copies of one photo.
-        kinds: what had to be converted (`invsuite.data.geometry.kinds_of`).
+        kinds: what had to be converted (`invsuite.data.photo.kinds_of`).
+        stored: (width, height) of the pixels as they are stored.
+        upright: (width, height) after the EXIF rotation.
     """
 
     path: Path
     sha256: str
     kinds: tuple[str, ...] = ()
+    stored: tuple[int, int] = (0, 0)
+    upright: tuple[int, int] = (0, 0)
+
+    @property
+    def content(self) -> str:
+        """Return what a digest of pixels holds of this photo: its bytes' digest, and how they were read."""
+        return self.sha256 + "".join(f"-{kind}" for kind in self.kinds if kind in READ_ANEW)
 
 
-def verify(paths: Sequence[Path]) -> tuple[list[PhotoFile], dict[str, str]]:
+@contextmanager
+def telling(log: Log) -> Iterator[None]:
+    """Tell ``log`` how far it is where many photos are looked at within."""
+    token = _listener.set(log)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def verify(paths: Sequence[Path], colour: Colour = "sRGB") -> tuple[list[PhotoFile], dict[str, str]]:
     """Decode every photo once and return the readable ones and ``{path: reason}`` of the others."""
-
-    def check(path: Path) -> PhotoFile | str:
-        try:
-            open_photo(path)
-            with Image.open(path) as photo:
-                kinds = kinds_of(photo)
-            return PhotoFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), kinds)
-        except (DataError, OSError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        results = dict(zip(paths, pool.map(check, paths), strict=True))
-    readable = [file for file in results.values() if isinstance(file, PhotoFile)]
-    return readable, {str(path): reason for path, reason in results.items() if isinstance(reason, str)}
+    readable_suffixes()  # plug-ins are registered before threads use them
+    last, results = time.monotonic(), []
+    with quiet(), ThreadPoolExecutor(max_workers=4) as pool:
+        for done, result in enumerate(pool.map(lambda path: _look(path, colour), paths), start=1):
+            results.append(result)
+            if time.monotonic() - last > SECONDS_OF_SILENCE:
+                last = time.monotonic()
+                _listener.get()(f"looked at {done} of {len(paths)} photos")
+    readable = [file for file in results if isinstance(file, PhotoFile)]
+    refused = zip(paths, results, strict=True)
+    return readable, {shown(path): reason for path, reason in refused if isinstance(reason, str)}
 
 
-def photos_below(root: Path) -> list[Path]:
-    """Return every photo below a folder, sorted by path."""
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+def _look(path: Path, colour: Colour) -> PhotoFile | str:
+    """Return what is known of a photo, or why it cannot be read; it is decoded unless it was before."""
+    try:
+        facts = path.stat()
+        key = (str(path), facts.st_mtime_ns, facts.st_size, colour)
+        if key not in _known:
+            _known[key] = _decode(path, colour)
+        return _known[key]
+    except (OSError, ValueError) as error:
+        return f"{shown(path)}: {error}"
+
+
+def _decode(path: Path, colour: Colour) -> PhotoFile | str:
+    try:
+        upright = open_photo(path, colour=colour).size
+        with Image.open(path) as photo:
+            kinds, stored = kinds_of(photo, colour), photo.size
+    except DataError as error:
+        return str(error)
+    return PhotoFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), kinds, stored, upright)
+
+
+def take(
+    paths: Sequence[Path],
+    count: int,
+    colour: Colour,
+    refuse: Callable[[int, PhotoFile], str] = lambda number, file: "",
+) -> tuple[dict[int, PhotoFile], dict[str, str]]:
+    """Look at photos in order until there are ``count`` of use, and at no others.
+
+    Args:
+        paths: of the photos.
+        count: of photos; 0 takes all.
+        colour: as `open_photo` takes it.
+        refuse: gives the reason why a readable photo, by its position, is of no use; "" where it is.
+
+    Returns:
+        The photos by their position among ``paths``, and ``{path: reason}`` of those left out.
+    """
+    files: dict[int, PhotoFile] = {}
+    reasons: dict[str, str] = {}
+    count, tried = min(count, len(paths)) or len(paths), 0
+    while tried < len(paths) and (lacking := count - len(files)):
+        batch = paths[tried : tried + lacking]
+        readable, unreadable = verify(batch, colour)
+        reasons |= unreadable
+        by_path = {file.path: file for file in readable}
+        for number, path in enumerate(batch, start=tried):
+            if path not in by_path:
+                continue
+            if reason := refuse(number, by_path[path]):
+                reasons[shown(path)] = reason
+            else:
+                files[number] = by_path[path]
+        tried += len(batch)
+    return files, reasons
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder, linked folders included.
+
+    Attributes:
+        photos: files with the suffix of a photo, sorted by path.
+        passed_over: how many of the other files there are, by suffix.
+        unreadable: ``{path: reason}`` of folders and links that lead nowhere.
+    """
+
+    photos: list[Path]
+    passed_over: dict[str, int]
+    unreadable: dict[str, str]
+
+
+def photos_below(root: Path) -> Listing:
+    """Return what lies below a folder: each folder once, however often it is linked; hidden files do not count."""
+    photos, others, unreadable, entered = [], Counter[str](), dict[str, str](), {os.path.realpath(root)}
+
+    def refused(error: OSError) -> None:
+        unreadable[shown(error.filename)] = f"{shown(error.filename)}: {error.strerror}"
+
+    for folder, below, names in os.walk(root, followlinks=True, onerror=refused):
+        fresh = []
+        for name in sorted(below):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in entered:
+                entered.add(real)
+                fresh.append(name)
+        below[:] = fresh
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            suffix = path.suffix.lower()
+            if suffix not in readable_suffixes():
+                others[suffix or "no suffix"] += 1
+            elif path.is_file():
+                photos.append(path)
+            else:
+                unreadable[shown(path)] = f"{shown(path)}: no file, or a link to none"
+    return Listing(sorted(photos), dict(sorted(others.items())), unreadable)
+
+
+def describe_others(passed_over: Mapping[str, int]) -> str:
+    """Return how many files are no photos that are read here, by suffix, and what would read them."""
+    count = sum(passed_over.values())
+    kinds = ", ".join(f"{suffix} {number}" for suffix, number in passed_over.items())
+    hint = " (pip install 'invsuite[heif]' reads HEIC)" if HEIF & set(passed_over) else ""
+    return f"{count} {'file is no photo' if count == 1 else 'files are no photos'} the suite reads: {kinds}{hint}"
 
 
 class PhotoFolder(Dataset):
-    """Every photo below ``root`` (sorted by path), at the geometry of the model that will see it.
+    """Photos below ``root``, at the geometry of the model that will see them.
+
+    Args:
+        root: the folder.
+        geometry: how photos take the size of the model's input.
+        count: only the first ones by path that can be read, and no others are opened; 0 takes all.
+        colour: what becomes of ICC profiles (`open_photo`).
 
     Attributes:
         files: the readable photos.
@@ -73,22 +207,43 @@ class PhotoFolder(Dataset):
     """
 
     files: list[PhotoFile]
+    geometry: Geometry
 
-    def __init__(self, root: Path, geometry: Geometry) -> None:
+    def __init__(self, root: Path, geometry: Geometry, count: int = 0, colour: Colour = "sRGB") -> None:
         if not root.is_dir():
             raise MissingPath(f"photo folder '{root}' does not exist")
-        self.name, self.geometry = root.name, geometry
-        paths = photos_below(root)
-        self.files, self.unreadable = verify(paths)
+        self.name = root.name or root.resolve().name
+        self.root, self.geometry, self.colour = root, geometry, colour
+        self._open(photos_below(root), count, f"photo folder '{root}'")
+
+    def _open(self, listing: Listing, count: int, what: str) -> None:
+        """Take the first ``count`` photos of a listing.
+
+        Raises:
+            Unavailable: if none of them can be read, naming ``what``.
+        """
+        self.passed_over = listing.passed_over
+        files, unreadable = take(listing.photos, count, self.colour)
+        self.files, self.unreadable = list(files.values()), listing.unreadable | unreadable
         if not self.files:
-            raise Unavailable(f"photo folder '{root}': none of its {len(paths)} photos can be read")
+            others = f"; {describe_others(self.passed_over)}" if self.passed_over else ""
+            first = f" (first: {next(iter(self.unreadable.values()))})" if self.unreadable else ""
+            known = (
+                f"none of its {len(listing.photos)} photos can be read{first}" if listing.photos else "no photos in it"
+            )
+            raise Unavailable(f"{what}: {known}{others}")
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        path = self.files[index].path
-        return Sample(key=path.name, image=self.geometry.tensor(open_photo(path)))
+        with quiet():
+            photo = open_photo(self.files[index].path, colour=self.colour)
+        return Sample(key=self.key(index), image=self.geometry.tensor(photo))
+
+    def key(self, index: int) -> str:
+        """Return the path of a photo below the folder: two folders may both have a ``01.png``."""
+        return Path(shown(os.path.relpath(self.files[index].path, self.root))).as_posix()
 
     def identity(self, index: int) -> str:
         """Return the SHA-256 of the photo's bytes."""
@@ -99,17 +254,23 @@ class PhotoFolder(Dataset):
         return self.files[index].kinds
 
     def digest(self) -> str:
-        """Return a SHA-256 over every photo's bytes, in order, and the geometry."""
+        """Return a SHA-256 over every photo's bytes, in order, how they are read, and the geometry."""
         digest = hashlib.sha256(repr(self.geometry).encode())
         for file in self.files:
-            digest.update(file.sha256.encode())
+            digest.update(file.content.encode())
         return digest.hexdigest()
 
 
 class PhotoSource(Source):
-    """A source of photos; ``geometry`` says how they take the shape of the model's input."""
+    """A source of photos.
+
+    Attributes:
+        geometry: how they take the shape of the model's input.
+        colour: whether colours of other ICC profiles are converted to sRGB or taken as they are stored.
+    """
 
     geometry: FitMode
+    colour: Colour
 
     def check(self, size: tuple[int, int]) -> None:
         """Send a red disc, its mask and a chessboard through decoding and resizing (`check_geometry`)."""
@@ -146,9 +307,10 @@ class FolderSource(PathSource):
     path: str = field(metadata=NOT_IDENTITY)
     count: Natural = 0
     geometry: FitMode = "crop"
+    colour: Colour = "sRGB"
 
     by_hand = "bring your own photos"
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> PhotoFolder:
         """Return the photos, sorted by path."""
-        return PhotoFolder(expand_path(self.path), Geometry(size, self.geometry, resampling))
+        return PhotoFolder(expand_path(self.path), Geometry(size, self.geometry, resampling), self.count, self.colour)

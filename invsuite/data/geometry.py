@@ -1,18 +1,17 @@
-"""From a photo of any size and mode to 8-bit RGB of the model's size; masks follow every geometric change."""
+"""From an RGB photo of any size to the size of the model; masks and boxes follow every geometric change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from invsuite.data.base import Mask, to_unit_range
-from invsuite.errors import DataError, UsageError, unknown_name
+from invsuite.errors import UsageError, unknown_name
 
 FitMode = Literal["crop", "squash"]
 
@@ -92,57 +91,12 @@ class Geometry:
         box = self.source_box(*picture.size)
         return np.asarray(picture.resize(canvas, Image.Resampling.NEAREST, box=box)) >= 128
 
-
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-
-
-def kinds_of(photo: Image.Image) -> tuple[str, ...]:
-    """Return what `to_rgb` has to change of a photo, for the count in the record.
-
-    The kinds are ``rotated``, ``grey``, ``CMYK``, ``alpha``, ``palette`` and ``deep`` (more than 8 bits).
-    """
-    mode = photo.mode
-    kinds = {
-        "rotated": photo.getexif().get(ORIENTATION, 1) != 1,
-        "grey": mode in ("1", "L", "LA"),
-        "CMYK": mode == "CMYK",
-        "alpha": mode in ("RGBA", "LA", "PA") or "transparency" in photo.info,
-        "palette": mode in ("P", "PA"),
-        "deep": mode.startswith("I") or mode == "F",
-    }
-    return tuple(name for name, there in kinds.items() if there)
-
-
-def to_rgb(photo: Image.Image, upright: bool = True) -> Image.Image:
-    """Return any photo as 8-bit RGB: EXIF rotation applied (``upright``), alpha over white, 16-bit and float rescaled.
-
-    Raises:
-        DataError: if the file is truncated or cannot be decoded.
-    """
-    try:
-        photo = ImageOps.exif_transpose(photo) if upright else photo
-        photo.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be decoded ({error})") from error
-    if photo.mode.startswith("I") or photo.mode == "F":
-        values = np.asarray(photo, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-        photo = Image.fromarray(np.clip(values / top * 255, 0, 255).round().astype(np.uint8))
-    if photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
-        rgba = photo.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        photo = Image.alpha_composite(white, rgba)
-    return photo.convert("RGB")
-
-
-def open_photo(path: Path, upright: bool = True) -> Image.Image:
-    """Return the photo of a file as RGB, upright, or as its pixels are stored.
-
-    Raises:
-        DataError: naming the file and the reason.
-    """
-    try:
-        with Image.open(path) as photo:
-            return to_rgb(photo, upright)
-    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {error}") from error
+    def box(
+        self, box: tuple[float, float, float, float], width: int, height: int
+    ) -> tuple[float, float, float, float] | None:
+        """Return a box (x0, y0, x1, y1) of a photo of this size on the canvas; None where nothing of it is left."""
+        left, top, right, bottom = self.source_box(width, height)
+        sides = np.array([self.size[1] / (right - left), self.size[0] / (bottom - top)] * 2)
+        moved = (np.array(box) - [left, top, left, top]) * sides
+        x0, y0, x1, y1 = (float(v) for v in moved.clip(0, [self.size[1], self.size[0]] * 2))
+        return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None

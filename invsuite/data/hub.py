@@ -12,24 +12,34 @@ from invsuite._system.needs import Need
 from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample
 from invsuite.data.folder import PhotoSource
-from invsuite.data.geometry import FitMode, Geometry, Resampling, to_rgb
-from invsuite.errors import Unavailable, UsageError, reason_of
+from invsuite.data.geometry import FitMode, Geometry, Resampling
+from invsuite.data.photo import Colour, kinds_of, quiet, to_rgb
+from invsuite.errors import DataError, Unavailable, UsageError, reason_of
 from invsuite.registry import register
 
 
 class HubPhotos(Dataset):
-    """The first ``count`` images of a split, at the geometry of the model that will see them.
+    """The first ``count`` readable images of a split, at the geometry of the model that will see them; 0 takes all.
 
     Args:
         name: what the hub calls it, ``owner/name``, with ``:config`` behind it where the dataset has several.
+        split: of the dataset.
         column: the column that holds images.
+        count: of images.
+        geometry: how they take the size of the model's input.
+        colour: what becomes of ICC profiles (`invsuite.data.photo.to_rgb`).
 
     Raises:
-        Unavailable: if ``datasets`` is not installed or the dataset cannot be had, with the reason.
+        Unavailable: if ``datasets`` is not installed or the dataset cannot be had, with the reason, or none of its
+            images can be read.
         UsageError: for a column that is not there or holds no images.
     """
 
-    def __init__(self, name: str, split: str, column: str, count: int, geometry: Geometry) -> None:
+    geometry: Geometry
+
+    def __init__(
+        self, name: str, split: str, column: str, count: int, geometry: Geometry, colour: Colour = "sRGB"
+    ) -> None:
         try:
             from datasets import load_dataset
         except ImportError as error:
@@ -37,34 +47,64 @@ class HubPhotos(Dataset):
                 f"dataset '{name}' needs the package datasets; install it with: pip install 'invsuite[datasets]'"
             ) from error
         repository, _, config = name.partition(":")
-        part = f"{split}[:{count}]" if count else split
         try:
-            self._rows: Any = load_dataset(repository, config or None, split=part)
+            self._rows: Any = load_dataset(repository, config or None, split=split)
         except Exception as error:  # datasets raises what its network, its parsers and its builders raise
-            raise Unavailable(f"dataset '{name}' ({part}) cannot be had: {reason_of(error)}") from error
+            raise Unavailable(f"dataset '{name}' ({split}) cannot be had: {reason_of(error)}") from error
         if column not in self._rows.column_names:
             raise UsageError(f"dataset '{name}' has no column '{column}': {', '.join(self._rows.column_names)}")
-        self.name, self.column, self.geometry = f"{name}/{split}", column, geometry
-        self._identities: dict[int, str] = {}
+        self.name, self.column, self.geometry, self.colour = f"{name}/{split}", column, geometry, colour
+        self._images: list[tuple[int, str, tuple[str, ...]]] = []  # row, identity, kinds
+        unreadable: dict[str, str] = {}
+        for row in range(len(self._rows)):
+            if count and len(self._images) == count:
+                break
+            try:
+                photo, kinds = self._photo(row)
+            except DataError as error:
+                unreadable[f"{self.name}/{row}"] = f"{self.name}/{row}: {error}"
+                continue
+            content = f"{photo.size}".encode() + photo.tobytes()
+            self._images.append((row, hashlib.sha256(content).hexdigest(), kinds))
+        self.unreadable = unreadable
+        if not self._images:
+            raise Unavailable(f"dataset '{self.name}': none of its {len(self._rows)} images can be read")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._images)
 
-    def _photo(self, index: int) -> Image.Image:
-        photo = self._rows[index][self.column]
+    def _photo(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
+        """Return the image of a row as RGB, and what was changed of it.
+
+        Raises:
+            DataError: if it cannot be read.
+            UsageError: if the column holds no images.
+        """
+        try:
+            photo = self._rows[row][self.column]
+        except Exception as error:  # datasets decodes here
+            raise DataError(f"cannot be decoded ({reason_of(error)})") from error
+        if photo is None:
+            raise DataError("the row has no image")
         if not isinstance(photo, Image.Image):
             raise UsageError(f"column '{self.column}' of dataset '{self.name}' holds {type(photo).__name__}, no images")
-        return to_rgb(photo)
+        with quiet():
+            return to_rgb(photo, colour=self.colour), kinds_of(photo, self.colour)
 
     def identity(self, index: int) -> str:
         """Return the SHA-256 of the decoded pixels: the hub hands out no file."""
-        if index not in self._identities:
-            photo = self._photo(index)
-            self._identities[index] = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
-        return self._identities[index]
+        return self._images[index][1]
+
+    def conversions(self, index: int) -> tuple[str, ...]:
+        """Return what had to be changed of image ``index`` to make it RGB."""
+        return self._images[index][2]
+
+    def key(self, index: int) -> str:
+        """Return dataset, split and row of an image."""
+        return f"{self.name}/{self._images[index][0]}"
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(key=f"{self.name}/{index}", image=self.geometry.tensor(self._photo(index)))
+        return Sample(key=self.key(index), image=self.geometry.tensor(self._photo(self._images[index][0])[0]))
 
     def digest(self) -> str:
         """Return a SHA-256 over every image's pixels and the geometry."""
@@ -84,10 +124,12 @@ class HubSource(PhotoSource):
     split: str = "train"
     column: str = "image"
     geometry: FitMode = "crop"
+    colour: Colour = "sRGB"
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> HubPhotos:
-        """Return the images, from the cache of ``datasets`` or the hub."""
-        return HubPhotos(self.name, self.split, self.column, self.count, Geometry(size, self.geometry, resampling))
+        """Return the images, each decoded once, from the cache of ``datasets`` or the hub."""
+        geometry = Geometry(size, self.geometry, resampling)
+        return HubPhotos(self.name, self.split, self.column, self.count, geometry, self.colour)
 
     def needs(self) -> tuple[Need, ...]:
         """Return the dataset, whose size the hub does not say."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.validation import Natural
-from invsuite.data.folder import PathSource, PhotoFolder, photos_below, verify
+from invsuite.data.folder import PathSource, PhotoFolder, photos_below
 from invsuite.data.geometry import FitMode, Geometry, Resampling
-from invsuite.errors import MissingPath, Unavailable
+from invsuite.data.photo import Colour
+from invsuite.errors import MissingPath
 from invsuite.registry import register
 
 LAYOUTS = ("ILSVRC/Data/CLS-LOC/{split}", "Data/CLS-LOC/{split}", "{split}", "ILSVRC2012_img_{split}", "")
@@ -31,27 +32,21 @@ class ImageNetFolder(PhotoFolder):
         Unavailable: if the folder is not there or holds too few readable photos.
     """
 
-    def __init__(self, root: Path, split: str, count: int, geometry: Geometry) -> None:
+    def __init__(self, root: Path, split: str, count: int, geometry: Geometry, colour: Colour = "sRGB") -> None:
         places = [root / layout.format(split=split) for layout in LAYOUTS]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
             raise MissingPath(f"ImageNet root '{root}' does not exist")
-        self.name, self.geometry, self.folder = f"{root.name}/{split}", geometry, folder
+        self.name, self.root, self.geometry, self.colour = f"{root.name}/{split}", folder, geometry, colour
         self.classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-        paths = sorted(photos_below(folder), key=self._rank) if count else photos_below(folder)
-        count, tried = count or len(paths), 0
-        self.files, self.unreadable = [], {}
-        while tried < len(paths) and (lacking := count - len(self.files)):
-            readable, unreadable = verify(paths[tried : tried + lacking])
-            tried += lacking
-            self.files += readable
-            self.unreadable |= unreadable
-        if not self.files:
-            raise Unavailable(f"ImageNet split '{folder}': none of its {len(paths)} photos can be read")
+        listing = photos_below(folder)
+        if count:
+            listing.photos.sort(key=self._rank)
+        self._open(listing, count, f"ImageNet split '{folder}'")
         self.files.sort(key=lambda file: file.path)
 
     def _rank(self, path: Path) -> str:
-        return hashlib.sha256(path.relative_to(self.folder).as_posix().encode()).hexdigest()
+        return hashlib.sha256(path.relative_to(self.root).as_posix().encode()).hexdigest()
 
 
 @register.dataset("imagenet")
@@ -66,10 +61,11 @@ class ImageNetSource(PathSource):
     split: str = "val"
     count: Natural = 0
     geometry: FitMode = "crop"
+    colour: Colour = "sRGB"
 
     by_hand = "needs an account: https://www.image-net.org/download.php"
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> ImageNetFolder:
         """Return ``count`` photos of the split, spread over its classes."""
         geometry = Geometry(size, self.geometry, resampling)
-        return ImageNetFolder(expand_path(self.path), self.split, self.count, geometry)
+        return ImageNetFolder(expand_path(self.path), self.split, self.count, geometry, self.colour)

@@ -224,7 +224,7 @@ class Scenes(Dataset):
             hsv = (float(hue % 1.0), float(rng.uniform(0.6, 0.95)), float(rng.uniform(0.6, 0.95)))
             objects.append(SceneObject(label, (x, y), radius, float(rng.random()), hsv, prototypical))
         return SceneSpec(
-            key=f"scene-{self.seed}-{index:06d}",
+            key=self.key(index),
             size=self.size,
             background_seed=int(rng.integers(2**62)),
             objects=tuple(objects),
@@ -232,6 +232,10 @@ class Scenes(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         return render(self.spec(index))
+
+    def key(self, index: int) -> str:
+        """Return the name of scene ``index``."""
+        return f"scene-{self.seed}-{index:06d}"
 
     def identity(self, index: int) -> str:
         """Return all that determines scene ``index``, without rendering it."""

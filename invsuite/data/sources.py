@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from invsuite._system.identity import NOT_IDENTITY
+from invsuite._system.needs import Log
 from invsuite._system.validation import build
 from invsuite.data.base import Source
-from invsuite.data.folder import FolderSource
+from invsuite.data.folder import FolderSource, telling
 from invsuite.data.geometry import BICUBIC, Resampling
 from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
 from invsuite.errors import UsageError
@@ -65,15 +66,29 @@ def open_images(source: Source | str, size: tuple[int, int], resampling: Resampl
     return Split(dataset, tuple(range(count)))
 
 
-def open_splits(spec: DataSpec, size: tuple[int, int], resampling: Resampling = BICUBIC) -> Splits:
+def open_splits(
+    spec: DataSpec, size: tuple[int, int], resampling: Resampling = BICUBIC, log: Log = lambda text: None
+) -> Splits:
     """Return fit, selection and scored images for a model, as `open_images` opens each.
+
+    Scored images that are held back of the fit images are taken first, so that they are the same whatever is held back
+    for selection.
+
+    Args:
+        spec: where they come from.
+        size: (H, W) that the model takes.
+        resampling: how its checkpoint wants photos resized.
+        log: told how far it is where many photos are looked at.
 
     Raises:
         UsageError: if two splits share an image.
     """
-    fit = open_images(spec.fit, size, resampling)
-    if isinstance(spec.select, HeldBackSource):
-        fit, select = hold_back(fit, spec.select.count)
-    else:
-        select = open_images(spec.select, size, resampling)
-    return Splits(fit, select, open_images(spec.score, size, resampling))
+    with telling(log):
+        fit = open_images(spec.fit, size, resampling)
+        others: dict[str, Split] = {}
+        for part, source in (("score", spec.score), ("select", spec.select)):
+            if isinstance(source, HeldBackSource):
+                fit, others[part] = hold_back(fit, source.count)
+            else:
+                others[part] = open_images(source, size, resampling)
+    return Splits(fit, **others)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations
-from typing import overload
+from itertools import combinations, islice
+from typing import Any, overload
 
 import torch
 
 from invsuite._system.spill import TensorLike, allocate, memory_budget
 from invsuite._system.validation import Positive
 from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
+from invsuite.data.folder import describe_others
 from invsuite.data.geometry import Resampling
 from invsuite.errors import UsageError
 from invsuite.registry import register
+
+NAMED = 3  # of things that are left out, so many are named on the screen; a record names all
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ class Split:
     def digest(self) -> str:
         """Return a SHA-256 over the dataset's digest and the rows."""
         return hashlib.sha256(f"{self.dataset.digest()}-{self.rows}".encode()).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a record says of these images: data set, digest, how many, and how they were resized."""
+        geometry = self.dataset.geometry
+        facts = {"name": self.dataset.name, "digest": self.digest(), "count": len(self)}
+        return facts if geometry is None else facts | {"geometry": asdict(geometry)}
+
+    def listing(self) -> list[tuple[str, str]]:
+        """Return name and content identity (of a photo its SHA-256) of every image, in order."""
+        return [(self.dataset.key(row), self.dataset.identity(row)) for row in self.rows]
+
+    def copies(self) -> list[str]:
+        """Return the names of the images that are copies of an earlier one, by content."""
+        first: dict[str, int] = {}
+        return [self.dataset.key(row) for row in self.rows if first.setdefault(self.dataset.identity(row), row) != row]
 
 
 class Samples(Sequence[Sample]):
@@ -117,53 +135,105 @@ class Splits:
     score: Split
 
     def __post_init__(self) -> None:
-        named = {"fit": self.fit, "select": self.select, "score": self.score}
-        for (first, a), (second, b) in combinations(named.items(), 2):
+        for (first, a), (second, b) in combinations(self.parts.items(), 2):
             shared = a.identities() & b.identities()
             if shared:
-                keys = [b.sample(i).key for i in range(len(b)) if b.dataset.identity(b.rows[i]) in shared][:3]
+                keys = [b.dataset.key(row) for row in b.rows if b.dataset.identity(row) in shared][:3]
                 raise UsageError(
                     f"{len(shared)} images are in both the {first} and the {second} split (first: {', '.join(keys)}); "
                     "remove them from one of the two"
                 )
 
     @property
+    def parts(self) -> dict[str, Split]:
+        """Return the three by name."""
+        return {"fit": self.fit, "select": self.select, "score": self.score}
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Return the data sets that the images are of, each once."""
+        return list({id(split.dataset): split.dataset for split in self.parts.values()}.values())
+
+    @property
     def unreadable(self) -> dict[str, str]:
         """Return ``{path: reason}`` of the photos that were left out of any split."""
-        return {path: why for split in self._all for path, why in split.dataset.unreadable.items()}
+        return {path: why for dataset in self.datasets for path, why in dataset.unreadable.items()}
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return ``{annotation: reason}`` of the annotations that were left out of any split."""
+        return {name: why for dataset in self.datasets for name, why in dataset.left_out.items()}
+
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Return how many files beside the photos are no photos that are read here, by suffix."""
+        counts: Counter[str] = sum((Counter(dataset.passed_over) for dataset in self.datasets), Counter())
+        return dict(sorted(counts.items()))
+
+    @property
+    def copies(self) -> list[str]:
+        """Return the names of the images that are copies of another one of their split, by content."""
+        return [name for split in self.parts.values() for name in split.copies()]
 
     @property
     def converted(self) -> dict[str, int]:
-        """Return how many photos were rotated, grey, CMYK, had alpha ... (`invsuite.data.geometry.kinds_of`)."""
-        kinds = (kind for split in self._all for row in split.rows for kind in split.dataset.conversions(row))
+        """Return how many photos were rotated, grey, CMYK, had alpha ... (`invsuite.data.photo.kinds_of`)."""
+        kinds = (kind for split in self.parts.values() for row in split.rows for kind in split.dataset.conversions(row))
         return dict(sorted(Counter(kinds).items()))
 
-    @property
-    def _all(self) -> tuple[Split, Split, Split]:
-        return (self.fit, self.select, self.score)
+    def remarks(self) -> Iterator[str]:
+        """Yield a line for each thing that happened to files on the way here."""
+        for dataset in self.datasets:
+            if dataset.passed_over:
+                yield f"'{dataset.name}': {len(dataset)} photos; {describe_others(dataset.passed_over)}"
+        for reasons, one, many in (
+            (self.unreadable, "unreadable photo left out", "unreadable photos left out in all"),
+            (self.left_out, "left out", "annotations left out in all"),
+        ):
+            yield from (f"{one}: {reason or name}" for name, reason in islice(reasons.items(), NAMED))
+            if reasons:
+                yield f"{len(reasons)} {many}"
+        if copies := self.copies:
+            named = ", ".join(copies[:NAMED])
+            yield f"{len(copies)} photos are copies of others ({named}); copies are held back together"
+        profiles = [f"{number} {kind}" for kind, number in self.converted.items() if kind.startswith("profile")]
+        if profiles:
+            yield f"ICC profiles that are not sRGB: {', '.join(profiles)}"
 
 
 def hold_back(split: Split, count: int) -> tuple[Split, Split]:
     """Return the rest of ``split`` and ``count`` of its images, chosen by content, not by order.
 
+    Copies of an image stay together; more than ``count`` are held back only where no other images make it up.
+
     Raises:
         UsageError: if fewer than ``count`` + 1 images are there.
     """
     dataset = split.dataset
-    if not 0 < count < len(split):
+    copies: dict[str, list[int]] = {}
+    for row in split.rows:
+        copies.setdefault(dataset.identity(row), []).append(row)
+    ranked = [copies[name] for name in sorted(copies, key=lambda name: hashlib.sha256(name.encode()).hexdigest())]
+    held: list[int] = []
+    for rows in ranked:
+        held += rows if len(held) + len(rows) <= count else []
+    if len(held) < count:
+        spare = [rows for rows in ranked if rows[0] not in held]
+        spare.sort(key=len)
+        held += spare[0] if spare else []
+    if not 0 < count <= len(held) < len(split):
         raise UsageError(f"cannot hold back {count} of the {len(split)} images of '{dataset.name}'")
-    ranked = sorted(split.rows, key=lambda row: hashlib.sha256(dataset.identity(row).encode()).hexdigest())
-    held = sorted(ranked[:count])
-    return Split(dataset, tuple(row for row in split.rows if row not in set(held))), Split(dataset, tuple(held))
+    out = set(held)
+    return Split(dataset, tuple(row for row in split.rows if row not in out)), Split(dataset, tuple(sorted(held)))
 
 
 @register.dataset("held-back")
 @dataclass(frozen=True)
 class HeldBackSource(Source):
-    """``count`` images held back from the fit source, chosen by content (`hold_back`)."""
+    """``count`` images held back from the fit source, chosen by content (`hold_back`): to select by, or to score."""
 
     count: Positive
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> Dataset:
-        """Raise `UsageError`: only the selection images can be held back, and the fit source opens them."""
+        """Raise `UsageError`: the fit source opens what is held back of it."""
         raise UsageError("a held-back source has no images of its own")

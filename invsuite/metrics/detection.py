@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from invsuite._system.spill import TensorLike
-from invsuite.data.base import Sample
+from invsuite.data.base import BoxedObject, Instance, Sample
 from invsuite.errors import NotApplicable
 from invsuite.metrics.base import Metric, Scoring, Values, batches, per_image
 from invsuite.metrics.boxes import Array, Boxes, Matches, Ranked, average_precision, average_recall, match
@@ -63,10 +63,10 @@ def true_boxes(samples: Sequence[Sample]) -> list[Boxes]:
     """Return the labelled objects, with the data's own labels."""
     truth = []
     for sample in samples:
-        items = sample.instances
+        items: list[Instance | BoxedObject] = [*sample.instances, *sample.boxed]
         corners = np.array([item.box for item in items], dtype=np.float64).reshape(-1, 4)
         labels = np.array([item.label for item in items], dtype=np.int64)
-        areas = np.array([item.mask.sum() for item in items], dtype=np.float64)
+        areas = np.array([item.area for item in items], dtype=np.float64)
         truth.append(Boxes(corners, labels, np.ones(len(items)), areas))
     return truth
 

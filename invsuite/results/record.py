@@ -195,6 +195,12 @@ class DataCounts:
         unreadable: reason by path of every photo that was left out.
         converted: how many photos were rotated, grey, CMYK, had alpha ...
         resampling: how photos were resized.
+        parts: for fit, select and score the data set's name, the digest of the images, the geometry, and in ``listing``
+            the file below the results' folder that holds name and content digest of every image.
+        copies: how many photos are copies of another one of their part, by content.
+        passed_over: how many files beside the photos are no photos that are read, by suffix.
+        left_out: reason by name of the first annotations that were left out.
+        left_out_count: of all annotations that were left out.
     """
 
     fit: int
@@ -203,6 +209,11 @@ class DataCounts:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     converted: Mapping[str, int] = field(default_factory=dict)
     resampling: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    copies: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out_count: int = 0
 
 
 @dataclass(slots=True)

@@ -218,6 +218,20 @@ class Store(RecordFolder[Record]):
         """Return what is kept beside the records for measures that are added later (`invsuite.results.kept`)."""
         return KeptTensors(self.folder / "kept", limit, note)
 
+    def write_listing(self, images: Sequence[tuple[str, str]]) -> str:
+        """Write the names and content digests of images once, and return the file's name below this folder.
+
+        The name is a digest of what it holds, so that records of many cells share it and nobody edits it unseen.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        data = json.dumps(images, indent=0).encode()
+        name = f"images/{hashlib.sha256(data).hexdigest()}.json"
+        if not (self.folder / name).exists():
+            write_atomically(self.folder / name, data)
+        return name
+
     def originals_path(self, model: str) -> Path:
         """Return the file of a model's first few scored images."""
         return self.folder / f"{model}-originals.webp"
