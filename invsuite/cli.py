@@ -520,18 +520,22 @@ def pin_baseline(
     suite: SuiteOption = "quick",
     out: OutOption = Path("results"),
     baseline: BaselineOption = None,
+    other: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a further run of the same cells, on another machine.")
+    ] = None,
 ) -> None:
     """Pin records as the baseline of `check`.
 
-    Records of other seeds than the suite's (bench --seeds) tell how far reseeding moves a cell, and widen its tolerance
-    to twice that.
+    Records of other seeds than the suite's (bench --seeds), and of further runs (--other), tell how far reseeding or
+    another processor's rounding moves a cell, and widen its tolerance to twice that.
     """
     from invsuite.benchmark.suite_file import read_suite
     from invsuite.results.baseline import pin
 
     file = read_suite(suite)
     path = baseline or _baseline_path(file.name)
-    pin(_results(suite, out), path, file.seeds)
+    others = [record for folder in other or [] for record in _results(suite, folder)]
+    pin(_results(suite, out), path, file.seeds, others)
     print(path)
 
 

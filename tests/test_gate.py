@@ -18,7 +18,7 @@ from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.suite import load_suite
 from invsuite.methods import networks
 from invsuite.registry import METRICS
-from invsuite.results.baseline import SEED_RANGES, SeedRange, judge, load_baseline, pin
+from invsuite.results.baseline import RUN_RANGES, RunRange, judge, load_baseline, pin
 from invsuite.results.record import CellCost, Record, from_json
 
 SUITE = small_suite(
@@ -63,11 +63,11 @@ def test_reseeding_stays_green_in_20_of_20_tries(
     path = tmp_path / "baseline.json"
     baseline = pin([r for seed in range(PINNED) for r in found[seed]], path, seeds=(0,))
     assert len(baseline.cells) == 4, "only seed 0 is pinned"
-    pinned = baseline.cells["vit/block03/modular/s0"].measures["psnr"].seed_range
+    pinned = baseline.cells["vit/block03/modular/s0"].measures["psnr"].run_range
     assert pinned is not None
-    assert pinned.seeds == PINNED
+    assert pinned.runs == PINNED
     assert pinned.mean > 0
-    assert baseline.cells["vit/block03/mean/s0"].measures["psnr"].seed_range is None
+    assert baseline.cells["vit/block03/mean/s0"].measures["psnr"].run_range is None
     tries = [found[seed] for seed in range(PINNED, PINNED + TRIES)]
     moved = {r.measurements["psnr"].mean for records in tries for r in records if r.cell.stage == "block03"}
     assert len(moved) == TRIES, "every seed gave other numbers"
@@ -106,6 +106,27 @@ def test_half_a_decibel_of_one_method_turns_the_gate_red(
     text = page.read_text()
     assert "suite gate: FAILED" in text
     assert any(line.split()[1:5:2] == ["**worse**", "`vit/embed/modular/s0`"] for line in text.splitlines())
+
+
+def test_a_run_on_another_machine_widens_the_gate(
+    reseeded: tuple[Path, Path, dict[int, list[Record]]], tmp_path: Path
+) -> None:
+    """A cell that a processor's rounding moves by as much as reseeding does is held to what both runs differ by."""
+    suite, folder, found = reseeded
+    one = pin(found[0], tmp_path / "one.json").cells["vit/block03/modular/s0"].measures["psnr"]
+    other = as_seed_0(found[1], found[0])
+    both = pin(found[0], tmp_path / "both.json", others=other).cells["vit/block03/modular/s0"].measures["psnr"]
+    assert one.run_range is None
+    assert both.run_range is not None
+    means = [r.measurements["psnr"].mean or 0.0 for r in (*found[0], *other) if r.cell.key == "vit/block03/modular/s0"]
+    assert (both.run_range.runs, both.run_range.mean) == (2, pytest.approx(abs(means[0] - means[1])))
+    assert both.allowed >= 2 * both.run_range.mean
+    path = tmp_path / "cli.json"
+    done = invoke("baseline", "--suite", suite, "--out", folder, "--other", folder, "--baseline", path)
+    assert done.exit_code == 0, done.output
+    pinned = load_baseline(path).cells["vit/block03/modular/s0"].measures["psnr"].run_range
+    assert pinned is not None
+    assert pinned.runs == 2 * (PINNED + TRIES)
 
 
 def test_time_and_memory_are_never_judged(reseeded: tuple[Path, Path, dict[int, list[Record]]], tmp_path: Path) -> None:
@@ -160,14 +181,14 @@ def test_a_baseline_of_no_seed_of_the_suite_is_refused(
 def test_fewer_seeds_than_six_count_for_more() -> None:
     """The mean range of so many normal values, times what a baseline allows, is the same however many were pinned."""
     drawn = np.random.default_rng(0).normal(size=(20000, 6))
-    allowed = {n: SeedRange(n, 0.0, 0, 0).reach * np.ptp(drawn[:, :n], axis=1).mean() for n in range(2, 7)}
+    allowed = {n: RunRange(n, 0.0, 0, 0).reach * np.ptp(drawn[:, :n], axis=1).mean() for n in range(2, 7)}
     assert max(allowed.values()) == pytest.approx(min(allowed.values()), rel=0.02)
-    assert SeedRange(6, 0.0, 0, 0).reach == SeedRange(20, 0.0, 0, 0).reach == SEED_RANGES
+    assert RunRange(6, 0.0, 0, 0).reach == RunRange(20, 0.0, 0, 0).reach == RUN_RANGES
 
 
 def test_half_a_decibel_is_beyond_the_tolerance_of_psnr() -> None:
     assert METRICS["psnr"].tolerance < 0.5
-    assert SEED_RANGES >= 2
+    assert RUN_RANGES >= 2
 
 
 def test_the_regression_matrix_has_at_least_24_cells() -> None:

@@ -51,7 +51,24 @@ def _right_of(places: torch.Tensor) -> torch.Tensor:
     return torch.cat([places[:, :, 1:], places[:, :, -1:]], 2)
 
 
-class ClosedFormPath(nn.Module):
+class SolvablePath(nn.Module):
+    """A readout that ridge regression can set.
+
+    Attributes:
+        solved: whether ridge regression set its initial values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.solved = False
+
+    def start_like(self, state: dict[str, torch.Tensor]) -> None:
+        """Become what another path was solved to, given its state."""
+        self.load_state_dict(state)
+        self.solved = True
+
+
+class ClosedFormPath(SolvablePath):
     """A readout of each place: linear in its channels, its neighbours' and ``hidden`` random features of its own.
 
     ``linear(around(x)) + last(gelu(first(x))) + offset``: with ``first`` left as it was drawn, the rest is linear in
@@ -69,9 +86,6 @@ class ClosedFormPath(nn.Module):
         grid: (height, width) of the places, prefix tokens aside, to read each with its four neighbours
             (`with_neighbours`); None reads each alone.
         diagonals: whether the four diagonal neighbours are read too.
-
-    Attributes:
-        solved: whether ridge regression set its initial values.
     """
 
     def __init__(
@@ -84,7 +98,6 @@ class ClosedFormPath(nn.Module):
         diagonals: bool = False,
     ) -> None:
         super().__init__()
-        self.solved = False
         self.grid, self.diagonals = grid, diagonals
         self.linear = nn.Linear(channels * (1 if grid is None else 9 if diagonals else 5), outputs, bias=False)
         if channels == outputs:
@@ -127,11 +140,6 @@ class ClosedFormPath(nn.Module):
         self.offset.copy_(-mean @ weight)
         self.solved = True
 
-    def start_like(self, state: dict[str, torch.Tensor]) -> None:
-        """Become what another path was solved to, given its state."""
-        self.load_state_dict(state)
-        self.solved = True
-
     @torch.no_grad()
     def leave_out(self) -> None:
         """Give zeros from now on, in training too: all is left to what stands beside the path."""
@@ -148,7 +156,7 @@ class ClosedFormPath(nn.Module):
         return out
 
 
-class QueryPath(nn.Module):
+class QueryPath(SolvablePath):
     """A readout of all object queries together: linear, onto the principal components of what comes before them.
 
     Queries have no place, so that one map of all their values predicts the whole representation before; its rank is
@@ -160,14 +168,10 @@ class QueryPath(nn.Module):
     Args:
         source: layout of the queries.
         target: layout of what comes before them.
-
-    Attributes:
-        solved: whether ridge regression set its initial values.
     """
 
     def __init__(self, source: Layout, target: Layout) -> None:
         super().__init__()
-        self.solved = False
         self.target = target
         rank = min(RANK, source.values, target.values)
         self.linear = nn.Linear(source.values, rank)
@@ -191,11 +195,6 @@ class QueryPath(nn.Module):
         self.components.copy_(components)
         self.linear.weight.copy_(weight.T)
         self.linear.bias.copy_(bias)
-        self.solved = True
-
-    def start_like(self, state: dict[str, torch.Tensor]) -> None:
-        """Become what another path was solved to, given its state."""
-        self.load_state_dict(state)
         self.solved = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

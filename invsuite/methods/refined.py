@@ -37,7 +37,7 @@ from invsuite.methods.base import (
 )
 from invsuite.methods.optimisation.engine import Descended, Descent, DescentSettings
 from invsuite.methods.optimisation.pixels import Pixels
-from invsuite.methods.optimisation.search import MEASURED, channel_deviations, flops_per_pass, psnr_of
+from invsuite.methods.optimisation.search import channel_deviations, flops_per_pass, psnr_of
 from invsuite.methods.problem import Problem, ProgressHook, silent
 from invsuite.methods.ridge import Ridge, images_from, patches_of
 from invsuite.models.base import Layout, Model, Representation
@@ -474,9 +474,8 @@ class _Search:
         batches = (images.to(device) for images in measured.batches(INVERTED))
         errors = torch.cat([images - self._starts(images)[1] for images in batches])
         prior = measure_prior(errors, patch_side(problem.model.image_size, problem.model.layout(stage)))
-        images = problem.fit.images(slice(0, MEASURED)).to(device)
-        deviations = channel_deviations(problem.model.represent(images, [stage])[stage])
-        self.passes += len(images)
+        deviations, looked_at = channel_deviations(problem, stage)
+        self.passes += len(looked_at)
         images = select.images(slice(0, searched)).to(device)
         representation, starts = self._starts(images)
         losses = LOSSES if method.loss == "search" else (method.loss,)

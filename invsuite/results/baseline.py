@@ -6,8 +6,9 @@ has and the results lack are *missing*, which is as bad as worse; cells whose da
 the baseline's are *not comparable*, which asks for a new baseline and fails the check as well.
 
 The tolerance is the one that the measure declares, pinned beside its values, or twice what six seeds moved that very
-cell, where that is more (`PinnedMeasure.reach`): some cells stand still under reseeding to a hundredth of a decibel,
-others do not. The same goes for the number of images on which a measure is defined.
+cell, where that is more (`RunRange.reach`): some cells stand still under reseeding to a hundredth of a decibel, others
+do not. Runs of the same seed on another processor count like other seeds: where a sum is rounded otherwise, hundreds of
+iterations of a descent lead elsewhere. The same goes for the number of images on which a measure is defined.
 
 A baseline holds numbers alone: what had none when it was pinned has nothing to lose.
 """
@@ -41,34 +42,34 @@ BAD: frozenset[Verdict] = frozenset({"worse", "newly failing", "missing", "not c
 #: would let those pass and stop half a decibel in the others. With five of these seeds pinned along, the sixth was red
 #: in 0 of 30 tries; with three, in 40 of 180 (on how many images a measure is defined takes more seeds to see); with
 #: one, in 27 of 30. So pin six.
-SEED_RANGES = 2.0
+RUN_RANGES = 2.0
 #: Expected range of so many normal values, in standard deviations (Tippett 1925): fewer seeds than six range over less,
 #: and count for as much more.
 EXPECTED_RANGE = {2: 1.128, 3: 1.693, 4: 2.059, 5: 2.326, 6: 2.534}
-BASELINE_SCHEMA = 2
+BASELINE_SCHEMA = 3
 ORIGIN = ("git", "source_sha256", "versions", "device", "threads")  # facts of the provenance that are pinned
 
 
 @dataclass(frozen=True)
-class SeedRange:
-    """How far reseeding moved a measure of a row.
+class RunRange:
+    """How far a measure of a row moved between runs: of other seeds, or of the same on other machines.
 
     Attributes:
-        seeds: how many were run.
+        runs: how many there are.
         mean: largest minus smallest mean, as distances from the best.
-        fewest: images on which it is defined in the seed that has fewest.
-        most: in the seed that has most.
+        fewest: images on which it is defined in the run that has fewest.
+        most: in the run that has most.
     """
 
-    seeds: int
+    runs: int
     mean: float
     fewest: int
     most: int
 
     @property
     def reach(self) -> float:
-        """Return how many times the range over its pinned seeds a measure may move."""
-        return SEED_RANGES * EXPECTED_RANGE[6] / EXPECTED_RANGE[min(6, self.seeds)]
+        """Return how many times the range over its pinned runs a measure may move."""
+        return RUN_RANGES * EXPECTED_RANGE[6] / EXPECTED_RANGE[min(6, self.runs)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class PinnedMeasure:
         tolerance: what the mean may lose, as the measure declared.
         mean, n: over the images on which it is defined.
         values: per image.
-        seed_range: how far reseeding moved it, where several seeds were run.
+        run_range: how far it moved between runs, where there are several.
     """
 
     identity: str
@@ -91,20 +92,20 @@ class PinnedMeasure:
     mean: float
     n: int
     values: list[float | None]
-    seed_range: SeedRange | None = None
+    run_range: RunRange | None = None
 
     @property
     def allowed(self) -> float:
         """Return how much the mean may lose."""
-        moved = self.seed_range
+        moved = self.run_range
         return self.tolerance if moved is None else max(self.tolerance, moved.reach * moved.mean)
 
     @property
     def fewest(self) -> int:
-        """Return on how many images it must be defined: as many as were pinned, or as few as reseeding may leave."""
-        if self.seed_range is None:
+        """Return on how many images it must be defined: as many as were pinned, or as few as another run may leave."""
+        if self.run_range is None:
             return self.n
-        moved = self.seed_range.reach * (self.seed_range.most - self.seed_range.fewest)
+        moved = self.run_range.reach * (self.run_range.most - self.run_range.fewest)
         return max(0, round(self.n - 1 - moved))  # one may always tip over
 
 
@@ -141,13 +142,16 @@ class Judgement:
         return self.verdict in BAD
 
 
-def pin(records: Iterable[Record], path: Path, seeds: Collection[int] | None = None) -> Baseline:
+def pin(
+    records: Iterable[Record], path: Path, seeds: Collection[int] | None = None, others: Iterable[Record] = ()
+) -> Baseline:
     """Write the records' values as the baseline ``path``, and return it.
 
     Args:
         records: of a suite.
         path: the file.
         seeds: only cells of these are pinned; records of others tell how far reseeding moves them. None pins all.
+        others: further records of the same rows, of other machines, which tell how far that moves them.
 
     Raises:
         UsageError: if no record with numbers is of these seeds.
@@ -157,7 +161,7 @@ def pin(records: Iterable[Record], path: Path, seeds: Collection[int] | None = N
     if not pinned:
         named = f" has a seed of the suite ({', '.join(map(str, seeds))}); run it without --seeds" if seeds else ""
         raise UsageError(f"no record with numbers{named or ': there is nothing to pin'}")
-    ranges = _seed_ranges(records)
+    ranges = _run_ranges([*records, *(record for record in others if record.ok)])
     cells = {record.original_key: _pin_cell(record, ranges) for record in pinned}
     origin = {name: getattr(pinned[0].provenance, name) for name in ORIGIN}
     baseline = Baseline(pinned[0].cell.suite, origin, cells)
@@ -240,8 +244,8 @@ def summary_markdown(judgements: Sequence[Judgement], suite: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pin_cell(record: Record, ranges: Mapping[tuple[str, str], SeedRange]) -> PinnedCell:
-    """Return the measures of a record that have values, with how far reseeding moved each."""
+def _pin_cell(record: Record, ranges: Mapping[tuple[str, str], RunRange]) -> PinnedCell:
+    """Return the measures of a record that have values, with how far each moved between runs."""
     measures = {}
     for name, m in record.measurements.items():
         if m.mean is not None:
@@ -251,8 +255,8 @@ def _pin_cell(record: Record, ranges: Mapping[tuple[str, str], SeedRange]) -> Pi
     return PinnedCell(record.cell.id, measures)
 
 
-def _seed_ranges(records: Iterable[Record]) -> dict[tuple[str, str], SeedRange]:
-    """Return how far reseeding moved each row and measure that several seeds have."""
+def _run_ranges(records: Iterable[Record]) -> dict[tuple[str, str], RunRange]:
+    """Return how far each row and measure that several runs have moved between them."""
     means: dict[tuple[str, str], list[float]] = {}
     counts: dict[tuple[str, str], list[int]] = {}
     for record in records:
@@ -265,7 +269,7 @@ def _seed_ranges(records: Iterable[Record]) -> dict[tuple[str, str], SeedRange]:
                 loss = float(np.nanmean(distance_from_best(measurement.direction, values)))
                 means.setdefault((record.cell.row, name), []).append(loss)
     return {
-        key: SeedRange(len(n), max(means[key]) - min(means[key]), min(n), max(n))
+        key: RunRange(len(n), max(means[key]) - min(means[key]), min(n), max(n))
         for key, n in counts.items()
         if len(n) > 1 and key in means
     }
@@ -276,8 +280,8 @@ def _plain(baseline: Baseline) -> dict[str, Any]:
     tree = asdict(baseline)
     for cell in tree["cells"].values():
         for measure in cell["measures"].values():
-            if measure["seed_range"] is None:
-                del measure["seed_range"]
+            if measure["run_range"] is None:
+                del measure["run_range"]
     return tree
 
 
@@ -307,7 +311,7 @@ def _judge_measure(before: PinnedMeasure, after: Measurement | None) -> tuple[Ve
         return "newly failing", "absent"
     if not after.ok:
         if after.status == "undefined" and before.fewest == 0:
-            return "same", f"{_why(after)}; so it may be after reseeding"
+            return "same", f"{_why(after)}; so it may be in another run"
         return "newly failing", _why(after)
     if after.version != before.version:
         return "not comparable", f"version {after.version}, was {before.version}"

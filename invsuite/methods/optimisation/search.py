@@ -122,10 +122,10 @@ def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None
         begun = time.perf_counter()
         cost.fit_flops[stage] = 0.0
         if settings.loss == "standardised":
-            images = problem.fit.images(slice(0, MEASURED)).to(problem.device)
-            deviations[stage] = channel_deviations(model.represent(images, [stage])[stage])
-            cost.image_passes[stage] += len(images)
-            cost.frozen_flops[stage] = float(len(images) * count_flops(partial(model.represent, images[:1], [stage])))
+            deviations[stage], looked_at = channel_deviations(problem, stage)
+            cost.image_passes[stage] += len(looked_at)
+            per_image = count_flops(partial(model.represent, looked_at[:1], [stage]))
+            cost.frozen_flops[stage] = float(len(looked_at) * per_image)
         weight = settings.tv_at.get(stage, settings.tv)
         if weight == "search":
             images = problem.select.images(slice(0, settings.search_images)).to(problem.device)
@@ -144,8 +144,10 @@ def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None
     return replace(descent, weights=weights, deviations=deviations), cost, notes
 
 
-def channel_deviations(representation: Representation) -> torch.Tensor:
-    """Return each channel's deviation around the mean of its place, over images and places."""
+def channel_deviations(problem: Problem, stage: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each channel's deviation around the mean of its place, over images and places, and those fit images."""
+    images = problem.fit.images(slice(0, MEASURED)).to(problem.device)
+    representation = problem.model.represent(images, [stage])[stage]
     moments = Moments(representation.layout)
     moments.add(representation.tensor)
-    return moments.std
+    return moments.std, images
