@@ -93,10 +93,10 @@ FAULTS = (
     ),
     Fault(
         "photos decoded as BGR",
-        "invsuite.data.geometry.to_rgb",
+        "invsuite.data.photo.to_rgb",
         f"{CHECKS}.check_geometry",
         plant(
-            "invsuite.data.geometry:to_rgb",
+            "invsuite.data.photo:to_rgb",
             after(lambda photo: Image.merge("RGB", photo.split()[::-1])),
         ),
         _open_folder,
@@ -104,9 +104,9 @@ FAULTS = (
     ),
     Fault(
         "photos decoded as grey",
-        "invsuite.data.geometry.to_rgb",
+        "invsuite.data.photo.to_rgb",
         f"{CHECKS}.check_geometry",
-        plant("invsuite.data.geometry:to_rgb", after(lambda photo: photo.convert("L").convert("RGB"))),
+        plant("invsuite.data.photo:to_rgb", after(lambda photo: photo.convert("L").convert("RGB"))),
         _open_folder,
         "channels are swapped, mixed or lost",
     ),
