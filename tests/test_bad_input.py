@@ -47,6 +47,20 @@ def written(name: str, content: str, *words: object) -> Callable[[Path], Words]:
     return build
 
 
+def scored_on(keys: str, name: str, content: str) -> Callable[[Path], Words]:
+    """`bench` of the tiny suite, scored on the folder ``data`` in which one file is of this name and content."""
+
+    def build(folder: Path) -> Words:
+        (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "data" / name).write_text(content)
+        table = f"{keys}\npath = {json.dumps(str(folder / 'data'))}"
+        return edited('kind = "scenes"\nseed = 33\ncount = 6', table)(folder)
+
+    return build
+
+
+COCO, INSTANCES = 'kind = "coco"\nsplit = "val"', "annotations/instances_val.json"
+TWO_OF_AN_ID = {"images": [{"id": 1, "file_name": name} for name in ("a.jpg", "b.jpg")], "annotations": []}
 RECORD = "r/records/tiny/vit-embed-mean-s0-0123456789ab.json"
 CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     "no such model": (bench("--models", "vti"), 2, "unknown model 'vti': did you mean vit"),
@@ -166,6 +180,17 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
         written("b.json", '{"schema": 9}', "check", "--baseline", "FILE"),
         2,
         "has schema 9, expected 2; pin it again",
+    ),
+    "an image id of two files": (
+        scored_on(COCO, INSTANCES, json.dumps(TWO_OF_AN_ID | {"categories": []})),
+        1,
+        "image id 1 names both 'a.jpg' and 'b.jpg': give one of them another id",
+    ),
+    "annotations that are no COCO": (scored_on(COCO, INSTANCES, "[]"), 1, "not a COCO instances file"),
+    "no such colour": (
+        edited('kind = "scenes"\nseed = 33\ncount = 6', 'kind = "folder"\npath = "."\ncolour = "P3"'),
+        2,
+        "unknown data.score.colour 'P3'",
     ),
     "no such list": (plain("list", "nothing"), 2, "unknown kind of list 'nothing'"),
 }
