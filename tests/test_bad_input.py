@@ -101,9 +101,9 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     ),
     "a negative number": (edited("edits = 3", "edits = -3"), 2, "'edits' is -3, expected 0 or more"),
     "a name with a slash": (
-        edited("[models.vit]", '[models."my/vit"]'),
+        edited("[methods.mean]", '[methods."my/mean"]'),
         2,
-        "'models.my/vit' is 'my/vit': a name becomes part of file names",
+        "'methods.my/mean' is 'my/mean': a name becomes part of file names",
     ),
     "a suite that leads out of the folder": (edited('"tiny"', '"../tiny"'), 2, "'name' is '../tiny'"),
     "a number that is not finite": (edited("batch = 16", "batch = nan"), 2, "'budget.batch' is nan, expected a finite"),

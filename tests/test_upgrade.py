@@ -103,10 +103,13 @@ def suite_with(old: str, new: str) -> Callable[[], str]:
 
 READ: dict[str, Callable[[], str]] = {
     "a byte order mark": suite_with('name = "s"', '\ufeffname = "s"'),
+    "a repository of the hub": suite_with("models.vit", 'models."facebook/detr"'),
     "dots and signs": suite_with("models.vit", 'models."vit-b.16_x+y"'),
 }
 REFUSED: dict[str, tuple[Callable[[], str], str]] = {
-    "a slash": (suite_with("models.vit", 'models."my/vit"'), "'models.my/vit' is 'my/vit': a name becomes part of"),
+    "a slash": (suite_with("methods.mean", 'methods."my/m"'), "'methods.my/m' is 'my/m': a name becomes part of"),
+    "a way out of a model": (suite_with("models.vit", 'models."a/../b"'), "'models.a/../b' is '..'"),
+    "a model at the root": (suite_with("models.vit", 'models."/vit"'), "'models./vit' is ''"),
     "a way out": (suite_with('name = "s"', 'name = "../../away"'), "'name' is '../../away'"),
     "two dots": (suite_with("methods.mean", 'methods.".."'), "'methods...' is '..'"),
     "nothing": (suite_with("models.vit", 'models.""'), "'models.\"\"' is ''"),
@@ -139,6 +142,22 @@ def test_names_and_values_that_no_file_or_number_can_be_are_refused(case: str, t
     [line] = result.stderr.splitlines()
     assert said in line
     assert line.startswith(f"error: suite file '{path}': ")
+
+
+def test_a_model_with_a_slash_is_safe_everywhere_and_shares_no_files(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    text = small_suite("s", {"mean": "{}"}, stages=("embed",)).replace("models.vit", 'models."my/vit"')
+    path.write_text(text)
+    words = ("--suite", path, "--out", tmp_path / "r", "--device", "cpu")
+    assert invoke("bench", *words).exit_code == 0
+    result = invoke("report", *words[:4])
+    assert result.exit_code == 0
+    assert (tmp_path / "r" / "s-my-vit.png").is_file()
+    assert not [
+        path for path in (tmp_path / "r" / "records" / "s").iterdir() if path.name.startswith("my") and path.is_dir()
+    ]
+    path.write_text(f'{text}models.my-vit = {{ source = "bundled:detr", stages = ["backbone"] }}\n')
+    assert "would share files: rename one" in invoke("report", *words[:4]).stderr
 
 
 def test_a_relative_path_of_data_is_found_beside_the_suite_file(

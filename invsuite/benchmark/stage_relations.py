@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from invsuite._system.files import file_name
 from invsuite._system.provenance import set_determinism
 from invsuite.benchmark.cells import LoadedModel, Plan
 from invsuite.benchmark.runner import origin, problem_record
@@ -33,7 +34,7 @@ def identity(entry: LoadedModel) -> dict[str, Any]:
 def relation_id(entry: LoadedModel) -> str:
     """Return the name of the record: the model's, and 12 digits of the identity's SHA-256."""
     digest = hashlib.sha256(json.dumps(identity(entry), sort_keys=True).encode()).hexdigest()
-    return f"{entry.spec.name}-{digest[:12]}"
+    return f"{file_name(entry.spec.name)}-{digest[:12]}"
 
 
 def relate_models(plan: Plan, store: Store, device: torch.device, note: Callable[[str], None]) -> list[RelationRecord]:

@@ -52,6 +52,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from unicodedata import category
 
+from invsuite._system.files import file_name
 from invsuite._system.validation import Natural, NotEmpty, build, key_path
 from invsuite.errors import UsageError, unknown_name
 from invsuite.registry import NAME, NAME_WORDS
@@ -142,8 +143,12 @@ def read_suite(name_or_path: str) -> SuiteFile:
             raise UsageError("its tables are nested too deep") from error
         file = build(SuiteFile, tree)
         _check_name(file.name, "name")
+        files: dict[str, str] = {}
         for name in file.models:
-            _check_name(name, key_path("models", name or '""'))
+            for part in name.split("/"):  # as in USER/NAME
+                _check_name(part, key_path("models", name or '""'))
+            if files.setdefault(file_name(name), name) != name:
+                raise UsageError(f"'models.{name}' and 'models.{files[file_name(name)]}' would share files: rename one")
         for name in file.methods:
             _check_name(name, key_path("methods", name or '""'))
         return file

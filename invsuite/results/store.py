@@ -17,7 +17,7 @@ from typing import Generic
 
 from filelock import FileLock, Timeout
 
-from invsuite._system.files import refused, write_atomically
+from invsuite._system.files import file_name, refused, write_atomically
 from invsuite.errors import DataError, UsageError, unknown_name
 from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.record import (
@@ -234,7 +234,7 @@ class Store(RecordFolder[Record]):
 
     def originals_path(self, model: str) -> Path:
         """Return the file of a model's first few scored images."""
-        return self.folder / f"{model}-originals.webp"
+        return self.folder / f"{file_name(model)}-originals.webp"
 
     def first_path(self, cell_id: str) -> Path:
         """Return the file of a cell's first few reconstructions."""
