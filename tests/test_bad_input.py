@@ -24,6 +24,11 @@ def plain(*words: object) -> Callable[[Path], Words]:
     return lambda folder: words
 
 
+def model(source: str, *words: object) -> Callable[[Path], Words]:
+    """`bench` of one other model on the tiny suite's data."""
+    return bench("--models", source, "--methods", "mean", "--metrics", "psnr", *words)
+
+
 def edited(old: str, new: str, *words: object) -> Callable[[Path], Words]:
     """`bench` of the tiny suite with ``old`` replaced by ``new``."""
     assert old in TINY_SUITE
@@ -47,6 +52,9 @@ def written(name: str, content: str, *words: object) -> Callable[[Path], Words]:
     return build
 
 
+SCORED = 'kind = "scenes"\nseed = 33\ncount = 6'
+
+
 def scored_on(keys: str, name: str, content: str) -> Callable[[Path], Words]:
     """`bench` of the tiny suite, scored on the folder ``data`` in which one file is of this name and content."""
 
@@ -54,7 +62,7 @@ def scored_on(keys: str, name: str, content: str) -> Callable[[Path], Words]:
         (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "data" / name).write_text(content)
         table = f"{keys}\npath = {json.dumps(str(folder / 'data'))}"
-        return edited('kind = "scenes"\nseed = 33\ncount = 6', table)(folder)
+        return edited(SCORED, table)(folder)
 
     return build
 
@@ -188,10 +196,28 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     ),
     "annotations that are no COCO": (scored_on(COCO, INSTANCES, "[]"), 1, "not a COCO instances file"),
     "no such colour": (
-        edited('kind = "scenes"\nseed = 33\ncount = 6', 'kind = "folder"\npath = "."\ncolour = "P3"'),
+        edited(SCORED, 'kind = "folder"\npath = "."\ncolour = "P3"'),
         2,
         "unknown data.score.colour 'P3'",
     ),
+    "weights that are not there": (model("timm:test_vit@typo.pth"), 3, "weights file 'typo.pth' does not exist"),
+    "a model's folder that is not there": (model("detr:./typo"), 3, "checkpoint folder './typo' does not exist"),
+    "a folder of timm's that is not there": (model("timm:local-dir:typo"), 3, "model folder 'typo' does not exist"),
+    "an ONNX file that is not there": (model("onnx:typo.onnx"), 3, "ONNX file 'typo.onnx' does not exist"),
+    "photos that are not there": (edited(SCORED, 'kind = "folder"\npath = "typo"'), 3, "photo folder 'typo' does not"),
+    "a COCO root that is not there": (
+        edited(SCORED, 'kind = "coco"\npath = "typo"\nsplit = "val2017"'),
+        3,
+        "COCO annotations 'typo/annotations/instances_val2017.json' do not exist",
+    ),
+    "weights that are none": (model(f"timm:test_vit@{__file__}"), 3, "test_bad_input.py' cannot be read"),
+    "an image size of nothing": (model("timm:test_vit@0x96"), 2, "image size '0x96' has no pixels"),
+    "an image size that does not fit": (
+        model("timm:test_vit@70x96", "--random-weights"),
+        2,
+        "does not run on images of 70x96",
+    ),
+    "a quote that is not closed": (bench("--models", 'timm:test_vit@"a,b'), 2, "a double quote that is not closed"),
     "no such list": (plain("list", "nothing"), 2, "unknown kind of list 'nothing'"),
 }
 
@@ -203,10 +229,11 @@ def test_bad_input_is_one_line_and_the_right_code(case: str, tmp_path: Path) -> 
     result = invoke(*build(tmp_path))
     assert result.exit_code == code, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    recorded = [line for line in result.stdout.splitlines() if line.startswith("failed: ")]
+    recorded = [line for line in result.stdout.splitlines() if line.startswith(("failed: ", "skipped: "))]
     [line] = errors or recorded  # a model that cannot be used is a record with the reason, for the others go on
     assert said in line
     assert "Traceback" not in result.output
+    assert "hf download" not in result.output
 
 
 def test_there_are_thirty() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,12 @@ from typing import Any
 import pytest
 import timm
 import torch
-from helpers import TINY_SUITE, invoke
 from safetensors.torch import save_file
 from torch import nn
 
 from invsuite.errors import MissingPath, UsageError, WeightsError
 from invsuite.models.adapters.timm import converted
-from invsuite.models.checkpoint import find_weights, misfit
+from invsuite.models.checkpoint import check_finite, find_weights, misfit
 from invsuite.models.load import load_model, name_of, needs
 
 Tensors = dict[str, torch.Tensor]
@@ -186,6 +186,12 @@ def test_timms_own_folders(weights: Tensors, tmp_path: Path) -> None:
     torch.testing.assert_close(model.network.state_dict()["norm.bias"], weights["norm.bias"])
     assert model.classes == tuple("abcdefg")
     assert load_model(f"timm:local-dir:{folder}@96x64").image_size == (96, 64)
+    tree = json.loads((folder / "config.json").read_text())
+    tree["pretrained_cfg"]["mean"] = [0.3, 0.3, 0.3]
+    (folder / "config.json").write_text(json.dumps(tree))
+    other = load_model(f"timm:local-dir:{folder}")
+    assert other.origin.normalisation[0] == (0.3, 0.3, 0.3)
+    assert other.origin.sha256 != model.origin.sha256
     for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")):
         path.unlink()
     with pytest.raises(MissingPath, match="has no file of weights"):
@@ -229,18 +235,22 @@ def test_names_of_local_models_are_plain(tmp_path: Path) -> None:
     assert name_of("detr:facebook/detr-resnet-50") == "facebook-detr-resnet-50"
 
 
+def test_constants_may_be_infinite_and_weights_not() -> None:
+    """Masks of attention, and the constants of an ONNX graph, which are parameters there."""
+    network = nn.Linear(2, 2)
+    network.register_buffer("mask", torch.full((2,), -torch.inf))
+    check_finite(network, "here")
+    network.bias.data[0] = torch.inf
+    check_finite(network, "here", infinite=False)
+    with pytest.raises(WeightsError, match="weights of here: 1 of the 2 values of 'bias' are not finite"):
+        check_finite(network, "here")
+    network.get_buffer("mask")[0] = torch.nan
+    with pytest.raises(WeightsError, match="'mask'"):
+        check_finite(network, "here", infinite=False)
+
+
 def test_optimisers_are_no_weights() -> None:
     """Even where their state has the names of the network's tensors."""
     network = nn.Linear(2, 2)
     tree = {"weights": dict(network.state_dict()), "momenta": {"weight": torch.zeros(2, 2)}}
     assert find_weights(Path("w"), tree, network).keys() == {"weight", "bias"}
-
-
-@pytest.mark.parametrize("source", ["timm:test_vit@typo.pth", "timm:local-dir:typo", "onnx:typo.onnx"])
-def test_a_path_that_is_not_there_is_exit_code_3(source: str, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY_SUITE)
-    words = ("--suite", tmp_path / "tiny.toml", "--out", tmp_path / "r", "--methods", "mean", "--metrics", "psnr")
-    result = invoke("bench", "--models", source, *words)
-    assert result.exit_code == 3, result.output
-    assert "does not exist" in result.stdout
-    assert "hf download" not in result.output

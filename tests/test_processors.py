@@ -132,6 +132,15 @@ def test_a_processor_that_does_more_than_its_keys_say(
         load_model(f"detr:{saved}")
 
 
+def test_what_an_edit_changes_is_another_model_for_a_record(saved: Path, tmp_path: Path) -> None:
+    """Or the records of the same weights under another normalisation or padding would be taken for its own."""
+    plain = load_model(f"detr:{saved}").origin.sha256
+    other = edited(saved, tmp_path / "m", "preprocessor_config.json", {"image_mean": 0.5})
+    digests = {plain, load_model(f"detr:{other}").origin.sha256, load_model(f"detr:{saved}@64x64/96x96").origin.sha256}
+    assert len(digests) == 3
+    assert load_model(f"detr:{saved}@32x32").origin.sha256 == plain, "the image size is a field of its own"
+
+
 def test_classes_are_the_configurations(saved: Path) -> None:
     assert load_model(f"detr:{saved}").classes == ("box", "cat")
     assert classes_of(DetrConfig(num_labels=4)) == (), "nobody named them"

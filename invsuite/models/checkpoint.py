@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,26 @@ def misfit(weights: Tensors, network: nn.Module) -> str:
     return ""
 
 
-def check_finite(network: nn.Module, source: str) -> None:
-    """Raise `WeightsError` if a weight of ``network``, which came from ``source``, is NaN or infinite, by name."""
+def marked(digest: str, marks: Sequence[object]) -> str:
+    """Return the ``digest`` of a file of weights, or another where ``marks`` make it give other representations."""
+    return hashlib.sha256(" ".join([digest, *map(str, marks)]).encode()).hexdigest() if marks else digest
+
+
+def check_finite(network: nn.Module, source: str, infinite: bool = True) -> None:
+    """Raise `WeightsError` if a weight of ``network``, which came from ``source``, is not finite, by name.
+
+    Args:
+        network: the network. Constants that it keeps as buffers, such as masks of attention, may be infinite.
+        source: for the message.
+        infinite: whether infinite weights are refused too; else NaN alone, for graphs whose constants are parameters.
+    """
+    weights = {name for name, _ in network.named_parameters()}
     for key, value in network.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
+        if not value.is_floating_point():
+            continue
+        strict = infinite and (key in weights or "running_" in key)
+        bad = int((~torch.isfinite(value) if strict else torch.isnan(value)).sum())
+        if bad:
             raise WeightsError(f"weights of {source}: {bad} of the {value.numel()} values of '{key}' are not finite")
 
 

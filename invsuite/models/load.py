@@ -85,7 +85,7 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
             model = adapter.load(rest, name).randomised(RANDOM_SEED)
     if not isinstance(model, Model):
         raise OutsideError(f"the loader of '{source}' gave {type(model).__name__}, not a Model")
-    check_finite(model.network, f"'{source}'")
+    check_finite(model.network, f"'{source}'", infinite=False)
     return model
 
 

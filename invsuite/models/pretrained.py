@@ -17,7 +17,7 @@ from invsuite._system.files import expand_path
 from invsuite._system.needs import Need, path_need
 from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError, WeightsError, reason_of
 from invsuite.models.base import WeightsOrigin
-from invsuite.models.checkpoint import check_finite
+from invsuite.models.checkpoint import check_finite, marked
 from invsuite.models.hub import PICKLED, is_local
 from invsuite.models.preprocessing import Preprocessing
 from invsuite.registry import HubWeights
@@ -87,6 +87,7 @@ class Pretrained:
         network: of transformers, float32, on the CPU.
         preprocessing: of its own image processor.
         size: (H, W) of the images.
+        canvas: (H, W) that they are padded to; None where they are not.
         origin: of the weights.
         classes: name of each class that it predicts, by index; empty where nobody names them.
     """
@@ -94,6 +95,7 @@ class Pretrained:
     network: Any
     preprocessing: Preprocessing
     size: tuple[int, int]
+    canvas: tuple[int, int] | None
     origin: WeightsOrigin
     classes: tuple[str, ...]
 
@@ -116,14 +118,14 @@ def load_pretrained(source: Source, auto: Any, known: Collection[str] = ()) -> P
     if source.local:
         _check_folder(path, "config.json")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         if known and config.model_type not in known:
             raise UsageError(
                 f"'{path}' is a checkpoint of '{config.model_type}'; this adapter cuts: {', '.join(sorted(known))}"
             )
         if source.local:
             _check_folder(path, "preprocessor_config.json")
-        processor = AutoImageProcessor.from_pretrained(path)
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
         kind = auto if hasattr(auto, "from_pretrained") else auto(config)
         files = weight_files(path)
         if source.local and not files:
@@ -133,6 +135,7 @@ def load_pretrained(source: Source, auto: Any, known: Collection[str] = ()) -> P
             dtype=torch.float32,
             use_safetensors=not files or files[0].suffix == ".safetensors",
             output_loading_info=True,
+            trust_remote_code=False,  # or it asks on the terminal
             ignore_mismatched_sizes=True,  # the report then names them
         )
     except InvsuiteError:
@@ -154,13 +157,18 @@ def load_pretrained(source: Source, auto: Any, known: Collection[str] = ()) -> P
         raise
     except Exception as error:  # a value of a kind that nobody thought of
         raise UsageError(f"{where} cannot be understood: {reason_of(error)}") from error
+    canvas = source.canvas or (preprocessing.canvas if source.size is None else None)
+    statistics = (preprocessing.mean, preprocessing.std)
+    marks = [*(statistics if source.local else ()), *([canvas] if canvas else [])]  # a local file may be edited
     origin = WeightsOrigin(
         f"transformers {path}",
-        _digest(weight_files(path)),
+        marked(_digest(weight_files(path)), marks),
         "see the checkpoint's card",
-        (preprocessing.mean, preprocessing.std),
+        statistics,
     )
-    return Pretrained(network, preprocessing, preprocessing.sized(source.size, where), origin, classes_of(config))
+    return Pretrained(
+        network, preprocessing, preprocessing.sized(source.size, where), canvas, origin, classes_of(config)
+    )
 
 
 def classes_of(config: Any) -> tuple[str, ...]:

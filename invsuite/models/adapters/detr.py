@@ -28,14 +28,13 @@ def load(source: str, name: str) -> Model:
     parts = Source.of(source)
     loaded = load_pretrained(parts, AutoModelForObjectDetection, FAMILIES)
     how = loaded.preprocessing
-    canvas = parts.canvas or (how.canvas if parts.size is None else None)
-    if canvas and not parts.canvas and not FAMILIES[loaded.network.config.model_type].masked:
+    if loaded.canvas and not parts.canvas and not FAMILIES[loaded.network.config.model_type].masked:
         raise UsageError(
             f"{parts.path}/preprocessor_config.json: 'pad_size' pads images, and this network takes no mask"
         )
     with running_on(name, loaded.size):
         model = detector_chain(
-            name, loaded.network, loaded.size, how.mean, how.std, loaded.origin, canvas, loaded.classes
+            name, loaded.network, loaded.size, how.mean, how.std, loaded.origin, loaded.canvas, loaded.classes
         )
     model.resampling = how.resampling
     return model

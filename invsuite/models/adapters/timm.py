@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import re
 import sys
@@ -24,7 +23,7 @@ from invsuite.data.geometry import Resampling
 from invsuite.errors import MissingPath, Unavailable, UsageError, WeightsError, reason_of, unknown_name
 from invsuite.models.base import Model, WeightsOrigin, random_origin
 from invsuite.models.cards import read_card
-from invsuite.models.checkpoint import Tensors, check_finite, find_weights, misfit, read_file
+from invsuite.models.checkpoint import Tensors, check_finite, find_weights, marked, misfit, read_file
 from invsuite.models.checks import running_on
 from invsuite.models.feature_chain import Statistics
 from invsuite.models.timm import timm_chain
@@ -219,7 +218,7 @@ def load(source: str, name: str) -> Model:
         WeightsError: if the file is damaged or does not fit, naming the tensor.
     """
     parts = Parts.of(source)
-    card, marks = TimmCard(), []
+    card, marks = TimmCard(), list[object]()
     if parts.file or parts.name.startswith(FOLDER):
         path = parts.file or _file_in(Path(_known(parts.name).removeprefix(FOLDER)))
         if not path.is_file():
@@ -228,14 +227,14 @@ def load(source: str, name: str) -> Model:
         if parts.file and beside.is_file():
             card = read_card(TimmCard, beside.read_text(encoding="utf-8"), str(beside))
         network = _from_file(_known(parts.name), path, parts.place, parts.size or card.size)
-        marks = [parts.place, *(str(value) for value in (card.mean, card.std) if value)]
+        cfg: Any = network.pretrained_cfg
+        stated = (card.mean, card.std) if parts.file else (cfg["mean"], cfg["std"])  # which a user may edit
+        marks = [mark for mark in (parts.place, *stated) if mark]
     else:
         network, path = _from_hub(source, parts)
     check_finite(network, f"'{path}'")
-    digest = file_digest(path)
-    if any(marks):  # the same file gives other representations
-        digest = hashlib.sha256(" ".join([digest, *marks]).encode()).hexdigest()
-    return _configured(name, network, _origin(network, source, digest), parts.size or card.size, card)
+    origin = _origin(network, source, marked(file_digest(path), marks))
+    return _configured(name, network, origin, parts.size or card.size, card)
 
 
 def _no_file(parts: Parts) -> MissingPath:
