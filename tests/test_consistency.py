@@ -144,4 +144,4 @@ def test_a_witness_that_cannot_be_had_is_skipped(tmp_path: Path) -> None:
     found = json.loads(result.stdout)["cells"][0]["measurements"]
     assert found["psnr"]["status"] == "ok"
     assert found["witness_error"]["status"] == "skipped"
-    assert "'/no/such/folder' cannot be had" in found["witness_error"]["reason"]
+    assert "'/no/such/folder' does not exist" in found["witness_error"]["reason"]
