@@ -187,7 +187,7 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
     "a baseline of another schema": (
         written("b.json", '{"schema": 9}', "check", "--baseline", "FILE"),
         2,
-        "has schema 9, expected 2; pin it again",
+        "has schema 9, expected 3; pin it again",
     ),
     "an image id of two files": (
         scored_on(COCO, INSTANCES, json.dumps(TWO_OF_AN_ID | {"categories": []})),
