@@ -16,13 +16,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from helpers import stand_in_backbones
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from invsuite.data.scenes import CLASSES, Scenes
@@ -37,6 +35,7 @@ from invsuite.models.load import load_model
 from invsuite.models.timm import timm_chain
 from invsuite.registry import METRICS
 from invsuite.results.statistics import summarise
+from invsuite.selftest.measures import stand_in
 
 PASSES = int(os.environ.get("INVSUITE_PASSES", "4000"))
 COUNT, SIZE, STAGE = 100, 224, "block06"
@@ -53,8 +52,8 @@ def vit_tiny() -> Model:
 
 
 @pytest.fixture
-def random_backbones(tmp_path: Path) -> Iterator[None]:
-    with stand_in_backbones(tmp_path):
+def random_backbones() -> Iterator[None]:
+    with stand_in("alex", "squeeze", "vgg"):
         yield
 
 

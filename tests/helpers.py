@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
-import torchvision.models
-from torch import nn
-from torchmetrics.functional.image import dists as torchmetrics_dists
-from torchvision.models import alexnet
-from torchvision.models.vgg import cfgs, make_layers
 from typer.testing import CliRunner, Result
 
 from invsuite.cli import app
@@ -25,7 +16,6 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import CLASSES, Scenes
 from invsuite.data.split import Split
 from invsuite.methods.problem import Problem
-from invsuite.metrics import perceptual
 from invsuite.metrics.base import Scoring, Subject, Values
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
@@ -150,40 +140,6 @@ def smeared(images: torch.Tensor) -> torch.Tensor:
     """A reconstruction that is blurred, paler and wrong in its texture: nothing about it is at a level."""
     blurred = torch.nn.functional.avg_pool2d(images, 9, 1, 4, count_include_pad=False)
     return 0.4 * noisy_by_content(images) + 0.4 * blurred + 0.2 * images.mean(1, keepdim=True)
-
-
-@contextmanager
-def stand_in_backbones(folder: Path) -> Iterator[dict[str, nn.Sequential]]:
-    """Convolutions with known random weights, stored in ``folder`` and found as the published backbones would be.
-
-    A whole VGG-16 is 500 MB, nearly all of it the classifier that neither LPIPS nor DISTS uses: it is left out.
-    """
-    networks = {}
-    for seed, (net, build) in enumerate(
-        {"alex": lambda: alexnet(weights=None).features, "vgg": lambda: make_layers(cfgs["D"])}.items()
-    ):
-        torch.manual_seed(seed)
-        networks[net] = build().eval().requires_grad_(False)
-        tensors = {f"features.{key}": value for key, value in networks[net].state_dict().items()}
-        torch.save(tensors, folder / f"{net}.pth")
-
-    def vgg16(pretrained: bool = False, weights: object = None, **_: object) -> SimpleNamespace:
-        """torchvision's, reading the cache where weights are asked for."""
-        features = make_layers(cfgs["D"])
-        if weights is not None:
-            stored = torch.load(folder / "vgg.pth", weights_only=True)
-            features.load_state_dict({key.removeprefix("features."): value for key, value in stored.items()})
-        return SimpleNamespace(features=features)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision.models, "vgg16", vgg16)
-        patch.setattr(torchmetrics_dists, "vgg16", vgg16)
-        patch.setattr(perceptual, "backbone_file", lambda net: folder / f"{net}.pth")
-        for kept in (perceptual._lpips, perceptual._dists):
-            kept.cache_clear()
-        yield networks
-    for kept in (perceptual._lpips, perceptual._dists):
-        kept.cache_clear()
 
 
 def defined(values: Values) -> list[float]:

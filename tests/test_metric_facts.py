@@ -13,13 +13,14 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from helpers import noisy_by_content, scoring, stand_in_backbones
+from helpers import noisy_by_content, scoring
 
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.metrics import functional, make_metric
 from invsuite.metrics.base import Group, Metric, Scoring, Subject, Values
 from invsuite.models.base import Model
 from invsuite.registry import METRICS
+from invsuite.selftest.measures import stand_in
 
 NAMES = sorted(METRICS)
 SECTIONS = ("Formula", "Range", "Ceiling", "Floor", "Undefined", "Pitfalls", "Source")
@@ -95,8 +96,8 @@ class Recording(Subject):
 
 
 @pytest.fixture(scope="module")
-def backbones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with stand_in_backbones(tmp_path_factory.mktemp("backbones")):
+def backbones() -> Iterator[None]:
+    with stand_in("alex", "squeeze", "vgg"):
         yield
 
 

@@ -78,7 +78,8 @@ def test_psnr_of_known_error() -> None:
     assert Psnr().compute(scoring(copy)).per_image == [100.0] * 8
 
 
-NEED_WEIGHTS = ("lpips", "lpips_vgg", "dists", "witness_error")  # batches of their own in their own tests
+# batches of their own in their own tests
+NEED_WEIGHTS = ("lpips", "lpips_squeeze", "lpips_vgg", "dists", "witness_error")
 
 
 @pytest.mark.parametrize("name", [n for n, m in METRICS.items() if not m.pooled and n not in NEED_WEIGHTS])

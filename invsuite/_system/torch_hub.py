@@ -12,6 +12,11 @@ from invsuite._system.needs import Log, Need
 from invsuite.errors import Unavailable
 
 
+def in_cache(name: str) -> Path:
+    """Return where a file of this name lies in the cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 @dataclass(frozen=True)
 class TorchFile:
     """A published checkpoint.
@@ -27,7 +32,12 @@ class TorchFile:
     @property
     def path(self) -> Path:
         """Return where it lies in the cache."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / self.address.rsplit("/", 1)[1]
+        return in_cache(self.address.rsplit("/", 1)[1])
+
+    @property
+    def command(self) -> str:
+        """Return the command that fetches it."""
+        return f"curl -fL --create-dirs {self.address} -o {self.path}"
 
     def find(self) -> Path:
         """Return its path in the cache, its digest checked.
@@ -37,9 +47,7 @@ class TorchFile:
         """
         path = self.path
         if not path.is_file():
-            raise Unavailable(
-                f"checkpoint {path.name} is not in the cache; fetch it: curl -fL --create-dirs {self.address} -o {path}"
-            )
+            raise Unavailable(f"checkpoint {path.name} is not in the cache; fetch it: {self.command}")
         published, digest = path.stem.rsplit("-", 1)[1], file_digest(path)
         if not digest.startswith(published):
             raise Unavailable(f"checkpoint {path}: SHA-256 starts with {digest[:8]}, not {published}; delete and fetch")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from invsuite._system.environment import is_offline
 from invsuite._system.needs import Log, Need
 from invsuite.benchmark.suite import Suite
-from invsuite.errors import InvsuiteError, Unavailable, reason_of
+from invsuite.errors import InvsuiteError, Unavailable, reason_of, unknown_name
 from invsuite.metrics import make_metric
+from invsuite.metrics.backbones import BACKBONES, install
 from invsuite.models.load import needs as model_needs
 
 
@@ -48,3 +50,30 @@ def fetch(needed: Iterable[Need], log: Log) -> list[tuple[str, str]]:
         except Exception as error:  # whatever a hub client, a server or a disk says
             raise Unavailable(f"{need.what} cannot be fetched: {reason_of(error)}") from error
     return digests
+
+
+#: which backbones `fetch_from` takes under the name of a measure; ``lpips`` stands for all of its variants
+TAKEN = {"lpips": ("alex", "squeeze", "vgg"), "lpips_squeeze": ("squeeze",), "lpips_vgg": ("vgg",), "dists": ("vgg",)}
+
+
+def fetch_from(measure: str, file: Path) -> tuple[list[Need], list[tuple[str, str]]]:
+    """Take the backbone of a measure from a file, for a machine without a hub.
+
+    Returns:
+        What is here now, and (what, digest over its tensors).
+
+    Args:
+        measure: its name.
+        file: any that `invsuite.metrics.backbones.read_backbone` reads.
+
+    Raises:
+        UsageError: for a measure that has no backbone.
+        MissingPath: if the file does not exist.
+        WeightsError: if it does not hold the published features.
+        DiskError: if the cache cannot be written.
+    """
+    if measure not in TAKEN:
+        raise unknown_name("measure with a backbone", measure, TAKEN)
+    backbone = install(file, [BACKBONES[net] for net in TAKEN[measure]])
+    need = backbone.need()
+    return [need], [(need.what, f"sha256:{backbone.sha256}")]

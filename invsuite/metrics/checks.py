@@ -155,4 +155,6 @@ CHECKS: dict[str, tuple[Callable[[Metric], None], ...]] = {
     "correspondence": (_correspondence,),
     "hue_gain": (_hue_gain,),
     "lpips": (_lpips_range,),
+    "lpips_squeeze": (_lpips_range,),
+    "lpips_vgg": (_lpips_range,),
 }

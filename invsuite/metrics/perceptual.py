@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 
-from invsuite._system.files import file_digest
 from invsuite._system.needs import Need
-from invsuite._system.torch_hub import TorchFile
 from invsuite.errors import Unavailable
+from invsuite.metrics.backbones import BACKBONES
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.registry import register
 
-BACKBONES = {
-    "alex": TorchFile("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", 244_408_911),
-    "vgg": TorchFile("https://download.pytorch.org/models/vgg16-397923af.pth", 553_433_881),
-}
 BATCH = 8  # VGG keeps 64 maps of the image's own size
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def backbone_file(net: str) -> Path:
-    """Return the path of a backbone's checkpoint, its digest checked.
+def _builder(net: str) -> Callable[..., SimpleNamespace]:
+    """Return what a package finds in the place of torchvision's function: the published backbone, without a download.
 
     Raises:
-        Unavailable: if it is not cached, or its SHA-256 is not the published one.
+        Unavailable: if it is not here.
     """
-    return BACKBONES[net].find()
+    network = SimpleNamespace(features=BACKBONES[net].load())
+    return lambda *_, **__: network
 
 
 @cache
-def _lpips(net: str, device: str) -> tuple[torch.nn.Module, str]:
-    path = backbone_file(net)
+def _lpips(net: str, device: str) -> torch.nn.Module:
+    builders = SimpleNamespace(**{BACKBONES[net].architecture: _builder(net)})
     try:
         import lpips
+        from lpips import pretrained_networks
     except ImportError as error:
         raise Unavailable("the package lpips is not installed; pip install lpips") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # published linear layers, backbone set below
-    published = torch.load(path, map_location="cpu", weights_only=True)
-    keys = model.net.state_dict()
-    weights = {key: published[f"features.{key.split('.', 1)[1]}"] for key in keys}
-    model.net.load_state_dict(weights, strict=True)
-    model.eval().requires_grad_(False)
-    return model.to(device), file_digest(path)
+    with patch.object(pretrained_networks, "tv", builders), torch.random.fork_rng(devices=[]):
+        network: torch.nn.Module = lpips.LPIPS(net=net, verbose=False)  # the published linear layers travel in it
+    return network.eval().requires_grad_(False).to(device)
 
 
 @cache
-def _dists(device: str) -> tuple[torch.nn.Module, str]:
-    from torchmetrics.functional.image.dists import DISTSNetwork
+def _dists(device: str) -> torch.nn.Module:
+    from torchmetrics.functional.image import dists
 
-    path = backbone_file("vgg")  # checked here, read from the same place by torchvision
-    network = DISTSNetwork()  # the authors' alpha and beta travel in torchmetrics
-    network.eval().requires_grad_(False)
-    return network.to(device), file_digest(path)
+    with patch.object(dists, "vgg16", _builder("vgg")), torch.random.fork_rng(devices=[]):
+        network: torch.nn.Module = dists.DISTSNetwork()  # the authors' alpha and beta travel in torchmetrics
+    return network.eval().requires_grad_(False).to(device)
 
 
 def _values(distance: Distance, scoring: Scoring) -> Values:
@@ -98,7 +88,7 @@ class Lpips(Metric):
         Zhang, Isola, Efros, Shechtman & Wang 2018, arXiv 1801.03924.
 
     Args:
-        net: the backbone, ``alex`` or ``vgg``.
+        net: the backbone, ``alex``, ``squeeze`` or ``vgg``.
     """
 
     net: str = "alex"
@@ -113,14 +103,26 @@ class Lpips(Metric):
         return (BACKBONES[self.net].need(),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
-        _, digest = _lpips(self.net, str(device))
-        return {"variant": f"{self.net} v0.1", "backbone_sha256": digest}
+        _lpips(self.net, str(device))
+        return {"variant": f"{self.net} v0.1", "backbone_sha256": BACKBONES[self.net].sha256}
 
     @torch.no_grad()
     def compute(self, scoring: Scoring) -> Values:
-        model, _ = _lpips(self.net, str(scoring.images.device))
+        model = _lpips(self.net, str(scoring.images.device))
         # the network expects [-1, 1]: ``normalize`` brings [0, 1] there, here and only here
         return _values(lambda reconstructions, images: model(reconstructions, images, normalize=True), scoring)
+
+
+@register.metric
+@dataclass(frozen=True)
+class LpipsSqueeze(Lpips):
+    """Learned perceptual distance with SqueezeNet 1.1, the smallest backbone of the three: a file of 3 MB."""
+
+    net: str = "squeeze"
+
+    name = "lpips_squeeze"
+    label = "LPIPS (SqueezeNet)"
+    headline = False
 
 
 @register.metric
@@ -173,10 +175,9 @@ class Dists(Metric):
         return (BACKBONES["vgg"].need(),)
 
     def prepare(self, device: torch.device) -> dict[str, str]:
-        _, digest = _dists(str(device))
-        return {"variant": "vgg, published weights", "backbone_sha256": digest}
+        _dists(str(device))
+        return {"variant": "vgg, published weights", "backbone_sha256": BACKBONES["vgg"].sha256}
 
     @torch.no_grad()
     def compute(self, scoring: Scoring) -> Values:
-        network, _ = _dists(str(scoring.images.device))
-        return _values(network, scoring)
+        return _values(_dists(str(scoring.images.device)), scoring)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from invsuite._system.torch_hub import TorchFile
 from invsuite.metrics import make_metric, perceptual
+from invsuite.metrics.backbones import BACKBONES, FEATURES, Backbone, install, tensor_digest
 from invsuite.metrics.base import Values
 from invsuite.metrics.checks import check_measures
 from invsuite.selftest.base import Fault, Trial, after, plant, swapped
 
 GUARD = "invsuite.metrics.checks.check_measures"
-ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
 
 def _check(name: str) -> Trial:
@@ -51,27 +51,36 @@ def _in_degrees(turn_hue: Any) -> Any:
 
 
 @contextmanager
-def _stand_in() -> Iterator[Path]:
-    """Stand in for LPIPS by a backbone of random weights under its own digest: all is right but its values."""
-    generator = torch.Generator().manual_seed(0)
-    weights = {}
-    for layer, (outputs, inputs, side) in ALEXNET.items():
-        weights[f"features.{layer}.weight"] = 0.05 * torch.randn(outputs, inputs, side, side, generator=generator)
-        weights[f"features.{layer}.bias"] = torch.zeros(outputs)
-    with TemporaryDirectory() as folder:
-        kept = Path(folder) / "checkpoints" / "weights"
-        kept.parent.mkdir()
-        torch.save(weights, kept)
-        digest = hashlib.sha256(kept.read_bytes()).hexdigest()
-        path = kept.rename(kept.with_name(f"alexnet-{digest[:8]}.pth"))
-        published = {"alex": TorchFile(f"https://example.org/{path.name}", path.stat().st_size)}
-        with (
-            swapped("torch.hub:get_dir", lambda _: lambda: folder),
-            swapped("invsuite.metrics.perceptual:BACKBONES", lambda known: known | published),
-        ):
+def stand_in(*nets: str) -> Iterator[dict[str, torch.nn.Module]]:
+    """Stand in for backbones by random weights under digests of their own, in a cache of their own.
+
+    All is right about them but their values.
+    """
+    networks, backbones = {}, {}
+    with TemporaryDirectory() as folder, swapped("torch.hub:get_dir", lambda _: lambda: folder):
+        for net in nets:
+            networks[net] = _random(BACKBONES[net])
+            backbones[net] = replace(BACKBONES[net], sha256=tensor_digest(networks[net].state_dict()))
+            backbones[net].path.parent.mkdir(exist_ok=True)
+            save_features(networks[net], backbones[net].path)
+        with swapped("invsuite.metrics.perceptual:BACKBONES", lambda known: known | backbones):
             _forget_networks()
-            yield path
+            yield networks
         _forget_networks()
+
+
+def _random(backbone: Backbone) -> torch.nn.Module:
+    """Return its network with random weights under which activations keep their size from layer to layer."""
+    network = backbone.network().to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for weights in network.state_dict().values():
+        weights.normal_(std=(2 / weights[0].numel()) ** 0.5 if weights.ndim == 4 else 0.01, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+def save_features(network: torch.nn.Module, path: Path) -> None:
+    """Save a backbone's layers by torchvision's names."""
+    save_file({FEATURES + name: weights for name, weights in network.state_dict().items()}, path)
 
 
 def _forget_networks() -> None:
@@ -82,7 +91,7 @@ def _forget_networks() -> None:
 
 
 def _lpips_range() -> None:
-    with _stand_in():
+    with stand_in("alex"):
         check_measures([make_metric("lpips")])
 
 
@@ -92,15 +101,48 @@ def backbone(path: Path) -> Path:
 
 
 def _lpips_backbone() -> None:
-    with _stand_in() as path:
-        backbone(path)
+    with stand_in("alex"):
+        backbone(perceptual.BACKBONES["alex"].path)
         make_metric("lpips").prepare(torch.device("cpu"))
 
 
 def _other_weights(path: Path) -> Path:
-    weights = torch.load(path, weights_only=True)
-    torch.save({key: torch.randn_like(value) for key, value in weights.items()}, path)
+    weights = load_file(path)
+    save_file({key: torch.randn_like(value) for key, value in weights.items()}, path)
     return path
+
+
+def _another_network(path: Path) -> Path:
+    save_features(_random(BACKBONES["squeeze"]), path)
+    return path
+
+
+def _lpips_layout() -> None:
+    """Take the backbone from a pickle of arrays, which lie as (H, W, in, out) in it."""
+    with stand_in("alex") as networks, TemporaryDirectory() as folder:
+        path = Path(folder) / "alexnet.ckpt"
+        path.write_bytes(flax_pickle(networks["alex"]))
+        install(path, [perceptual.BACKBONES["alex"]])
+
+
+def flax_pickle(network: torch.nn.Module) -> bytes:
+    """Return the convolutions of ``network`` as a flax model pickled as numpy arrays."""
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+    table = {}
+    for number, layer in enumerate(layers):
+        assert layer.bias is not None
+        table[f"Conv_{number}"] = {"kernel": layer.weight.permute(2, 3, 1, 0).numpy(), "bias": layer.bias.numpy()}
+    return pickle.dumps({"Net_0": table}, protocol=3)
+
+
+def _turned(original: Any) -> Any:
+    """Return a reader of flax models that takes the rows of a kernel for its columns."""
+
+    def read(*args: Any) -> dict[str, torch.Tensor]:
+        weights = original(*args)
+        return {name: value.mT.contiguous() if value.ndim == 4 else value for name, value in weights.items()}
+
+    return read
 
 
 FAULTS = (
@@ -169,9 +211,25 @@ FAULTS = (
     Fault(
         "LPIPS with a random backbone",
         "the backbone in the hub cache",
-        "invsuite.metrics.perceptual.backbone_file",
+        "invsuite.metrics.backbones.read_backbone",
         plant(f"{__name__}:backbone", lambda _: _other_weights),
         _lpips_backbone,
-        "delete and fetch",
+        "holds other weights of alexnet than the published ones",
+    ),
+    Fault(
+        "LPIPS with another network's backbone",
+        "the backbone in the hub cache",
+        "invsuite.metrics.backbones.read_backbone",
+        plant(f"{__name__}:backbone", lambda _: _another_network),
+        _lpips_backbone,
+        "that of the published features",
+    ),
+    Fault(
+        "LPIPS with kernels whose rows are columns",
+        "invsuite.metrics.backbones.from_flax",
+        "invsuite.metrics.backbones.read_backbone",
+        plant("invsuite.metrics.backbones:from_flax", _turned),
+        _lpips_layout,
+        "holds other weights of alexnet than the published ones",
     ),
 )
