@@ -236,7 +236,7 @@ def from_flax(path: Path, tree: Any, network: nn.Module) -> Tensors:
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     tables = [table for table in tree.values() if isinstance(table, Mapping)] if isinstance(tree, Mapping) else []
     for table in tables:
-        layers = [table.get(f"Conv_{number}") for number in range(len(table))]
+        layers: list[Any] = [table.get(f"Conv_{number}") for number in range(len(table))]
         if len(layers) == len(names) and all(_is_convolution(layer) for layer in layers):
             arrays: dict[str, np.ndarray[Any, Any]] = {}
             for name, layer in zip(names, layers, strict=True):

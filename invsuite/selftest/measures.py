@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -63,7 +64,7 @@ def stand_in(*nets: str) -> Iterator[dict[str, torch.nn.Module]]:
             backbones[net] = replace(BACKBONES[net], sha256=tensor_digest(networks[net].state_dict()))
             backbones[net].path.parent.mkdir(exist_ok=True)
             save_features(networks[net], backbones[net].path)
-        with swapped("invsuite.metrics.perceptual:BACKBONES", lambda known: known | backbones):
+        with patch.dict(BACKBONES, backbones):
             _forget_networks()
             yield networks
         _forget_networks()
@@ -102,7 +103,7 @@ def backbone(path: Path) -> Path:
 
 def _lpips_backbone() -> None:
     with stand_in("alex"):
-        backbone(perceptual.BACKBONES["alex"].path)
+        backbone(BACKBONES["alex"].path)
         make_metric("lpips").prepare(torch.device("cpu"))
 
 
@@ -122,7 +123,7 @@ def _lpips_layout() -> None:
     with stand_in("alex") as networks, TemporaryDirectory() as folder:
         path = Path(folder) / "alexnet.ckpt"
         path.write_bytes(flax_pickle(networks["alex"]))
-        install(path, [perceptual.BACKBONES["alex"]])
+        install(path, [BACKBONES["alex"]])
 
 
 def flax_pickle(network: torch.nn.Module) -> bytes:
