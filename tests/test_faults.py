@@ -191,7 +191,7 @@ def test_photos_that_vanish_under_way_fail_their_model_and_no_other(
 def test_a_full_disk_is_one_line_and_loses_nothing(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fsync, room = os.fsync, [4]
+    fsync, room = os.fsync, [7]  # strip, two sheets, three lists of images, the first record
 
     def full(number: int) -> None:
         room[0] -= 1
@@ -218,7 +218,7 @@ def test_a_signal_lets_the_write_finish_and_ends_with_130(
 
     def signalled(handle: int) -> None:
         writes[0] += 1
-        if writes[0] == 4:  # the original's strip, the first cell's first and best images, and now its record
+        if writes[0] == 7:  # the strip, the first cell's two sheets, three lists of images, and now its record
             signal.raise_signal(number)
         fsync(handle)
 
