@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
@@ -27,12 +29,8 @@ from invsuite.results.store import Store
 
 ACROSS = 4  # heat maps beside each other
 DPI = 110
-HEAD, GAP, MARKED, LETTER = (
-    52,
-    6,
-    16,
-    8,
-)  # pixels: above a strip, between pictures, below marked ones, of a letter
+HEAD, GAP, MARKED = 52, 6, 16  # pixels: above a strip, between pictures, below marked ones
+TITLE, LABEL = 11, 9  # points of letters: above a strip, beside it
 LEAST = 96  # pixels of a picture's height up to which it is enlarged
 MOST_PIXELS = 65_000  # of a side: what can be drawn
 STRIP_PIXELS = 12_000_000  # of all pictures of a strip
@@ -161,9 +159,10 @@ def draw_strip(
     } | {(stage, ORIGINAL): list(images.values()) for stage in stages}
     stopped = {(r.cell.stage, r.cell.method) for r in own if regime_of([r]).converged is False}
     high, wide = (max(1, round(side * scale)) for side in size)
-    labels = LETTER * max(len(name) for name in (ORIGINAL, *methods))
+    title = f"{model}: reconstructions from each stage"
+    labels = 2 * GAP + max(_text_width(name, LABEL) for name in (ORIGINAL, *methods))
     across, down = wide * len(images) + GAP, high + GAP + MARKED * bool(stopped)
-    width = labels + max(across * len(stages), LETTER * len(f"{model}: reconstructions from each stage"))
+    width = labels + max(across * len(stages), _text_width(title, TITLE))
     height = HEAD + down * (len(methods) + 1)
     if max(width, height) > MOST_PIXELS:
         raise UsageError(f"the strip of '{model}' would have {width} x {height} pixels: show fewer pictures")
@@ -184,10 +183,15 @@ def draw_strip(
             for spine in axis.spines.values():
                 spine.set_visible(False)
             if column == 0:
-                axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=9)
-    figure.suptitle(f"{model}: reconstructions from each stage", fontsize=11, y=1 - 4 / height, va="top")
+                axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=LABEL)
+    figure.suptitle(title, fontsize=TITLE, y=1 - 4 / height, va="top")
     _save(figure, path)
     return [path, *(_separate(strips, list(images), path) if choice.files else ())]
+
+
+def _text_width(text: str, points: int) -> int:
+    """Return how many pixels a line of text of so many points is wide."""
+    return math.ceil(TextPath((0, 0), text, size=points).get_extents().x1 * DPI / 72)
 
 
 def _separate(strips: Mapping[tuple[str, str], Sequence[Pixels]], names: Sequence[str], path: Path) -> list[Path]:
