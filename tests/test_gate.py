@@ -129,6 +129,23 @@ def test_a_run_on_another_machine_widens_the_gate(
     assert pinned.runs == 2 * (PINNED + TRIES)
 
 
+def test_descents_that_were_cut_off_are_pinned_where_their_range_is_known(
+    reseeded: tuple[Path, Path, dict[int, list[Record]]], tmp_path: Path
+) -> None:
+    _, _, found = reseeded
+    records = copy.deepcopy(found[0])
+    cut_off = records[0]
+    cut_off.notes |= {"converged": False, "iterations": 20.0, "ceiling": 20}
+    baseline = pin(records, tmp_path / "one.json")
+    assert {key for key, cell in baseline.cells.items() if not cell.measures} == {cut_off.cell.key}
+    worse = copy.deepcopy(records)
+    worse[0].measurements["psnr"] = replace(worse[0].measurements["psnr"], values=[0.0] * len(cut_off.images), mean=0.0)
+    [of_cell] = [one for one in judge(worse, baseline) if one.cell == cut_off.cell.key]
+    assert (of_cell.verdict, "not converged" in of_cell.detail) == ("same", True)
+    ranged = pin(records, tmp_path / "two.json", others=records)
+    assert "worse" in {one.verdict for one in judge(worse, ranged) if one.cell == cut_off.cell.key}
+
+
 def test_time_and_memory_are_never_judged(reseeded: tuple[Path, Path, dict[int, list[Record]]], tmp_path: Path) -> None:
     _, _, found = reseeded
     pin(found[0], tmp_path / "baseline.json")

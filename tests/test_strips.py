@@ -11,13 +11,14 @@ from invented import measurement, record
 from PIL import Image
 
 from invsuite.errors import UsageError
-from invsuite.report.figures import GAP, HEAD, LETTER, Choice, draw_strip
+from invsuite.report.figures import GAP, HEAD, Choice, draw_strip, label_width
 from invsuite.results.pictures import Pixels, first_sheet, paired_sheet
 from invsuite.results.record import Record
 from invsuite.results.store import Store
 
 SIDE = 150
 METHODS = ("ridge", "mean")
+LEFT = label_width(["original", *METHODS])
 
 
 def noise(seed: int, count: int) -> Pixels:
@@ -48,10 +49,9 @@ def drawn(made: tuple[list[Record], Store], path: Path, choice: Choice | None = 
 
 def test_a_strip_has_every_pixel_of_its_pictures(made: tuple[list[Record], Store], tmp_path: Path) -> None:
     strip = drawn(made, tmp_path / "strip.png")
-    left = LETTER * len("original")
     for row, expected in enumerate((noise(0, 6), noise(10, 6), noise(11, 6))):
         top = HEAD + row * (SIDE + GAP)
-        shown = strip[top : top + SIDE, left : left + 6 * SIDE].astype(int)
+        shown = strip[top : top + SIDE, LEFT : LEFT + 6 * SIDE].astype(int)
         # whole pixels, wherever the canvas is rounded to
         assert np.abs(shown - np.concatenate(expected, axis=1)).mean() < 1
 
@@ -59,10 +59,9 @@ def test_a_strip_has_every_pixel_of_its_pictures(made: tuple[list[Record], Store
 def test_photos_are_chosen_by_name_and_number(made: tuple[list[Record], Store], tmp_path: Path) -> None:
     two = drawn(made, tmp_path / "two.png", Choice(count=2))
     named = drawn(made, tmp_path / "named.png", Choice(names=("photo-9*", "photo-3.jpg")))
-    left = LETTER * len("original")
-    assert np.abs(two[HEAD : HEAD + SIDE, left + SIDE : left + 2 * SIDE].astype(int) - noise(0, 6)[1]).mean() < 1
-    assert np.abs(named[HEAD : HEAD + SIDE, left : left + SIDE].astype(int) - noise(0, 6)[3]).mean() < 1
-    last = named[HEAD : HEAD + SIDE, left + SIDE : left + 2 * SIDE].astype(int)
+    assert np.abs(two[HEAD : HEAD + SIDE, LEFT + SIDE : LEFT + 2 * SIDE].astype(int) - noise(0, 6)[1]).mean() < 1
+    assert np.abs(named[HEAD : HEAD + SIDE, LEFT : LEFT + SIDE].astype(int) - noise(0, 6)[3]).mean() < 1
+    last = named[HEAD : HEAD + SIDE, LEFT + SIDE : LEFT + 2 * SIDE].astype(int)
     assert np.abs(last - noise(50, 1)[0]).mean() < 60, "lossy, but this photo"
     with pytest.raises(UsageError, match=r"unknown photo with pictures 'photo-8.jpg': did you mean photo-"):
         drawn(made, tmp_path / "none.png", Choice(names=("photo-8.jpg",)))
@@ -83,6 +82,6 @@ def test_what_would_be_too_large_is_smaller_and_antialiased(
     monkeypatch.setattr("invsuite.report.figures.STRIP_PIXELS", 18 * 75 * 75)
     strip = drawn(made, tmp_path / "strip.png")
     assert strip.shape[0] < HEAD + 3 * (75 + GAP) + 5
-    picture = strip[HEAD : HEAD + 75, LETTER * len("original") :][:, :75].astype(int)
+    picture = strip[HEAD : HEAD + 75, LEFT:][:, :75].astype(int)
     assert picture.std() < 0.7 * noise(0, 1).std(), "noise is averaged, not sampled"
     assert drawn(made, tmp_path / "native.png", Choice(native=True)).shape[0] > 3 * SIDE

@@ -160,7 +160,7 @@ def draw_strip(
     stopped = {(r.cell.stage, r.cell.method) for r in own if regime_of([r]).converged is False}
     high, wide = (max(1, round(side * scale)) for side in size)
     title = f"{model}: reconstructions from each stage"
-    labels = 2 * GAP + max(_text_width(name, LABEL) for name in (ORIGINAL, *methods))
+    labels = label_width([ORIGINAL, *methods])
     across, down = wide * len(images) + GAP, high + GAP + MARKED * bool(stopped)
     width = labels + max(across * len(stages), _text_width(title, TITLE))
     height = HEAD + down * (len(methods) + 1)
@@ -187,6 +187,11 @@ def draw_strip(
     figure.suptitle(title, fontsize=TITLE, y=1 - 4 / height, va="top")
     _save(figure, path)
     return [path, *(_separate(strips, list(images), path) if choice.files else ())]
+
+
+def label_width(names: Sequence[str]) -> int:
+    """Return how many pixels the names of rows take beside a strip, with the space around them."""
+    return 2 * GAP + max(_text_width(name, LABEL) for name in names)
 
 
 def _text_width(text: str, points: int) -> int:
