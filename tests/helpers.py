@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -173,3 +174,28 @@ def scoring(
     if witness is not None:
         subject.witness = witness
     return Scoring(subject, stage, reconstruct(images), reconstruct, invert or grey)
+
+
+def profile(primaries: tuple[tuple[float, float, float], ...], gamma: float = 2.2) -> bytes:
+    """An ICC profile of these primaries (XYZ under D50) and a gamma, written apart from LittleCMS."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"para" + bytes(4) + struct.pack(">HH", 0, 0) + fixed(gamma)
+    text = "own".encode("utf-16-be")
+    name = b"mluc" + bytes(4) + struct.pack(">II", 1, 12) + b"enUS" + struct.pack(">II", len(text), 28) + text
+    tags = {b"desc": name, b"cprt": name, b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
+    tags |= {c + b"XYZ": b"XYZ " + bytes(4) + fixed(*xyz) for c, xyz in zip((b"r", b"g", b"b"), primaries, strict=True)}
+    tags |= {c + b"TRC": curve for c in (b"r", b"g", b"b")}
+    body, table, start = b"", struct.pack(">I", len(tags)), 132 + 12 * len(tags)
+    for tag, value in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = struct.pack(">I", start + len(body)) + bytes(4) + struct.pack(">I", 0x04200000) + b"mntrRGB XYZ "
+    head += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    return head.ljust(128, b"\0") + table + body
+
+
+#: Display P3, of every iPhone
+P3 = profile(((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)))

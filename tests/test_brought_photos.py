@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import P3, profile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
@@ -78,28 +79,6 @@ def test_pixels_without_a_known_white_are_refused_by_name(tmp_path: Path, pixels
         raise DataError(data.unreadable[str(tmp_path / "odd.tif")])
 
 
-def profile(primaries: tuple[tuple[float, float, float], ...], gamma: float = 2.2) -> bytes:
-    """An ICC profile of these primaries (XYZ under D50) and a gamma, written apart from LittleCMS."""
-
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-    curve = b"para" + bytes(4) + struct.pack(">HH", 0, 0) + fixed(gamma)
-    text = "own".encode("utf-16-be")
-    name = b"mluc" + bytes(4) + struct.pack(">II", 1, 12) + b"enUS" + struct.pack(">II", len(text), 28) + text
-    tags = {b"desc": name, b"cprt": name, b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)}
-    tags |= {c + b"XYZ": b"XYZ " + bytes(4) + fixed(*xyz) for c, xyz in zip((b"r", b"g", b"b"), primaries, strict=True)}
-    tags |= {c + b"TRC": curve for c in (b"r", b"g", b"b")}
-    body, table, start = b"", struct.pack(">I", len(tags)), 132 + 12 * len(tags)
-    for tag, value in tags.items():
-        table += tag + struct.pack(">II", start + len(body), len(value))
-        body += value + bytes(-len(value) % 4)
-    head = struct.pack(">I", start + len(body)) + bytes(4) + struct.pack(">I", 0x04200000) + b"mntrRGB XYZ "
-    head += struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
-    return head.ljust(128, b"\0") + table + body
-
-
-P3 = profile(((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)))
 ADOBE = profile(((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

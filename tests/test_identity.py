@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from helpers import SMALL_NETWORK, scene_split, small_suite
+from helpers import P3, SMALL_NETWORK, scene_split, small_suite
 from PIL import Image
 
 from invsuite._system.identity import NOT_IDENTITY, identity_of
@@ -84,6 +84,7 @@ CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
     (Suite, "methods"): lambda s: replace(s, methods=s.methods[:1]),
     (Suite, "engine"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
     (Suite, "interlayer"): lambda s: replace(s, interlayer=True),
+    (Suite, "text"): lambda s: replace(s, text="other"),
     (Suite, "published"): lambda s: replace(s, published=(STATED,)),
     (Budget, "image_passes"): lambda s: replace(s, budget=Budget(image_passes=48, batch=16)),
     (Budget, "batch"): lambda s: replace(s, budget=Budget(image_passes=32, batch=8)),
@@ -131,7 +132,7 @@ def test_marks_are_found_in_all_parts_of_a_suite() -> None:
     marked = {param.id for param in FIELDS if param.values[1].metadata == NOT_IDENTITY}
     assert {"Suite.title", "FolderSource.path", "Engine.cache"} <= marked
     assert not {"Suite.seeds", "FolderSource.count", "Engine.precision"} & marked
-    assert identity_of(FolderSource("/some/place", 3)) == {"count": 3, "geometry": "crop"}
+    assert identity_of(FolderSource("/some/place", 3)) == {"count": 3, "geometry": "crop", "colour": "sRGB"}
 
 
 @pytest.mark.parametrize("kind", [*METHODS.values(), *METRICS.values()], ids=lambda kind: kind.name)
@@ -141,7 +142,7 @@ def test_every_parameter_of_a_method_or_measure_is_part_of_the_identity(kind: An
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders of the same eight photos, and the same again as two COCO roots with two splits each."""
+    """Two folders of the same eight photos, in Display P3, and two COCO roots of them with two splits each."""
     root = tmp_path_factory.mktemp("photos")
     images = from_unit_range(scene_split(908, 8).images(slice(0, 8))).permute(0, 2, 3, 1).numpy()
     for name in ("one", "two"):
@@ -149,7 +150,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for folder in folders:
             folder.mkdir(parents=True)
             for number, image in enumerate(images[: 8 if "val" not in folder.name else 4]):
-                Image.fromarray(image[:, :80]).save(folder / f"{number:012d}.png")
+                Image.fromarray(image[:, :80]).save(folder / f"{number:012d}.png", icc_profile=P3)
             if folder.parent == root:
                 continue
             entries = [
@@ -164,15 +165,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hub(name: str, config: str | None, split: str) -> Any:
-    """What ``datasets.load_dataset`` gives: grey images whose shade follows the name, the split and the column."""
+    """What ``datasets.load_dataset`` gives: images in Display P3 whose shade follows name, split and column."""
 
     class Rows(list[dict[str, Image.Image]]):
         column_names = ("image", "mask")
 
-    names, count = split.rstrip("]").split("[:")
-    shades = [sum(f"{name}{names}".encode()) + number for number in range(int(count))]
-    images = [{"image": Image.new("L", (80, 96), shade % 256)} for shade in shades]
-    return Rows({"mask": row["image"].point(lambda value: 255 - value)} | row for row in images)
+    def shaded(shade: int) -> Image.Image:
+        image = Image.new("RGB", (80, 96), (shade % 256, 60, 60))
+        image.info["icc_profile"] = P3
+        return image
+
+    shades = [sum(f"{name}{split}".encode()) + number for number in range(8)]
+    return Rows({"image": shaded(shade), "mask": shaded(shade + 100)} for shade in shades)
 
 
 def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[str]]:
@@ -192,7 +196,7 @@ def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[
         HeldBackSource: (HeldBackSource(2), {"count": 3}),
     }
     source, changes = sources[kind]
-    changed = replace(source, **{field: (changes | {"geometry": "squash"})[field]})
+    changed = replace(source, **{field: (changes | {"geometry": "squash", "colour": "stored"})[field]})
 
     def digest(source: Any) -> set[str]:
         score = ScenesSource(77, 2)
