@@ -177,9 +177,9 @@ FAULTS = (
     Fault(
         "checkpoint that needs unpickling",
         "a local checkpoint",
-        "invsuite.models.adapters.timm.load",
+        "invsuite.models.checkpoint.read_file",
         plant(f"{__name__}:contents", after(lambda tensors: tensors | {"hook": _RunsCode()})),
         _load_checkpoint,
-        "cannot be read: Weights only load failed",
+        "which loading would have to run",
     ),
 )
