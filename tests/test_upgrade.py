@@ -14,7 +14,7 @@ from invented import PROVENANCE, measurement, record
 
 from invsuite._system.provenance import versions
 from invsuite.benchmark.cells import Selection, make_plan
-from invsuite.benchmark.runner import Run, RunOptions, Silent, origin
+from invsuite.benchmark.runner import RunOptions, Silent, begin, origin
 from invsuite.benchmark.suite import load_suite
 from invsuite.results.baseline import changes, judge, pin, summary
 from invsuite.results.record import Record, from_json, to_json
@@ -56,14 +56,14 @@ def test_reuse_of_what_other_versions_made_is_said(tmp_path: Path) -> None:
     path.write_text(small_suite("s", {"mean": "{}"}, stages=("embed",)))
     plan = make_plan(load_suite(str(path)), Selection(), lambda text: None)
     [cell] = plan.cells
-    run = Run(plan, Store(tmp_path / "r"), CPU, Notes(), RunOptions(), {})
+    store = Store(tmp_path / "r")
     known = versions()
     for torch_version, said in ((known["torch"], []), ("1.0", [f"torch 1.0 -> {known['torch']}"])):
         named = replace(record().cell, id=cell.id)
         made_by = replace(PROVENANCE, versions={**known, "torch": torch_version, "gone": "3"})
-        run.store.write(replace(record(measurements=[measurement("psnr", [1.0])]), cell=named, provenance=made_by))
+        store.write(replace(record(measurements=[measurement("psnr", [1.0])]), cell=named, provenance=made_by))
         reporter = Notes()
-        replace(run, report=reporter).note_other_versions()
+        begin(plan, store, CPU, reporter, RunOptions(redo="missing"))
         assert reporter.lines == [f"1 reused cells were computed by other versions: {change} (now)" for change in said]
 
 

@@ -201,11 +201,20 @@ class Run:
         """Return the identity of each of ``metrics`` on ``cell`` of this model."""
         return [self._identity(entry, cell, metric) for metric in metrics]
 
-    def bring_forward(self, entry: LoadedModel, cell: Cell) -> None:
-        """Let the record of a finished cell show the measurements under the present settings, which it has."""
+    def reuse(self, entry: LoadedModel | UnavailableModel, cell: Cell) -> str:
+        """Let the record of a finished cell show what it has, and return which versions have changed since, in words.
+
+        That is "" where none has, or where there are no numbers.
+        """
         record = self.store.read(cell.id)
         if record is None or not record.ok:
-            return
+            return ""
+        if isinstance(entry, LoadedModel):
+            self._bring_forward(entry, cell, record)
+        return ", ".join(record.provenance.changes_to(versions()))
+
+    def _bring_forward(self, entry: LoadedModel, cell: Cell, record: Record) -> None:
+        """Let a record show the measurements under the present settings, which it has."""
         pairs = zip(self.plan.metrics, self.identities(entry, cell, self.plan.metrics), strict=True)
         hidden = [
             earlier
@@ -215,17 +224,6 @@ class Run:
         ]
         if hidden:
             self.store.add(cell.id, hidden, record.provenance, self.plan.suite.metrics)
-
-    def note_other_versions(self) -> None:
-        """Say which of the reused records other versions of the packages made."""
-        counts: Counter[str] = Counter()
-        for cell in self.plan.cells:
-            record = None if cell.id in self.stamps else self.store.read(cell.id)
-            if record is not None and record.ok:
-                counts.update([", ".join(record.provenance.changes_to(versions()))])
-        for changes, count in counts.items():
-            if changes:
-                self.report.note(f"{count} reused cells were computed by other versions: {changes} (now)")
 
     def finish(self, cell: Cell, body: dict[str, Any]) -> None:
         """Write the cell's record, whose results, or the reason why it has none, are in ``body``."""
@@ -307,16 +305,18 @@ def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, opti
     """
     run = Run(plan, store, device, report, options, {})
     weight = 0.0
+    changed: Counter[str] = Counter()
     for entry in plan.models:
         for cell in entry.cells:
             todo = run.todo(entry, cell)
             if todo is not None:
                 run.stamps[cell.id] = store.stamp(cell.id)
                 weight += work(plan, cell, todo)
-            elif isinstance(entry, LoadedModel):
-                run.bring_forward(entry, cell)
+            elif versions_since := run.reuse(entry, cell):
+                changed[versions_since] += 1
     run.outcome.reused = len(plan.cells) - len(run.stamps)
-    run.note_other_versions()
+    for changes, count in changed.items():
+        report.note(f"{count} reused cells were computed by other versions: {changes} (now)")
     if run.stamps:
         check_measures(plan.metrics)
     report.begin(len(run.stamps), weight)

@@ -112,9 +112,8 @@ def tell_apart(records: Sequence[Record], first: Collection[str] | None = None) 
         for kind in KINDS:
             if (model, kind) in several:
                 plain = newest[model, kind]
-                absent = (
-                    plain if kind in SPENT or first is not None else "unknown"
-                )  # spent nothing, or never came so far
+                # one without a revision spent nothing, or never came so far
+                absent = "unknown" if first is None and kind not in SPENT else plain
                 own = _revision(record, kind) or absent
                 if first is None or own != plain:
                     words.append(f"{kind.replace('_', ' ')} {own}")
@@ -133,11 +132,11 @@ def _of_one_method(records: Sequence[Record], notes: list[str]) -> list[Record]:
             newest[record.cell.row] = record
     kept = []
     lowest: dict[tuple[str, str], int] = {}  # seed of what no seed changes: run with two, it is one result
-    for record in records:
-        same = record.cell.row, json.dumps(record.identity, sort_keys=True)
+    results = [(record.cell.row, json.dumps(record.identity, sort_keys=True)) for record in records]
+    for record, same in zip(records, results, strict=True):
         lowest[same] = min(lowest.get(same, record.cell.seed), record.cell.seed)
-    for record in records:
-        if record.cell.seed > lowest[record.cell.row, json.dumps(record.identity, sort_keys=True)]:
+    for record, same in zip(records, results, strict=True):
+        if record.cell.seed > lowest[same]:
             continue
         last = newest.get(record.cell.row, record)
         if record.cell.seed != last.cell.seed and "refused" not in record.identity:
