@@ -83,6 +83,25 @@ def test_a_row_has_edits_of_its_own(results: Results) -> None:
     assert (none.status, none.reason) == ("undefined", "'edits' is 0: no further reconstructions")
 
 
+def test_a_row_is_for_the_models_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    text = small_suite("models", {"mean": '{ models = ["vit"] }', "bicubic": "{}"}, counts=(16, 2, 2))
+    path.write_text(text + 'models.twin = { source = "bundled:detr", stages = ["encoder"] }\n')
+    cells = invsuite.plan(str(path)).plan.cells
+    assert {(cell.model.name, cell.method.name) for cell in cells} == {
+        ("vit", "mean"),
+        ("vit", "bicubic"),
+        ("twin", "bicubic"),
+    }
+    other = invsuite.plan(str(path), models=["bundled:detr"], methods=["mean"]).plan.cells
+    assert {cell.method.name for cell in other} == {"mean"}, "a model that the suite does not name has every row"
+    with pytest.raises(invsuite.UsageError, match="the suite has mean for vit alone, not for twin"):
+        invsuite.plan(str(path), models=["twin"], methods=["mean"])
+    path.write_text(path.read_text().replace('["vit"]', '["vti"]'))
+    with pytest.raises(invsuite.UsageError, match=r"unknown methods.mean.models 'vti'.*vit"):
+        invsuite.load_suite(str(path))
+
+
 def test_its_values_are_those_of_a_run_on_all_images(results: Results, tmp_path: Path) -> None:
     """What a measure says of an image does not depend on how many others are scored."""
     suite = tmp_path / "rows.toml"

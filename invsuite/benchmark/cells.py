@@ -216,12 +216,13 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     """
     suite = with_own_units(suite, selection)
     specs = choose_models(suite, selection)
-    _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
+    rows = _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
     metrics = make_metrics(suite, selection)
     words = selection.stages
     if all(spec.stages for spec in specs):
         _check_stages(words, [stage for spec in specs for stage in spec.stages])
     specs = [spec for spec in specs if not spec.stages or _may_mean(words, spec.stages)]
+    specs = _with_rows(specs, rows, suite)
     loaded = [_load(spec, words, note) for spec in specs]
     _check_stages(
         words, [s for spec, (cut, model) in zip(specs, loaded, strict=True) for s in _stages_of(spec, cut, model)]
@@ -264,6 +265,25 @@ def _choose_methods(suite: Suite, selection: Selection) -> list[MethodSpec]:
     return [m for m in suite.methods if m.name in names]
 
 
+def _with_rows(specs: Sequence[ModelSpec], rows: Sequence[MethodSpec], suite: Suite) -> list[ModelSpec]:
+    """Return the models for which the suite has any of ``rows``.
+
+    Raises:
+        UsageError: if there are models, but the suite has no such row for any.
+    """
+    meant = [spec for spec in specs if any(_is_for(row, spec, suite) for row in rows)]
+    if specs and not meant:
+        names = ", ".join(dict.fromkeys(row.table for row in rows))
+        models = ", ".join(dict.fromkeys(name for row in rows for name in row.models or ()))
+        raise UsageError(f"the suite has {names} for {models} alone, not for {', '.join(spec.name for spec in specs)}")
+    return meant
+
+
+def _is_for(method: MethodSpec, spec: ModelSpec, suite: Suite) -> bool:
+    """Tell whether the suite has the row for this model; it has every row for a model that it does not name."""
+    return method.models is None or spec.name in method.models or all(spec.name != own.name for own in suite.models)
+
+
 def _lay_out(
     suite: Suite,
     selection: Selection,
@@ -276,7 +296,7 @@ def _lay_out(
     words = selection.stages
     stages = [s for s in spec.stages if words is None or any(means_stage(word, s) for word in words)]
     seeds = tuple(dict.fromkeys(selection.seeds or suite.seeds))
-    methods = _choose_methods(suite, selection)
+    methods = [method for method in _choose_methods(suite, selection) if _is_for(method, spec, suite)]
     try:
         if isinstance(model, InvsuiteError):
             raise model

@@ -55,11 +55,13 @@ class RowKeys:
         images: scored images of the row: the first ones of all; None for all.
         edits: images that measures with an edited object use, in place of the suite's number.
         image_passes: budget of the row in place of the suite's; of several, each makes a row of its own.
+        models: names of the suite's models that the row is for; None for all.
     """
 
     images: Positive | None = None
     edits: Natural | None = None
     image_passes: Positive | Annotated[tuple[Positive, ...], NotEmpty()] | None = None
+    models: Annotated[tuple[str, ...], NotEmpty()] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class MethodSpec:
         images: how many of the scored images it is scored on, the first ones; None for all.
         edits: on how many images measures that edit an object are computed; None for the suite's number.
         image_passes: its own budget in image passes; None for the suite's budget.
+        models: names of the suite's models that it is for; None for all.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -79,6 +82,7 @@ class MethodSpec:
     images: int | None = None
     edits: int | None = field(default=None, metadata=NOT_IDENTITY)
     image_passes: int | None = None
+    models: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
 
     @property
     def table(self) -> str:
@@ -301,16 +305,21 @@ def _methods(name: str, table: dict[str, Any]) -> Iterator[MethodSpec]:
     if passes is not None and not method.uses_budget:
         raise UsageError(f"'{where}.image_passes' is {passes}, but method '{method.name}' uses no budget")
     if not isinstance(passes, tuple):
-        yield MethodSpec(name, method, keys.images, keys.edits, passes)
+        yield MethodSpec(name, method, keys.images, keys.edits, passes, keys.models)
         return
     for budget, count in Counter(passes).items():
         if count > 1:
             raise UsageError(f"'{where}.image_passes' names the budget {budget} {count} times")
-        yield MethodSpec(f"{name}{AT}{budget}", method, keys.images, keys.edits, budget)
+        yield MethodSpec(f"{name}{AT}{budget}", method, keys.images, keys.edits, budget, keys.models)
 
 
 def _check_rows(methods: tuple[MethodSpec, ...], models: tuple[ModelSpec, ...], data: DataSpec) -> None:
-    """Raise `UsageError` for a row of more images than a model's data has to be scored on."""
+    """Raise `UsageError` for a row of an unknown model, or of more images than a model's data has to be scored on."""
+    names = [model.name for model in models]
+    for spec in methods:
+        for name in spec.models or ():
+            if name not in names:
+                raise unknown_name(key_path(f"methods.{spec.table}", "models"), name, names)
     for table in dict.fromkeys(model.data for model in models):
         count = (data.others[table] if table else data).score.count
         if count:
