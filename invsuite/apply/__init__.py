@@ -1,0 +1,1 @@
+"""Fitted inverses, kept and applied to a person's own images."""
