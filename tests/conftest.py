@@ -23,8 +23,9 @@ from invsuite.registry import forget_plugins
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the file first that runs the main job: beside it another process has time for all others."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """Put the longest files first, so that no process is left alone with one of them at the end."""
+    longest = ["test_readme.py", "test_regression.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(scope="module", autouse=True)
