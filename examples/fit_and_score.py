@@ -3,8 +3,8 @@
 import invsuite
 
 data = invsuite.load_suite("quick").data
-fitted = invsuite.fit("ridge", "bundled:vit", ["block03", "block06"], data.fit, select=data.select)
-results = invsuite.score(fitted, data.score, metrics=["psnr", "ssim", "correspondence"])
+inverse = invsuite.fit("ridge", "bundled:vit", ["block03", "block06"], data.fit, select=data.select)
+results = invsuite.score(inverse, data.score, metrics=["psnr", "ssim", "correspondence"])
 
 frame = results.to_frame()
 print(frame[["model", "stage", "method", "measure", "mean", "low", "high", "n"]].to_string(index=False))

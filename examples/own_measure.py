@@ -22,6 +22,6 @@ class Brightness(invsuite.Metric):
 
 data = invsuite.load_suite("ci").data
 for method in ("mean", "ridge"):
-    fitted = invsuite.fit(method, "bundled:vit", ["block06"], data.fit)
-    frame = invsuite.score(fitted, data.score, metrics=["brightness"]).to_frame()
+    inverse = invsuite.fit(method, "bundled:vit", ["block06"], data.fit)
+    frame = invsuite.score(inverse, data.score, metrics=["brightness"]).to_frame()
     print(frame[["method", "measure", "mean", "low", "high", "n"]].to_string(index=False))

@@ -5,6 +5,9 @@ from .api import RunArguments as RunArguments
 from .api import load_results as load_results
 from .api import plan as plan
 from .api import run as run
+from .apply.card import Card as Card
+from .apply.inverse import Inverse as Inverse
+from .apply.inverse import load_inverse as load_inverse
 from .benchmark.executors.base import Placement as Placement
 from .benchmark.runner import RunOptions as RunOptions
 from .benchmark.suite import load_suite as load_suite

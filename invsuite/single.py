@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invsuite._system.devices import pick_device
+from invsuite.apply.inverse import Inverse
+from invsuite.apply.recorded import RecordedSplit
 from invsuite.benchmark.cells import LoadedModel, Plan, find_witness, identity_of_inputs, make_cells
 from invsuite.benchmark.fitting import fit_method
 from invsuite.benchmark.runner import RunOptions, Session, Silent, begin
@@ -18,7 +20,7 @@ from invsuite.data.sources import DataSpec, open_images
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import UsageError
 from invsuite.methods import make_method
-from invsuite.methods.base import Fitted, Method
+from invsuite.methods.base import Method
 from invsuite.methods.problem import Budget, Problem
 from invsuite.metrics import make_metric
 from invsuite.models.base import Model
@@ -56,8 +58,8 @@ def fit(
     budget: Budget | None = None,
     seed: int = 0,
     device: str = "auto",
-) -> Fitted:
-    """Fit a method to a frozen model.
+) -> Inverse:
+    """Fit a method to a frozen model, and return the inverse: call it with images, save it, score it.
 
     Args:
         method: its registered name, or a method with its parameters.
@@ -78,8 +80,8 @@ def fit(
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> scenes = invsuite.open_images("scenes", model.image_size, seed=1, count=24)
-        >>> fitted = invsuite.fit("ridge", model, ["block03"], scenes)
-        >>> fitted.reconstruct(scenes.images([0]), "block03").shape
+        >>> inverse = invsuite.fit("ridge", model, ["block03"], scenes)
+        >>> inverse(scenes.images([0])).shape
         torch.Size([1, 3, 96, 96])
     """
     chain = load_model(model) if isinstance(model, str) else model
@@ -95,11 +97,11 @@ def fit(
         raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
     cut = chain.find_stages(stages)
     problem = Problem(chain, cut, cut, fit_images, selection, spent, seed)
-    return fit_method(unit, problem, chain.fingerprint())
+    return Inverse.of(fit_method(unit, problem, chain.fingerprint()))
 
 
 def score(
-    fitted: Fitted,
+    inverse: Inverse,
     images: Split | Source | str,
     metrics: Sequence[str] = ("psnr", "ssim"),
     *,
@@ -107,10 +109,12 @@ def score(
     witness: str = "",
     folder: Path | None = None,
 ) -> Results:
-    """Score a fitted method on images that it has not seen.
+    """Score an inverse on images that it has not seen.
+
+    Of one that was loaded the images that it was fitted on are not there: measures that look at them are skipped.
 
     Args:
-        fitted: by `fit`.
+        inverse: by `fit`, or loaded; `Inverse.with_quality` puts the results on its card.
         images: to score on: opened images, a data source, or the path of a folder of photos.
         metrics: names of measures.
         edits: how many images measures that edit an object use.
@@ -125,22 +129,22 @@ def score(
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> images = [invsuite.open_images("scenes", model.image_size, seed=seed, count=8) for seed in (1, 2)]
-        >>> fitted = invsuite.fit("mean", model, ["block03"], images[0])
-        >>> results = invsuite.score(fitted, images[1], ["psnr"])
+        >>> inverse = invsuite.fit("mean", model, ["block03"], images[0])
+        >>> results = invsuite.score(inverse, images[1], ["psnr"])
         >>> results.to_frame()[["method", "stage", "measure", "n"]].values.tolist()
         [['mean', 'block03', 'psnr', 8]]
     """
-    method, problem = fitted.method, fitted.problem
-    if method is None or problem is None:
-        raise UsageError("this was not fitted by invsuite.fit: it does not say to what")
+    method, problem = inverse.method, inverse.problem
     model = problem.model
-    splits = Splits(problem.fit, problem.select, _opened(images, model))
+    scored = _opened(images, model)
+    _check_apart(problem, scored)
+    splits = Splits(problem.fit, problem.select, scored)
     spec = ModelSpec(model.name, model.origin.source, problem.cut, witness)
-    row = MethodSpec(method.name, method)
+    row = MethodSpec(inverse.card.method.row, method)
     units = tuple(make_metric(name) for name in metrics)
     suite = Suite(
         name="score",
-        title=f"{method.name} on {model.name}",
+        title=f"{row.name} on {model.name}",
         seeds=(problem.seed,),
         metrics=tuple(metrics),
         edits=edits,
@@ -158,7 +162,7 @@ def score(
         plan = Plan(suite, units, (entry,))
         run = begin(plan, store, model.device, Silent(), RunOptions(redo="all", keep_bytes=0))
         session = Session(run, entry, trained=0)
-        session.invert(session.shared_fit(cells[0].fit_id, cells, fitted), cells)
+        session.invert(session.shared_fit(cells[0].fit_id, cells, inverse.fitted), cells)
         records = [record for cell in cells if (record := store.read(cell.id)) is not None]
     return Results(records, stores={str(folder): store} if folder else {})
 
@@ -167,3 +171,13 @@ def _opened(images: Split | Source | str, model: Model) -> Split:
     if isinstance(images, Split):
         return images
     return open_images(images, model.image_size, model.resampling)
+
+
+def _check_apart(problem: Problem, scored: Split) -> None:
+    """Raise `UsageError` if images to score were among those of a fit of which only their content's digits are kept."""
+    digits = set(scored.content())
+    for name, split in (("fit", problem.fit), ("select", problem.select)):
+        if isinstance(split, RecordedSplit) and (shared := digits & set(split.content())):
+            raise UsageError(
+                f"{len(shared)} of the images to score are in the {name} images of the inverse: leave them out"
+            )

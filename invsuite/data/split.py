@@ -20,6 +20,7 @@ from invsuite.data.geometry import Resampling
 from invsuite.errors import UsageError
 from invsuite.registry import register
 
+CONTENT_DIGITS = 16  # hexadecimal, by which an image is told by its content
 NAMED = 3  # of things that are left out, so many are named on the screen; a record names all
 
 
@@ -65,6 +66,11 @@ class Split:
     def identities(self) -> set[str]:
         """Return the content identity of every image."""
         return {self.dataset.identity(row) for row in self.rows}
+
+    def content(self) -> tuple[str, ...]:
+        """Return digits for each image that tell it by its content, in order, and say nothing else of it."""
+        identities = (self.dataset.identity(row) for row in self.rows)
+        return tuple(hashlib.sha256(identity.encode()).hexdigest()[:CONTENT_DIGITS] for identity in identities)
 
     def digest(self) -> str:
         """Return a SHA-256 over the dataset's digest and the rows."""

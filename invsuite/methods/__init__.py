@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from invsuite._system.validation import build
@@ -24,3 +25,10 @@ def make_method(kind: str, parameters: Mapping[str, Any], where: str = "") -> Me
         UsageError: for an unknown method or parameter, listing what exists, or a value that the parameter refuses.
     """
     return build(METHODS[kind], parameters, where or f"methods.{kind}")
+
+
+def method_table(method: Method) -> dict[str, Any]:
+    """Return the table of a suite file that makes ``method``, with methods that it builds on as tables in it."""
+    tree = {field.name: getattr(method, field.name) for field in fields(method)}
+    inner = {key: method_table(tree[key]) for key in method.row_parameters}
+    return {"kind": method.name} | asdict(method) | inner

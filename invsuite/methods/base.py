@@ -150,9 +150,9 @@ class Fitted:
         >>> import invsuite
         >>> model = invsuite.load_model("bundled:vit")
         >>> images = invsuite.open_images("scenes", model.image_size, seed=1, count=16)
-        >>> fitted = invsuite.fit("mean", model, ["embed"], images)
-        >>> fitted.reconstruct(images.images([0, 1]), "embed").shape
-        torch.Size([2, 3, 96, 96])
+        >>> fitted = invsuite.fit("mean", model, ["embed"], images).fitted
+        >>> fitted.cost.image_passes
+        {'embed': 14}
     """
 
     inverter: Inverter
@@ -161,16 +161,6 @@ class Fitted:
     refused: dict[str, NotApplicable] = field(default_factory=dict)
     method: Method | None = field(default=None, repr=False)
     problem: Problem | None = field(default=None, repr=False)
-
-    def reconstruct(self, images: torch.Tensor, stage: str) -> torch.Tensor:
-        """Reconstruct ``images`` (B, 3, H, W) in [0, 1] from what the model holds of them at ``stage``.
-
-        Raises:
-            NotApplicable: at a stage in ``refused``.
-            UsageError: for a stage that the model does not have.
-        """
-        assert self.problem is not None, "invsuite.fit fills it in"
-        return self.invert(self.problem.model.represent(images, [stage])[stage], images)
 
     def invert(self, representation: Representation, images: torch.Tensor) -> torch.Tensor:
         """Reconstruct (B, 3, H, W) in [0, 1]; ``images`` go on to floors that use them, to nothing else.

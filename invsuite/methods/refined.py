@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from invsuite._system.validation import NonNegativeFloat, Positive
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
-from invsuite.methods import make_method
+from invsuite.methods import make_method, method_table
 from invsuite.methods.base import (
     FitCost,
     Fitted,
@@ -515,13 +515,6 @@ class _Search:
         self.passes += passes
         self.flops += float(self.per_pass * passes)
         return descended
-
-
-def method_table(method: Method) -> dict[str, Any]:
-    """Return the table of a suite file that makes ``method``, with methods that it builds on as tables in it."""
-    tree = {field.name: getattr(method, field.name) for field in fields(method)}
-    inner = {key: method_table(tree[key]) for key in method.row_parameters}
-    return {"kind": method.name} | asdict(method) | inner
 
 
 def best_share(starts: torch.Tensor, ends: torch.Tensor, images: torch.Tensor) -> float:

@@ -260,6 +260,7 @@ class Model:
     Attributes:
         resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
         rebuild: as it was given.
+        source: by which `invsuite.load_model` loads it again; "" where Python code made it.
 
     Examples:
         >>> from invsuite import load_model
@@ -294,6 +295,7 @@ class Model:
         self.reference = reference
         self.classes = tuple(classes)
         self.resampling = BICUBIC
+        self.source = ""
         self._split = split
         self.rebuild = rebuild
         self.uncut = uncut

@@ -86,6 +86,7 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
     if not isinstance(model, Model):
         raise OutsideError(f"the loader of '{source}' gave {type(model).__name__}, not a Model")
     check_finite(model.network, f"'{source}'", infinite=False)
+    model.source = source
     return model
 
 

@@ -38,8 +38,8 @@ class Results(Sequence[Record]):
     Examples:
         >>> import invsuite
         >>> images = [invsuite.open_images("scenes", (96, 96), seed=seed, count=16) for seed in (1, 2)]
-        >>> fitted = [invsuite.fit(method, "bundled:vit", ["embed"], images[0]) for method in ("mean", "ridge")]
-        >>> floor, ridge = (invsuite.score(each, images[1], ["psnr"]) for each in fitted)
+        >>> inverses = [invsuite.fit(method, "bundled:vit", ["embed"], images[0]) for method in ("mean", "ridge")]
+        >>> floor, ridge = (invsuite.score(each, images[1], ["psnr"]) for each in inverses)
         >>> results = floor.merge(ridge)
         >>> list(results.to_frame()["measure"])
         ['psnr', 'psnr']

@@ -337,8 +337,8 @@ class Record(BaseRecord[CellName]):
     Examples:
         >>> import invsuite
         >>> images = invsuite.open_images("scenes", (96, 96), seed=1, count=16)
-        >>> fitted = invsuite.fit("mean", "bundled:vit", ["embed"], images)
-        >>> [record] = invsuite.score(fitted, invsuite.open_images("scenes", (96, 96), seed=2, count=4), ["psnr"])
+        >>> inverse = invsuite.fit("mean", "bundled:vit", ["embed"], images)
+        >>> [record] = invsuite.score(inverse, invsuite.open_images("scenes", (96, 96), seed=2, count=4), ["psnr"])
         >>> record.cell.row, record.status, record.measurements["psnr"].n
         ('vit/embed/mean', 'ok', 4)
     """

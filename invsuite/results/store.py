@@ -18,6 +18,7 @@ from typing import Generic
 from filelock import FileLock, Timeout
 
 from invsuite._system.files import file_name, refused, write_atomically
+from invsuite._system.seal import is_intact, sealed
 from invsuite.errors import DataError, UsageError, unknown_name
 from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.record import (
@@ -86,9 +87,7 @@ class RecordFolder(Generic[AnyRecord]):
                 self._write(record)
 
     def _write(self, record: AnyRecord) -> None:
-        text = json.dumps({SEAL: ""} | to_json(record), indent=1, allow_nan=False)
-        data = text.replace(_seal(""), _seal(_digest(text)), 1).encode()
-        write_atomically(self.path(record.cell.id), data)
+        write_atomically(self.path(record.cell.id), sealed(SEAL, to_json(record)).encode())
 
     def stamp(self, record_id: str) -> int | None:
         """Return a number that changes whenever the record is written; None while there is no record."""
@@ -118,8 +117,7 @@ class RecordFolder(Generic[AnyRecord]):
                 f"record '{path}' has schema {tree['schema']}, this invsuite reads {SCHEMA}: "
                 "delete it, or use another --out, and run the suite again"
             )
-        seal = str(tree.get(SEAL))
-        if _digest(text.replace(_seal(seal), _seal(""), 1)) != seal:
+        if not is_intact(SEAL, text, str(tree.get(SEAL))):
             raise DataError(f"record '{path}' was changed after it was written; delete it and run the suite again")
         return from_json(self.kind, tree)
 
@@ -259,13 +257,3 @@ class Store(RecordFolder[Record]):
     def interlayer(self) -> RelationFolder:
         """Return the records of how the stages of a model relate, which belong to no cell."""
         return RelationFolder(self.folder / "interlayer")
-
-
-def _digest(text: str) -> str:
-    """Return the SHA-256 of a record's text with an empty seal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _seal(digest: str) -> str:
-    """Return the line of a record's text that holds its digest; the first of its kind, for the seal comes first."""
-    return f'"{SEAL}": "{digest}"'
