@@ -6,8 +6,13 @@ from .api import load_results as load_results
 from .api import plan as plan
 from .api import run as run
 from .apply.card import Card as Card
+from .apply.figure import show as show
+from .apply.images import as_images as as_images
 from .apply.inverse import Inverse as Inverse
 from .apply.inverse import load_inverse as load_inverse
+from .apply.invert import Inversion as Inversion
+from .apply.invert import InvertedPhoto as InvertedPhoto
+from .apply.invert import invert as invert
 from .benchmark.executors.base import Placement as Placement
 from .benchmark.runner import RunOptions as RunOptions
 from .benchmark.suite import load_suite as load_suite

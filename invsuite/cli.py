@@ -10,6 +10,7 @@ import math
 import re
 import shlex
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -53,6 +54,7 @@ MethodsOption = Annotated[
 ]
 MetricsOption = Annotated[str, typer.Option(help="Measures, likewise.")]
 SeedsOption = Annotated[str, typer.Option(help="Seeds of trained methods, comma-separated numbers.")]
+SECONDS_OF_SILENCE = 10.0  # between two lines of progress
 BaselineOption = Annotated[Path | None, typer.Option(help="Baseline file (default: baselines/SUITE.json).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 SHARED = (
@@ -111,6 +113,19 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
 
 def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _now_and_then(what: str) -> Callable[[int, int], None]:
+    """Return a function that says how far it is, once in `SECONDS_OF_SILENCE`."""
+    last = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        nonlocal last
+        if done < count and time.monotonic() - last > SECONDS_OF_SILENCE:
+            last = time.monotonic()
+            _log(f"{what} {done:,} of {count:,}")
+
+    return progress
 
 
 def _print(as_json: bool, tree: object, text: str) -> None:
@@ -305,6 +320,74 @@ def bench(
     table = _write_report(answer, out) if answer else None
     _print(as_json, _console.results_tree(answer), _console.results_text(answer, table))
     _exit(_console.results_code(answer))
+
+
+@command()
+def invert(
+    photos: Annotated[list[Path] | None, typer.Argument(help="Photos, or folders of photos, of any size.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="The photos that come with scikit-image: an astronaut, a cat, a coffee.")
+    ] = False,
+    inverse: Annotated[str, typer.Option(help="Folder of a kept inverse (invsuite fit writes one).")] = "",
+    model: Annotated[
+        str, typer.Option(help="A bundled model, whose inverses come along; with --inverse the model that it is for.")
+    ] = "",
+    method: Annotated[str, typer.Option(help="Of the inverses that come along with --model.")] = "modular",
+    stages: Annotated[
+        str, typer.Option(help="Stages: names, numbers or patterns, comma-separated (default: all of the inverse).")
+    ] = "",
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Edit of colours, shown in a row below: hue=DEGREES (HSV), hue-lch=DEGREES (lightness kept), "
+            "chroma=FACTOR, grey; may be given again."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Where edits act: a picture of the photo's size, bright (or opaque) inside of one object."),
+    ] = None,
+    box: Annotated[
+        str, typer.Option(help="Where they act, instead: X,Y,WIDTH,HEIGHT in pixels of the photo as a viewer shows it.")
+    ] = "",
+    tile: Annotated[
+        bool, typer.Option("--tile", help="Reconstruct photos at their own size, in pieces of the model's size.")
+    ] = False,
+    geometry: Annotated[
+        str, typer.Option(help="crop or squash: how photos take the model's size (default: as the inverse's own did).")
+    ] = "",
+    figure: Annotated[
+        Path | None, typer.Option(help="Also write the figure here: FILE.pdf, FILE.svg or FILE.png.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for pictures and figures.")] = Path("inversions"),
+    as_json: JsonOption = False,
+) -> None:
+    """Invert photos at every stage of a model, and draw what comes back.
+
+    Each photo gets a folder with its reconstructions as PNG files and one figure: the original, each stage, a row
+    below for each edit, PSNR beneath. Several photos also get a contact sheet.
+    """
+    from invsuite.apply.images import open_photos, sample_photos
+    from invsuite.apply.inverse import load_inverse
+    from invsuite.apply.invert import Request, box_of
+    from invsuite.apply.write import write_inversions
+
+    opened, left_out = open_photos(photos) if photos else ([], {})
+    opened += sample_photos() if sample else []
+    if not opened:
+        raise UsageError("no photos: name files or folders, or take those of scikit-image with --sample")
+    for reason in left_out.values():
+        _log(f"note: left out: {reason}")
+    fitted = load_inverse(inverse, model or None, device=device)
+    request = Request(_names(stages) or (), edit or (), mask, box_of(box) if box else None, tile, geometry)
+    trees = []
+    for written in write_inversions(opened, fitted, request, out, figure, _now_and_then("inverted")):
+        trees.append(written.tree())
+        if not as_json:
+            print(*written.figures, sep="\n", flush=True)
+    if as_json:
+        print(json.dumps(trees, indent=1))
 
 
 @command()

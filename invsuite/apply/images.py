@@ -180,7 +180,7 @@ def _from_path(path: str | Path) -> tuple[list[Photo], Mapping[str, str]]:
     return [Photo(shown(place.name), place)], {}
 
 
-def _from_array(array: torch.Tensor | NDArray[Any], what: str) -> list[Image.Image] | list[torch.Tensor]:
+def _from_array(array: torch.Tensor | NDArray[Any], what: str) -> Sequence[Image.Image | torch.Tensor]:
     """Return the images of an array: of 8 bits as PIL images, of floats as float32 (3, h, w) in [0, 1], on the CPU.
 
     Raises:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.textpath import TextPath
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
@@ -162,18 +161,18 @@ def draw_strip(
     title = f"{model}: reconstructions from each stage"
     labels = label_width([ORIGINAL, *methods])
     across, down = wide * len(images) + GAP, high + GAP + MARKED * bool(stopped)
-    width = labels + max(across * len(stages), _text_width(title, TITLE))
+    width = labels + max(across * len(stages), text_width(title, TITLE))
     height = HEAD + down * (len(methods) + 1)
     if max(width, height) > MOST_PIXELS:
         raise UsageError(f"the strip of '{model}' would have {width} x {height} pixels: show fewer pictures")
-    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     for column, stage in enumerate(stages):
         for row, method in enumerate([ORIGINAL, *methods]):
             left, top = labels + column * across, HEAD + row * down
             axis = figure.add_axes((left / width, 1 - (top + high) / height, (across - GAP) / width, high / height))
             strip = strips.get((stage, method))
             if strip is not None:
-                axis.imshow(np.concatenate([_sized(p, wide, high) for p in strip], axis=1), interpolation="nearest")
+                axis.imshow(np.concatenate([sized(p, wide, high) for p in strip], axis=1), interpolation="nearest")
             if row == 0:
                 axis.set_title(stage, fontsize=10, pad=3)
             if (stage, method) in stopped:
@@ -191,12 +190,15 @@ def draw_strip(
 
 def label_width(names: Sequence[str]) -> int:
     """Return how many pixels the names of rows take beside a strip, with the space around them."""
-    return 2 * GAP + max(_text_width(name, LABEL) for name in names)
+    return 2 * GAP + max(text_width(name, LABEL) for name in names)
 
 
-def _text_width(text: str, points: int) -> int:
-    """Return how many pixels a line of text of so many points is wide."""
-    return math.ceil(TextPath((0, 0), text, size=points).get_extents().x1 * DPI / 72)
+def text_width(text: str, points: float, dpi: float = DPI) -> int:
+    """Return how many pixels a line of text of so many points is wide; a dollar is a dollar."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks are boxes, as wide as any
+        wide, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=points), ismath=False)
+    return math.ceil(wide * dpi / 72)
 
 
 def _separate(strips: Mapping[tuple[str, str], Sequence[Pixels]], names: Sequence[str], path: Path) -> list[Path]:
@@ -221,7 +223,7 @@ def _scale(size: tuple[int, int], count: int, native: bool) -> float:
     return enlarged if native or most >= enlarged else 1.0 if most >= 1 else most
 
 
-def _sized(picture: Pixels, wide: int, high: int) -> Pixels:
+def sized(picture: Pixels, wide: int, high: int) -> Pixels:
     """Return a picture in another size: larger pixel by pixel, smaller antialiased."""
     if picture.shape[:2] == (high, wide):
         return picture
@@ -246,9 +248,8 @@ def draw_heat_maps(model: str, between: Sequence[Matrix], path: Path) -> bool:
     side = max(len(matrix.stages) for matrix in between) * 0.6 + 1.4
     columns = min(len(between), ACROSS)
     rows = -(-len(between) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(side * columns, side * rows), squeeze=False, layout="compressed"
-    )
+    figure = Figure(figsize=(side * columns, side * rows), layout="compressed")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(between) :]:
         axis.set_visible(False)
     for axis, matrix in zip(axes.flat, between, strict=False):
@@ -298,7 +299,8 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
     """
     rows, columns = len(panels), len(panels[0])
     size = (3.4 * columns + 0.6, 2.7 * rows + 1.3)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     labels = list(dict.fromkeys(label for line in panels for panel in line for label in (*panel.lines, *panel.levels)))
     for axis, panel in zip(axes.flat, [panel for line in panels for panel in line], strict=True):
         values = [value for points in panel.lines.values() for point in points for value in point[1:]]
@@ -340,12 +342,11 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
     _save(figure, path)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG, the same bytes for the same figure, and close it."""
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
-    plt.close(figure)
 
 
 def _webp(picture: Pixels, side: int, quality: int) -> str:
