@@ -10,6 +10,7 @@ from .apply.figure import show as show
 from .apply.images import as_images as as_images
 from .apply.inverse import Inverse as Inverse
 from .apply.inverse import load_inverse as load_inverse
+from .apply.inverse import push_inverse as push_inverse
 from .apply.invert import Inversion as Inversion
 from .apply.invert import InvertedPhoto as InvertedPhoto
 from .apply.invert import invert as invert

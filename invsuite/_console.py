@@ -11,6 +11,8 @@ from tabulate import tabulate
 
 from invsuite._system.needs import Need
 from invsuite.api import Outlook
+from invsuite.apply.card import Quality
+from invsuite.apply.inverse import Inverse
 from invsuite.errors import MissingPath, exit_code_of
 from invsuite.report.markdown import terminal
 from invsuite.report.results import Results
@@ -53,6 +55,32 @@ def results_code(results: Results) -> int:
     refused += [record for record in everything if record.fault == MissingPath.fault]
     codes = [exit_code_of(record.fault) for record in refused]
     return codes[0] if codes else int(bool(failures or _outcome(results).failed or [*_failed_measures(results)]))
+
+
+def inverse_text(inverse: Inverse, folder: Path) -> str:
+    """Return what an inverse measures at every stage, why it has no others, and where it lies."""
+    card = inverse.card
+    lines = [str(folder)]
+    if card.quality:
+        measures = list(dict.fromkeys(name for values in card.quality.values() for name in values))
+        rows = [
+            [stage, *(_measured(values[name]) if name in values else "" for name in measures)]
+            for stage, values in card.quality.items()
+        ]
+        count = card.scored_on.count if card.scored_on else 0
+        lines = [tabulate(rows, headers=["stage", *measures]), f"on {count} images that were held back\n", *lines]
+    lines += [f"{stage} is not inverted: {reason}" for stage, reason in card.refused.items()]
+    return "\n".join([*lines, *inverse.remarks])
+
+
+def _measured(quality: Quality) -> str:
+    interval = "" if quality.low is None else f" [{quality.low:.4g}, {quality.high:.4g}]"
+    return f"{quality.mean:.4g}{f' {quality.unit}' if quality.unit else ''}{interval}"
+
+
+def inverse_tree(inverse: Inverse, folder: Path) -> Tree:
+    """Return the folder and the card of an inverse."""
+    return {"folder": str(folder), "card": asdict(inverse.card)}
 
 
 def _outcome(results: Results) -> RunOutcome:

@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 
 import torch
 
+from invsuite.apply.beside import keep_inverses, prune_inverses
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan, Selection, UnavailableModel, make_plan
 from invsuite.benchmark.estimate import PlanCost, cell_passes, plan_cost
 from invsuite.benchmark.executors import make_executor
@@ -61,6 +62,8 @@ class RunArguments(TypedDict, total=False):
 def run(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Results:
     """Compute what is missing of a suite, and return its results. Records are written as they are finished.
 
+    Inverses are kept in ``OUT/inverses/SUITE/``, one folder per fit, for `invsuite.load_inverse`.
+
     Args:
         suite: the name of a bundled suite, a TOML file, or a loaded suite.
         **arguments: ``models``, ``stages``, ``methods``, ``metrics`` and ``seeds`` choose a part of the suite, ``out``
@@ -83,8 +86,9 @@ def run(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Results:
     outcome = executor.run(matrix, job, begun.report)
     relations = relate_models(matrix, store, executor.device, note) if matrix.suite.interlayer else []
     records = [record for cell in matrix.cells if (record := store.read(cell.id)) is not None]
-    stores = {str(arguments.get("out", OUT)): store}
-    return Results(records, relations, stores, outcome=outcome, published=matrix.suite.published)
+    out = arguments.get("out", OUT)
+    keep_inverses(matrix, records, store, Path(out), begun.options.keep_bytes, begun.report)
+    return Results(records, relations, {str(out): store}, outcome=outcome, published=matrix.suite.published)
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,11 @@ def load_results(folder: Path | str = OUT, suite: str = "", current: Collection[
     if not results.records:
         raise UsageError(f"no records of suite '{suite}' in '{folder}'; run: invsuite bench --suite {suite}")
     return results
+
+
+def prune(suite: str, out: Path | str = OUT) -> int:
+    """Delete the kept reconstructions, inverters and inverses of a suite, and return the bytes that were freed."""
+    return prune_inverses(Path(out), suite) + store_of(suite, out).kept().prune()
 
 
 def store_of(suite: str, out: Path | str) -> Store:

@@ -435,6 +435,83 @@ def fetch(
 
 
 @command()
+def fit(
+    model: Annotated[str, typer.Option(help="Model: a source or alias, e.g. bundled:vit, vit-b, timm:NAME.")],
+    out: Annotated[Path, typer.Option(help="Folder for the inverse; one that is there already is replaced.")],
+    method: Annotated[str, typer.Option(help="A registered method.")] = "modular",
+    stages: Annotated[
+        str, typer.Option(help="Stages to invert, comma-separated: names, patterns, numbers, or 'every'.")
+    ] = "every",
+    photos: Annotated[str, typer.Option(help="Folder of photos to fit on.")] = "",
+    scenes: Annotated[int, typer.Option(min=0, help="Fit on so many procedural scenes in place of photos.")] = 0,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the method as KEY=VALUE; may be given again.")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Images that each trained network sees, repeats counted.")] = 16000,
+    batch: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 32,
+    score: Annotated[
+        int, typer.Option(min=0, help="Images held back to score it on, for its card, an eighth at most (0: none).")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of a trained method.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    licence: Annotated[str, typer.Option(help="Of the inverse, for its card, e.g. CC-BY-4.0.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Fit an inverse and keep it.
+
+    The folder holds a card (what it was fitted to, on what, how good it is) and its tensors; Python reads it with
+    invsuite.load_inverse.
+    """
+    from invsuite import _console, single
+    from invsuite.apply.inverse import check_folder, check_keepable
+    from invsuite.benchmark.progress import ConsoleReporter
+    from invsuite.data.scenes import ScenesSource
+    from invsuite.data.split import Split, Splits
+    from invsuite.methods import make_method
+    from invsuite.methods.problem import Budget
+
+    if bool(photos) == bool(scenes):
+        raise UsageError("name what to fit on: a folder with --photos, or a number of --scenes")
+    unit = make_method(method, _settings(parameters or []), method)
+    check_keepable(unit)  # what cannot be kept is said before hours are spent on it
+    check_folder(out)
+    with ConsoleReporter() as reporter:
+        reporter.begin(1, 1.0)
+        inverse = single.fit(
+            unit,
+            model,
+            _names(stages) or ("every",),
+            photos or ScenesSource(seed + 1, scenes),
+            budget=Budget(image_passes=passes, batch=batch),
+            seed=seed,
+            scored=score,
+            device=device,
+            progress=reporter.work(f"fitting {method}", 1.0),
+        )
+        used = inverse.problem
+        for remark in Splits(used.fit, used.select, Split(used.fit.dataset, ())).remarks():
+            reporter.note(remark)
+    inverse.save(out, licence)
+    _print(as_json, _console.inverse_tree(inverse, out), _console.inverse_text(inverse, out))
+
+
+@command()
+def push(
+    folder: Annotated[str, typer.Argument(help="Folder of a kept inverse.")],
+    address: Annotated[str, typer.Argument(help="hf://USER/NAME; a repository that is not there is made.")],
+    licence: Annotated[str, typer.Option(help="Of the inverse, e.g. CC-BY-4.0, where its card states none.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+) -> None:
+    """Upload an inverse to the Hugging Face hub.
+
+    It is checked first: a damaged one is not uploaded. Log in before with: hf auth login.
+    """
+    from invsuite.apply.inverse import push_inverse
+
+    print(push_inverse(folder, address, licence, private))
+
+
+@command()
 def report(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to merge into one leaderboard.")
@@ -489,13 +566,13 @@ def study(
 
 @command()
 def prune(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
-    """Delete kept reconstructions and inverters.
+    """Delete kept reconstructions and inverses.
 
     No number is lost: a measure that is added later inverts those cells again.
     """
-    from invsuite.api import store_of
+    from invsuite import api
 
-    print(f"{store_of(_suite_name(suite), out).kept().prune() / 2**20:,.1f} MiB freed")
+    print(f"{api.prune(_suite_name(suite), out) / 2**20:,.1f} MiB freed")
 
 
 @command("study-results")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invsuite._system.devices import pick_device
+from invsuite.apply.images import geometry_of
 from invsuite.apply.inverse import Inverse
 from invsuite.apply.recorded import RecordedSplit
 from invsuite.benchmark.cells import LoadedModel, Plan, find_witness, identity_of_inputs, make_cells
@@ -15,13 +16,14 @@ from invsuite.benchmark.fitting import fit_method
 from invsuite.benchmark.runner import RunOptions, Session, Silent, begin
 from invsuite.benchmark.suite import MethodSpec, ModelSpec, Suite
 from invsuite.data.base import Dataset, Source
+from invsuite.data.folder import FolderSource
 from invsuite.data.geometry import Resampling
 from invsuite.data.sources import DataSpec, open_images
 from invsuite.data.split import Split, Splits, hold_back
 from invsuite.errors import UsageError
 from invsuite.methods import make_method
 from invsuite.methods.base import Method
-from invsuite.methods.problem import Budget, Problem
+from invsuite.methods.problem import Budget, Context, Problem, ProgressHook, silent
 from invsuite.metrics import make_metric
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
@@ -57,7 +59,9 @@ def fit(
     select: Split | Source | str | None = None,
     budget: Budget | None = None,
     seed: int = 0,
+    scored: int = 0,
     device: str = "auto",
+    progress: ProgressHook = silent,
 ) -> Inverse:
     """Fit a method to a frozen model, and return the inverse: call it with images, save it, score it.
 
@@ -65,11 +69,15 @@ def fit(
         method: its registered name, or a method with its parameters.
         model: its source (``bundled:vit``, ``timm:vit_base_patch16_224``), or a loaded one.
         stages: to invert, as a person names them (``block03``, ``3``, ``every``); the chain is cut there.
-        images: to fit on: opened images, a data source, or the path of a folder of photos.
+        images: to fit on: opened images, a data source, or the path of a folder of photos, which detectors squash to
+            their size and others crop.
         select: images for choosing among fitted weights; by default some are held back of the fit images.
         budget: of a trained method; 16,000 image passes by default.
         seed: of a trained method.
+        scored: how many of the fit images, and at most an eighth of them, are held back to score the inverse on; PSNR
+            and SSIM are then on its card.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        progress: called with (steps done, steps in all, what a step is).
 
     Raises:
         UsageError: for an unknown method, model or stage, or fewer images than a batch.
@@ -88,6 +96,9 @@ def fit(
     chain.to(pick_device(device))
     unit = make_method(method, {}) if isinstance(method, str) else method
     fit_images = _opened(images, chain)
+    held_back: Split | None = None
+    if scored:
+        fit_images, held_back = hold_back(fit_images, min(scored, max(1, len(fit_images) // 8)))
     if select is None:
         fit_images, selection = hold_back(fit_images, min(HELD_BACK, max(1, len(fit_images) // 8)))
     else:
@@ -96,8 +107,9 @@ def fit(
     if unit.uses_budget and len(fit_images) < spent.batch:
         raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
     cut = chain.find_stages(stages)
-    problem = Problem(chain, cut, cut, fit_images, selection, spent, seed)
-    return Inverse.of(fit_method(unit, problem, chain.fingerprint()))
+    problem = Problem(chain, cut, cut, fit_images, selection, spent, seed, Context(progress=progress))
+    inverse = Inverse.of(fit_method(unit, problem, chain.fingerprint()))
+    return inverse if held_back is None or not inverse.stages else inverse.with_quality(score(inverse, held_back))
 
 
 def score(
@@ -170,6 +182,8 @@ def score(
 def _opened(images: Split | Source | str, model: Model) -> Split:
     if isinstance(images, Split):
         return images
+    if isinstance(images, str):
+        images = FolderSource(images, geometry=geometry_of(model).mode)
     return open_images(images, model.image_size, model.resampling)
 
 

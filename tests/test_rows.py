@@ -226,6 +226,14 @@ def test_curves_of_descents_say_where_they_were_stopped() -> None:
     assert "n = 16" in chart.note
 
 
+def test_a_curve_that_stays_where_it_is_has_a_chart() -> None:
+    curve = [{"iteration": i, "seconds_per_image": float(i), "psnr": 20.0} for i in (0, 9)]
+    [chart] = charts([planted("optimisation", inversion_curve=curve)])
+    places = chart.panels[0].lines[0].places
+    assert places[0][1] == places[1][1]
+    assert 0 < places[0][1] < 190
+
+
 def test_the_scale_of_a_heat_map_is_that_of_what_has_converged() -> None:
     rows = rows_of([planted("optimisation", -9.0, **STOPPED), planted("a", 1.0), planted("b", 0.0)])
     measure = next(iter(measures_of(rows).values()))

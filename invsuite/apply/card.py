@@ -155,6 +155,7 @@ class Card:
         scored_on: the images of those numbers.
         notes: what the method says of its fit, by stage.
         cost: what the fit took (`invsuite.methods.base.FitCost`).
+        fit: name of the fit in the records of a suite, and of the file that was kept of it; "" where no suite made it.
         licence: of the inverse itself; that of the model's weights stands with the model.
         version: of invsuite that wrote the card.
         written: when, in UTC.
@@ -187,6 +188,7 @@ class Card:
     scored_on: ImagesFacts | None = None
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    fit: str = ""
     licence: str = UNSTATED
     images: str = ""
     images_sha256: str = ""
@@ -197,6 +199,12 @@ class Card:
     def name(self) -> str:
         """Return MODEL-ROW-sSEED: what a folder of it is called."""
         return f"{self.model.name}-{self.method.row}-s{self.seed}"
+
+    @property
+    def photo_mode(self) -> str:
+        """Return how photos took the model's size when it was fitted (``crop`` or ``squash``); "" where none did."""
+        geometry = self.data["fit"].geometry if "fit" in self.data else None
+        return str(geometry["mode"]) if geometry else ""
 
     def with_quality(self, records: Iterable[Record]) -> Card:
         """Return the card with what ``records`` of its stages measured; of other stages nothing is taken over."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,9 +38,11 @@ from invsuite.apply.card import (
     read_card,
 )
 from invsuite.apply.images import as_images
+from invsuite.apply.places import find_inverse, is_local, upload
+from invsuite.apply.precision import whole
 from invsuite.apply.recorded import RecordedSplit
 from invsuite.data.split import Split
-from invsuite.errors import MissingPath, NotApplicable, UsageError, WeightsError, one_line, unknown_name
+from invsuite.errors import NotApplicable, UsageError, WeightsError, one_line, unknown_name
 from invsuite.methods import make_method, method_table
 from invsuite.methods.base import FitCost, Fitted, Inverter, Method
 from invsuite.methods.problem import Context, Problem
@@ -53,7 +55,7 @@ IMAGES = "images.json"  # what tells the images of the fit by their content
 FILES = (CARD, TENSORS, IMAGES)
 BATCH = 32  # images that are inverted side by side
 DIGITS = 16  # of a digest that messages show
-HALF = (torch.float16, torch.bfloat16)
+Put = Callable[[Path, bytes], None]
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,15 @@ class Inverse:
             fitted: with its method and problem.
             row: what tables call the method; its registered name by default.
         """
-        inverse = cls(fitted, card_of(*_parts(fitted), row))
+        method, problem = _parts(fitted)
         card = replace(
-            inverse.card,
-            stages=tuple(stage for stage in inverse.problem.stages if stage not in fitted.refused),
+            card_of(method, problem, model_facts(problem.model), row),
+            stages=tuple(stage for stage in problem.stages if stage not in fitted.refused),
             refused={stage: one_line(reason) for stage, reason in fitted.refused.items()},
             notes=fitted.notes,
             cost=asdict(fitted.cost),
         )
-        return replace(inverse, card=card)
+        return cls(fitted, card)
 
     @property
     def method(self) -> Method:
@@ -134,7 +136,7 @@ class Inverse:
             UsageError: for images of a wrong range, shape or type, or a stage that is not inverted.
             NotApplicable: at a stage that the method refused.
         """
-        return self.reconstruct(as_images(images, self.model), self.stage_of(stage))
+        return self.reconstruct(as_images(images, self.model, self.card.photo_mode), self.stage_of(stage))
 
     def reconstruct(self, images: torch.Tensor, stage: str) -> torch.Tensor:
         """Return reconstructions (B, 3, H, W) in [0, 1] of images (B, 3, H, W) in [0, 1] from their ``stage``.
@@ -186,15 +188,15 @@ class Inverse:
             DiskError: if the disk refuses.
         """
         tensors, what = self.inverter.tensors(), f"'{self.card.method.row}'"
-        if self.inverter.uses_image:
-            raise UsageError(f"{what} is a floor that is shown the image itself: it inverts nothing that could be kept")
+        check_keepable(self.method)
         if not self.stages:
             raise UsageError(f"{what} refused every stage, so that there is no inverse to keep: {self._reasons()}")
         if tensors is None:
-            raise UsageError(f"{what} cannot be kept without what it was fitted on: fit it again where it is needed")
-        listing = {name: known for name, split in _splits(self.problem).items() if (known := split.content())}
+            raise UsageError(
+                f"{what} gives no tensors, so that there is nothing to keep: fit it again where it is needed"
+            )
         card = replace(self.card, licence=licence) if licence else self.card
-        return write_inverse(expand_path(str(path)), card, pack(tensors), listing)
+        return write_inverse(expand_path(str(path)), card, pack(tensors), listing_of(self.problem))
 
     def _reasons(self) -> str:
         return "; ".join(f"{stage}: {one_line(reason)}" for stage, reason in self.fitted.refused.items())
@@ -206,26 +208,57 @@ def _parts(fitted: Fitted) -> tuple[Method, Problem]:
     return fitted.method, fitted.problem
 
 
-def card_of(method: Method, problem: Problem, row: str = "") -> Card:
-    """Return the card of a method that is fitted to ``problem``, before anything is known of what came out."""
-    model, table = problem.model, method_table(method)
+def is_keepable(method: Method) -> bool:
+    """Tell whether the inverters of a method, and of those that it builds on, can be restored from what is kept."""
+    restorable = type(method).restore is not Method.restore
+    return restorable and not method.uses_image and all(map(is_keepable, method.builds_on()))
+
+
+def check_keepable(method: Method) -> None:
+    """Raise `UsageError` if no inverse of ``method`` can be kept, with the reason."""
+    if method.uses_image:
+        raise UsageError(
+            f"'{method.name}' is a floor that is shown the image itself: it inverts nothing that could be kept"
+        )
+    if not is_keepable(method):
+        raise UsageError(
+            f"'{method.name}' cannot be kept: it answers with its fit images, or from files that others made; fit it "
+            "again where it is needed"
+        )
+
+
+def model_facts(model: Model) -> ModelFacts:
+    """Return what the card of an inverse says of its model; every weight is read for the fingerprint."""
+    return ModelFacts(
+        name=model.name,
+        source=model.source,
+        random_weights=bool(model.source) and model.origin.random,
+        weights=model.origin,
+        fingerprint=model.fingerprint(),
+        image_size=model.image_size,
+        task=model.task,
+        resampling=asdict(model.resampling),
+    )
+
+
+def card_of(method: Method, problem: Problem, model: ModelFacts, row: str = "") -> Card:
+    """Return the card of a method that is fitted to ``problem``, before anything is known of what came out.
+
+    Args:
+        method: with its parameters.
+        problem: what it is fitted to.
+        model: of the problem.
+        row: what tables call the method; its registered name by default.
+    """
+    table = method_table(method)
     kind = table.pop("kind")
     return Card(
         method=MethodFacts(row or kind, kind, table, method.version, method.family, method.source),
-        model=ModelFacts(
-            name=model.name,
-            source=model.source,
-            random_weights=bool(model.source) and model.origin.random,
-            weights=model.origin,
-            fingerprint=model.fingerprint(),
-            image_size=model.image_size,
-            task=model.task,
-            resampling=asdict(model.resampling),
-        ),
+        model=model,
         stages=problem.stages,
         cut=problem.cut,
         refused={},
-        layouts={stage: model.layout(stage) for stage in problem.cut},
+        layouts={stage: problem.model.layout(stage) for stage in problem.cut},
         data={name: ImagesFacts.of(split.facts()) for name, split in _splits(problem).items()},
         budget=problem.budget,
         engine=problem.context.engine,
@@ -239,6 +272,11 @@ def _splits(problem: Problem) -> dict[str, Split]:
     return {"fit": problem.fit, "select": problem.select}
 
 
+def listing_of(problem: Problem) -> dict[str, tuple[str, ...]]:
+    """Return digits that tell the images of a fit by their content; none where nobody knows them."""
+    return {name: known for name, split in _splits(problem).items() if (known := split.content())}
+
+
 def pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Return named tensors as the bytes of a safetensors file; none as no bytes."""
     if not tensors:
@@ -247,7 +285,9 @@ def pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return tensor_bytes({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
-def write_inverse(folder: Path, card: Card, data: bytes, listing: Mapping[str, Sequence[str]]) -> Path:
+def write_inverse(
+    folder: Path, card: Card, data: bytes, listing: Mapping[str, Sequence[str]], put: Put = write_atomically
+) -> Path:
     """Write an inverse as a folder and return it.
 
     Args:
@@ -255,6 +295,7 @@ def write_inverse(folder: Path, card: Card, data: bytes, listing: Mapping[str, S
         card: its file entries are filled in here.
         data: the bytes of its safetensors file; none where it has no tensors.
         listing: digits that tell the images for fitting and selecting by their content.
+        put: writes the safetensors file of these bytes.
 
     Raises:
         UsageError: if the folder holds other files.
@@ -262,13 +303,12 @@ def write_inverse(folder: Path, card: Card, data: bytes, listing: Mapping[str, S
     """
     check_folder(folder)
     images = json.dumps({name: list(digits) for name, digits in listing.items()}).encode() if listing else b""
-    entries = {TENSORS: data, IMAGES: images}
-    (folder / CARD).unlink(missing_ok=True)  # an old card beside new tensors would call these damaged
-    for name, content in entries.items():
-        if content:
-            write_atomically(folder / name, content)
-        else:
-            (folder / name).unlink(missing_ok=True)
+    for name in FILES:  # an old card beside new tensors would call these damaged
+        (folder / name).unlink(missing_ok=True)
+    if data:
+        put(folder / TENSORS, data)
+    if images:
+        write_atomically(folder / IMAGES, images)
     replace(
         card,
         tensors=TensorsFile(TENSORS, hashlib.sha256(data).hexdigest(), facts_of(read_tensors(data))) if data else None,
@@ -304,7 +344,7 @@ def load_inverse(
     """Return a kept inverse, checked against its card and its model.
 
     Args:
-        path: its folder.
+        path: its folder, ``hf://USER/NAME`` on the hub, or ``bundled:MODEL/METHOD`` in the package.
         model: that it is for: a loaded one, or its source; by default the source on the card.
         force: whether to go on where the model's weights are not those that it was fitted to. The numbers on the card
             do not hold then, and a warning says so.
@@ -322,12 +362,8 @@ def load_inverse(
         >>> invsuite.load_inverse(folder).stages
         ('embed', 'block03')
     """
-    folder = expand_path(str(path))
-    if not folder.is_dir():
-        raise MissingPath(f"inverse '{folder}' does not exist")
-    card = read_card(folder)
-    tensors = _read_tensors(folder, card)
-    listing = _read_listing(folder, card)
+    folder = find_inverse(path, FILES)
+    card, tensors, listing = read_inverse(folder)
     if model is None:
         if not card.model.source:
             raise UsageError(f"'{folder}' was fitted to a model that Python code made: give it as model=...")
@@ -366,6 +402,45 @@ def load_inverse(
     return Inverse(Fitted(inverter, cost, notes, refusals, method, problem), card, tuple(remarks))
 
 
+def read_inverse(folder: Path) -> tuple[Card, dict[str, torch.Tensor], dict[str, list[str]]]:
+    """Return card, tensors and the digits that tell the fit's images, each held against the card.
+
+    Raises:
+        MissingPath: if there is no card.
+        WeightsError: if a file is damaged, or was changed after it was written.
+    """
+    card = read_card(folder)
+    return card, _read_tensors(folder, card), _read_listing(folder, card)
+
+
+def push_inverse(path: str | Path, address: str, licence: str = "", private: bool = False) -> str:
+    """Upload a kept inverse to the Hugging Face hub, checked first, and return the address of its page.
+
+    Args:
+        path: its folder.
+        address: ``hf://USER/NAME``; a repository that is not there is made.
+        licence: of the inverse, where its card states none yet.
+        private: whether a new repository is private.
+
+    Raises:
+        MissingPath: if there is no inverse.
+        WeightsError: if a file is damaged.
+        Unavailable: if the hub refuses or is not reached.
+        UsageError: for an address of another form, or an inverse that is in no folder of the user's own.
+
+    Examples:
+        >>> import invsuite
+        >>> invsuite.push_inverse("my-inverse", "hf://me/vit-ridge", licence="CC-BY-4.0")  # doctest: +SKIP
+    """
+    if not is_local(path):
+        raise UsageError(f"'{path}' is no folder of yours: fit or save an inverse, and push its folder")
+    folder = find_inverse(path, FILES)
+    card, *_ = read_inverse(folder)
+    if licence and licence != card.licence:
+        replace(card, licence=licence).write(folder)
+    return upload(folder, address, FILES, private)
+
+
 def _read(folder: Path, name: str, digest: str) -> bytes:
     """Return the bytes of a file of an inverse, of this SHA-256."""
     try:
@@ -382,7 +457,7 @@ def _read(folder: Path, name: str, digest: str) -> bytes:
 
 
 def _read_tensors(folder: Path, card: Card) -> dict[str, torch.Tensor]:
-    """Return the tensors of an inverse, those of half precision as float32."""
+    """Return the tensors of an inverse, those that are stored in fewer bytes as float32."""
     if card.tensors is None:
         return {}
     if card.tensors.file != TENSORS:
@@ -395,7 +470,7 @@ def _read_tensors(folder: Path, card: Card) -> dict[str, torch.Tensor]:
     for name in sorted(facts.keys() | card.tensors.tensors.keys()):
         if facts.get(name) != card.tensors.tensors.get(name):
             raise WeightsError(f"tensor '{name}' of '{folder / TENSORS}' is not as its card says: fit it anew")
-    return {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in tensors.items()}
+    return whole(tensors)
 
 
 def _read_listing(folder: Path, card: Card) -> dict[str, list[str]]:

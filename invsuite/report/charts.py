@@ -104,7 +104,7 @@ def _inversion(rows: Sequence[Record]) -> list[Chart]:
 def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
     """Return a chart of PSNR with the same axes for every stage."""
     points = [p for lines in curves.values() for line in lines.values() for p in line]
-    x_all, y_all = _axis([0.0, *(x for x, _ in points)]), _axis([y for _, y in points])
+    x_all, y_all = _axis([0.0, *(x for x, _ in points)], 1e-6), _axis([y for _, y in points], 0.01)
     methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
 
     def right(x: float) -> float:
@@ -123,9 +123,12 @@ def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:
     return Chart(title, x_label, "PSNR dB", note, list(zip(methods, range(len(methods)), strict=True)), panels)
 
 
-def _axis(values: Sequence[float]) -> list[float]:
-    """Return round ticks, of which the first and last enclose all values."""
-    ticks = MaxNLocator(4).tick_values(min(values), max(values))
+def _axis(values: Sequence[float], least: float) -> list[float]:
+    """Return round ticks, of which the first and last enclose all values; they are ``least`` apart or more."""
+    low, high = min(values), max(values)
+    if high - low < least:
+        low, high = low - least / 2, high + least / 2
+    ticks = MaxNLocator(4).tick_values(low, high)
     return [round(float(tick), 10) for tick in ticks]
 
 

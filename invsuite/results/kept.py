@@ -39,6 +39,16 @@ class KeptInverter:
     cost: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class InverterFile:
+    """The file of a kept inverter for ``stages``, with the notes and the cost of the fit."""
+
+    path: Path
+    stages: list[str]
+    notes: dict[str, Any]
+    cost: dict[str, Any]
+
+
 class KeptTensors:
     """Tensors by name in a folder, up to a number of bytes.
 
@@ -103,6 +113,24 @@ class KeptTensors:
                 tensors = {name: tensor.to(device) for name, tensor in opened[0].items()}
                 return KeptInverter(covered, tensors, notes, cost)
         return None
+
+    def inverter_files(self, fit_id: str) -> list[InverterFile]:
+        """Return the kept inverters of a fit, those of most stages first, without their tensors."""
+        files = []
+        for path in sorted((self.folder / fit_id).glob("inverter-*.safetensors")):
+            try:
+                with safe_open(str(path), "pt") as file:
+                    header = file.metadata() or {}
+            except (OSError, SafetensorError):
+                continue
+            if "cost" in header:
+                stages, notes, cost = (json.loads(header[key]) for key in ("stages", "notes", "cost"))
+                files.append(InverterFile(path, stages, notes, cost))
+        return sorted(files, key=lambda file: -len(file.stages))
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether ``size`` more bytes may be kept."""
+        return self._size() + size <= self.limit
 
     def prune(self) -> int:
         """Delete everything and return the bytes that were freed."""

@@ -1,0 +1,1 @@
+"""Puts inverses of the bundled models into the package."""
