@@ -45,6 +45,7 @@ from .models.base import Model as Model
 from .models.base import Prediction as Prediction
 from .models.base import Representation as Representation
 from .models.base import WeightsOrigin as WeightsOrigin
+from .models.checkpoint import load_weights as load_weights
 from .models.load import load_model as load_model
 from .registry import register as register
 from .report.results import Results as Results

@@ -424,6 +424,8 @@ def _load(
     try:
         with boundary(f"model '{spec.name}' ({spec.source}) cannot be loaded"):
             model = load_model(spec.source, spec.name, spec.random_weights)
+            for remark in model.remarks:
+                note(remark)
             if model.uncut:
                 note(f"model '{spec.name}' does not come apart into components that run alone: {model.uncut}")
             return cut_of(spec, model, words), model

@@ -63,6 +63,32 @@ class OneTensor:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """A representation in one tensor with its axes in any order, the batch too: sequence first, channels last.
+
+    Attributes:
+        layout: of the representation.
+        order: the tensor's axes, the batch first and then as they follow in the layout.
+        shape: (...) of one image, in that order; it has the layout's values in the layout's order.
+    """
+
+    layout: Layout
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def read(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the representation of the module's one tensor."""
+        (tensor,) = tensors
+        turned = tensor.permute(self.order)
+        return turned.reshape(len(turned), *self.layout.shape)
+
+    def write(self, representation: torch.Tensor) -> list[torch.Tensor]:
+        """Return the module's tensor, as a list of one."""
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return [representation.reshape(len(representation), *self.shape).permute(back).contiguous()]
+
+
+@dataclass(frozen=True)
 class Levels:
     """A representation of several scales, packed as one map (`Pyramid.pack`).
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from invsuite.data.base import check_images
-from invsuite.data.geometry import BICUBIC
+from invsuite.data.geometry import BICUBIC, Resampling
 from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
 from invsuite.models.randomise import randomise
 
@@ -30,6 +30,8 @@ TaskKind = Literal["classification", "detection", "embedding"]
 
 EVERY = "every"  # the word for all stages of a model
 IMAGE = "image"  # what a component reads that starts from the images again
+#: what names of stages are made of where a person chooses them
+STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 #: mean and deviation of a model that is fed with images in [0, 1] as they are
 UNNORMALISED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -261,6 +263,7 @@ class Model:
         resampling: how the checkpoint's own preprocessing resizes photos; the adapter sets it where it knows.
         rebuild: as it was given.
         source: by which `invsuite.load_model` loads it again; "" where Python code made it.
+        remarks: what its adapter took to be so, in lines for the user.
 
     Examples:
         >>> from invsuite import load_model
@@ -299,6 +302,7 @@ class Model:
         self._split = split
         self.rebuild = rebuild
         self.uncut = uncut
+        self.remarks: tuple[str, ...] = ()
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
         # for every component the position of the stage that it reads; -1 is the images
@@ -306,6 +310,93 @@ class Model:
             index - 1 if c.reads is None else -1 if c.reads == IMAGE else self.position(c.reads)
             for index, c in enumerate(self.components)
         )
+
+    @classmethod
+    def from_module(
+        cls,
+        network: nn.Module,
+        stages: Mapping[str, str],
+        *,
+        size: int | tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        name: str = "",
+        layouts: Mapping[str, str] | None = None,
+        task: TaskKind | Literal[""] = "",
+        answer: Callable[[Any], torch.Tensor] | None = None,
+        no_object: bool | None = None,
+        classes: Sequence[str] = (),
+        resampling: Resampling = BICUBIC,
+        source: str = "",
+        code: str = "",
+        licence: str = "unknown",
+    ) -> Model:
+        """Return the model of any network, with stages at the modules that you name.
+
+        The network's own code is run: nothing is known of it. What the axes of each stage mean is inferred, and said in
+        ``remarks``; where it is not clear, the error says how ``layouts`` states it. Between stages where the network
+        runs on from the first alone, the chain does; a stage that needs more is computed from the images (``uncut``).
+        The chain is compared with the network's own forward on random images.
+
+        Args:
+            network: takes images (B, 3, H, W), or (B, 1, H, W) where ``mean`` has one value; it is put in eval mode
+                and frozen.
+            stages: path of a module by the stage's name: the representation is what the module gives. ``PATH[1]`` is
+                the second tensor of a module that gives several.
+            size: of every image in pixels, (height, width) or one for both.
+            mean: of the normalisation of images in [0, 1]: a value per channel; 0 if the network does it itself.
+            std: likewise; 1 if the network does it itself.
+            name: what tables call the model; the class's name by default.
+            layouts: by stage, what the axes mean: ``vector``, ``queries`` (rows without a place), ``tokens 14x14+1``
+                (with one row in front that has no place) or ``map 14x14``, maybe with `` channels-first`` or
+                `` channels-last``. The grid may be left out where it is inferred.
+            task: ``classification``, ``embedding`` or ``detection``. By default a vector from a linear layer, and
+                nothing behind it, is the logits of classes, and any other tensor an embedding.
+            answer: picks the answer, a tensor, from what the network returns; not needed where that is one tensor, or
+                ``logits`` or ``pred_logits``, alone or with ``pred_boxes``.
+            no_object: of a detector, whether its last class is "no object" (DETR), or each class is on its own.
+            classes: their names, by index.
+            resampling: how photos are brought to the size.
+            source: where the network comes from, for records.
+            code: SHA-256 of the file that defines the network, for records.
+            licence: of the weights, for records.
+
+        Raises:
+            UsageError: for a module that is not there or is not called exactly once, a layout that is not clear, or
+                an answer that is not a tensor; each says what to change.
+
+        Examples:
+            >>> from torch import nn
+            >>> stem, features = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 16, 2, stride=2)
+            >>> network = nn.Sequential(stem, nn.GELU(), features, nn.Flatten(), nn.Linear(256, 5))
+            >>> model = Model.from_module(
+            ...     network, {"stem": "1", "features": "2"}, size=32, mean=[0.5] * 3, std=[0.25] * 3, name="small"
+            ... )
+            >>> print(model.remarks[0])
+            'small' is read as: stem map 8x8, 8 channels; features map 4x4, 16 channels; head 5 classes
+            >>> model.run(torch.zeros(1, 8, 8, 8), "stem", "head").shape
+            torch.Size([1, 1, 5])
+        """
+        from invsuite.models.module_chain import Description, module_chain
+
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        description = Description(
+            name=name or type(network).__name__,
+            stages=dict(stages),
+            size=sides,  # type: ignore[arg-type]
+            mean=tuple(map(float, mean)),
+            std=tuple(map(float, std)),
+            layouts=dict(layouts or {}),
+            task=task,
+            answer=answer,
+            no_object=no_object,
+            classes=tuple(classes),
+            resampling=resampling,
+            source=source,
+            code=code,
+            licence=licence,
+        )
+        return module_chain(network, description)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -453,11 +544,16 @@ class Model:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over every weight and buffer, to prove that nothing changed them."""
-        digest = hashlib.sha256()
-        for key, value in self.network.state_dict().items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.network)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return the SHA-256 over every weight and buffer of a network."""
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Normalise(nn.Module):

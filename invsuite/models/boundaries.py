@@ -9,6 +9,7 @@ the arrangement. Every piece between two borders is then run alone and must give
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from invsuite.errors import NotApplicable
+from invsuite.errors import NotApplicable, reason_of
 from invsuite.models.arrangement import OneTensor
 from invsuite.models.base import Layout
 from invsuite.models.partial_forward import (
@@ -74,7 +75,7 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
     Raises:
         Uncuttable: if a map is no module's answer, or a piece needs more than the tensor at its start.
     """
-    other = _with_other_weights(network)
+    other = with_other_weights(network)
     maps = feature_maps(other, images)
     calls, candidates = _candidates(other, images, maps)
     chosen: list[tuple[Call, Cut]] = []
@@ -85,7 +86,7 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
         outermost = min(free, key=lambda call: call.began)
         chosen.append((outermost, cut_of[outermost.path]))
     embedding = _embedding(other, calls, *chosen[0], images)
-    cuts = _with_blocks(other, calls, [c for c in (embedding, *(cut for _, cut in chosen)) if c is not None])
+    cuts = with_blocks(other, calls, [c for c in (embedding, *(cut for _, cut in chosen)) if c is not None])
     borders = [cut.border for cut in cuts]
     _check(PartialForward(other, images, calls, borders), cuts, images)
     pieces = PartialForward(network, images, calls, borders)
@@ -93,7 +94,7 @@ def cut_network(network: nn.Module, images: torch.Tensor, feature_maps: FeatureM
 
 
 @torch.no_grad()
-def _with_other_weights(network: nn.Module) -> nn.Module:
+def with_other_weights(network: nn.Module) -> nn.Module:
     """Return a copy of ``network`` with noise on all weights; the global generator is untouched."""
     other = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(0)
@@ -226,7 +227,7 @@ def _arrangement_like(near: OneTensor, tensor: torch.Tensor, size: tuple[int, in
     return None
 
 
-def _with_blocks(network: nn.Module, calls: Sequence[Call], cuts: Sequence[Cut]) -> list[Cut]:
+def with_blocks(network: nn.Module, calls: Sequence[Call], cuts: Sequence[Cut]) -> list[Cut]:
     """Return the cuts with the number of transformer blocks, counted by their attention, in front of each."""
 
     def attends(call: Call) -> bool:
@@ -244,32 +245,52 @@ def _with_blocks(network: nn.Module, calls: Sequence[Call], cuts: Sequence[Cut])
     return counted
 
 
-@torch.no_grad()
 def _check(pieces: PartialForward, cuts: Sequence[Cut], images: torch.Tensor) -> None:
     """Run every piece alone, from the tensor that the whole forward had at its start.
 
     Raises:
         Uncuttable: if one gives something else than the whole forward had at its end.
     """
+    # in another order, so that what comes from a recording is another image's
+    truths = tensors_at(pieces, cuts, images.flip(0))
+    for number, (start, stop) in enumerate(itertools.pairwise((None, *cuts, None))):
+        fault = fault_of_piece(pieces, start, stop, truths[number], truths[number + 1])
+        if fault:
+            raise Uncuttable(fault)
+
+
+@torch.no_grad()
+def tensors_at(pieces: PartialForward, cuts: Sequence[Cut], images: torch.Tensor) -> list[torch.Tensor]:
+    """Return the ``images``, what one whole forward over them has at each cut, and its answer."""
     answers = record_answers(pieces.network, images, {cut.border.path for cut in cuts if cut.border.after})
-    truths = [images]
+    tensors = [images]
     for cut in cuts:
         border = cut.border
         tree = answers[border.path] if border.after else reach(pieces.network, images, border)
-        truths.append(tensors_of(tree)[border.leaves[0]])
-    truths.append(pieces.network(images))
-    # in another order, so that what comes from a recording is another image's
-    truths = [tensor.flip(0) for tensor in truths]
-    for number, start in enumerate((None, *cuts)):
-        arrangement = start.arrangement if start else None
-        tensors = truths[number : number + 1]
-        tensors = arrangement.write(arrangement.read(tensors)) if arrangement else tensors
-        where = "the first part" if start is None else f"what follows module '{start.border.path}'"
-        stop = cuts[number].border if number < len(cuts) else None
-        try:
-            answer = pieces.run(tensors, start.border if start else None, stop)
-        except Exception as error:
-            raise Uncuttable(f"{where} does not run alone ({type(error).__name__}: {error})") from error
-        answer, truth = answer if stop is None else answer[0], truths[number + 1]
-        if answer.shape != truth.shape or not float((answer - truth).norm()) <= TOLERANCE * float(truth.norm()):
-            raise Uncuttable(f"{where} needs more than the representation there")
+        tensors.append(tensors_of(tree)[border.leaves[0]])
+    return [*tensors, pieces.answer(pieces.network(images))]
+
+
+@torch.no_grad()
+def fault_of_piece(
+    pieces: PartialForward, start: Cut | None, stop: Cut | None, tensor: torch.Tensor, truth: torch.Tensor
+) -> str:
+    """Return why the piece from ``start`` to ``stop`` does not run alone, or "".
+
+    Args:
+        pieces: of the network.
+        start: None is its input.
+        stop: None is its answer.
+        tensor: what the whole forward has at the start.
+        truth: what it has at the stop.
+    """
+    tensors = [tensor] if start is None else start.arrangement.write(start.arrangement.read([tensor]))
+    where = "the first part" if start is None else f"what follows module '{start.border.path}'"
+    try:
+        answer = pieces.run(tensors, start.border if start else None, stop.border if stop else None)
+    except Exception as error:
+        return f"{where} does not run alone ({type(error).__name__}: {reason_of(error)})"
+    answer = answer if stop is None else answer[0]
+    if answer.shape != truth.shape or not float((answer - truth).norm()) <= TOLERANCE * float(truth.norm()):
+        return f"{where} needs more than the representation there"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
 from invsuite.errors import MissingPath, WeightsError, reason_of
 
 COMPILED = "_orig_mod."  # what torch.compile puts in front of the names of the module it wraps
+MOST = 16  # rows of a position embedding that have no place, in front of the others
 POINTER = b"version https://git-lfs"  # of Git LFS, in the place of a file that was not fetched
 
 Tensors = dict[str, torch.Tensor]
@@ -110,14 +113,102 @@ def find_weights(path: Path, tree: object, network: nn.Module, named: str = "") 
 
 
 def misfit(weights: Tensors, network: nn.Module) -> str:
-    """Return the first tensor by which ``weights`` do not fit ``network``, with both shapes, or ""."""
+    """Return the first tensor by which ``weights`` do not fit ``network``, with both shapes and what to do, or ""."""
     expected = network.state_dict()
     for key in sorted(expected.keys() | weights.keys()):
         shape = tuple(weights[key].shape) if key in weights else "missing"
         fitting = tuple(expected[key].shape) if key in expected else "absent"
         if shape != fitting:
-            return f"'{key}' is {shape}, expected {fitting}"
+            return f"'{key}' is {shape}, expected {fitting}{_advice(weights.get(key), expected.get(key))}"
     return ""
+
+
+def _advice(tensor: torch.Tensor | None, expected: torch.Tensor | None) -> str:
+    """Return what to do about a tensor of another shape, for what people often have; "" for all else."""
+    if tensor is None or expected is None or tensor.dim() != expected.dim():
+        return ""
+    (mine, theirs) = (tuple(tensor.shape), tuple(expected.shape))
+    if tensor.dim() == 4 and (mine[0], mine[2:]) == (theirs[0], theirs[2:]) and (mine[1], theirs[1]) == (1, 3):
+        return (
+            "; it takes images of 1 channel: make the network for 1 and give it to Model.from_module with mean and std "
+            "of one value, which shows it grey images"
+        )
+    if tensor.dim() <= 2 and mine[1:] == theirs[1:] and tensor.is_floating_point():
+        return f"; if these are classes, make the network for {mine[0]}"
+    return ""
+
+
+def load_weights(network: nn.Module, path: str | Path, place: str = "") -> tuple[str, ...]:
+    """Fill a network with weights from a file of ``torch.save`` or safetensors, wherever they lie in it.
+
+    They are found inside training checkpoints (``{"model": ...}``, ``{"state_dict": ...}``, ``{"model_ema": ...}``) and
+    under prefixes (``module.``, ``model.``, ``_orig_mod.``). A position embedding for another square grid is resampled,
+    bicubic, as timm does. No code of the file is run.
+
+    Args:
+        network: to be filled.
+        path: of the file.
+        place: where in the file they lie, where it holds several sets: ``model_ema``, ``state_dict/teacher``.
+
+    Returns:
+        What was changed to make them fit, in lines; nothing where they fit as they are.
+
+    Raises:
+        MissingPath: if the file does not exist.
+        WeightsError: if it is damaged, holds no such weights or several, or a tensor does not fit, naming it.
+
+    Examples:
+        >>> import torch, invsuite
+        >>> trained, fresh = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+        >>> torch.save({"state_dict": {f"module.{key}": value for key, value in trained.state_dict().items()}}, "w.pth")
+        >>> invsuite.load_weights(fresh, "w.pth")
+        ()
+        >>> torch.equal(fresh.weight, trained.weight)
+        True
+    """
+    file = Path(path)
+    weights = find_weights(file, read_file(file), network, place)
+    remarks = []
+    for key, expected in network.state_dict().items():
+        resampled = _resampled(key, weights.get(key), expected)
+        if resampled is not None:
+            weights[key], grids = resampled
+            remarks.append(f"'{key}' of '{file}' is resampled from {grids}")
+    fault = misfit(weights, network)
+    if fault:
+        raise WeightsError(f"weights file '{file}' does not fit {type(network).__name__}: {fault}")
+    network.load_state_dict(weights)
+    return tuple(remarks)
+
+
+def _resampled(key: str, tensor: torch.Tensor | None, expected: torch.Tensor) -> tuple[torch.Tensor, str] | None:
+    """Return a position embedding (..., rows, channels) for as many rows as ``expected``, and from which grid to which.
+
+    None for any other tensor, one that fits, or one whose rows are no square grid behind the same rows without a place.
+    """
+    if tensor is None or "pos" not in key.lower() or tensor.shape == expected.shape:
+        return None
+    if tensor.dim() != expected.dim() or tensor.dim() not in (2, 3) or tensor.numel() == 0:
+        return None
+    *leading, rows, channels = tensor.shape
+    fitting = expected.shape[-2]
+    if (*leading, channels) != (*expected.shape[:-2], expected.shape[-1]) or set(leading) - {1}:
+        return None
+    sides = [
+        (prefix, math.isqrt(rows - prefix), math.isqrt(fitting - prefix))
+        for prefix in range(min(rows, fitting, MOST + 1))
+    ]
+    square = [
+        (p, old, new) for p, old, new in sides if old**2 == rows - p and new**2 == fitting - p and min(old, new) > 1
+    ]
+    if not square:
+        return None
+    prefix, old, new = square[0]
+    flat = tensor.reshape(rows, channels).float()
+    grid = flat[prefix:].T.reshape(1, channels, old, old)
+    finer = F.interpolate(grid, (new, new), mode="bicubic", antialias=True, align_corners=False)
+    whole = torch.cat([flat[:prefix], finer.flatten(2)[0].T])
+    return whole.reshape(expected.shape), f"{old}x{old} to {new}x{new} places"
 
 
 def marked(digest: str, marks: Sequence[object]) -> str:

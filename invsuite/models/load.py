@@ -47,6 +47,8 @@ def name_of(source: str) -> str:
     if source in ALIASES:
         return source
     architecture, _, rest = split_source(source)[1].partition("@")
+    if ".py:" in architecture:  # a function in a file, whose folder says little
+        architecture = Path(architecture).name
     file, _, place = rest.partition("#")
     parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in (architecture, Path(file).stem, place))
     return "-".join(filter(None, parts)) or "model"
@@ -57,7 +59,7 @@ def load_model(source: str, name: str = "", random_weights: bool = False) -> Mod
 
     Args:
         source: ``ADAPTER:NAME`` (``bundled:vit``, ``timm:vit_tiny_patch16_224``, ``detr:facebook/detr-resnet-50``,
-            ``detr:/a/local/folder``, ``onnx:/a/file.onnx``) or an alias.
+            ``detr:/a/local/folder``, ``onnx:/a/file.onnx``, ``module:net.py:build``) or an alias.
         name: what tables call the model; `name_of` the source by default.
         random_weights: whether to give the architecture random weights, always the same ones.
 

@@ -173,6 +173,7 @@ class PartialForward:
         borders: where runs will start.
         contiguous: whether representations are laid out anew in memory, as rows follow one another; else they stay as
             the network laid them out. Sums add in the order of memory, so this changes last digits.
+        answer: a function of the network's output that returns what is meant of it.
     """
 
     def __init__(
@@ -182,8 +183,9 @@ class PartialForward:
         calls: Sequence[Call],
         borders: Sequence[Border],
         contiguous: bool = True,
+        answer: Callable[[Any], Any] = lambda output: output,
     ) -> None:
-        self.network = network
+        self.network, self.answer = network, answer
         self._contiguous = contiguous
         self.shape = tuple(images.shape[1:])
         self._past = {border: _outermost_before(calls, border) for border in borders}
@@ -214,7 +216,7 @@ class PartialForward:
         Differentiable in ``tensors``.
 
         Returns:
-            The list of the tensors at ``stop``; the network's output where that is None.
+            The list of the tensors at ``stop``; the network's answer where that is None.
         """
         functions: dict[nn.Module, Callable[..., Any]] = {}
         images = tensors[0]
@@ -223,7 +225,7 @@ class PartialForward:
             images = images.new_zeros(len(images), *self.shape)
         if stop is None:
             with _answering(functions):
-                return self.network(images)
+                return self.answer(self.network(images))
         with _answering(functions):
             tensors = tensors_of(reach(self.network, images, stop))
         return [tensors[leaf] for leaf in stop.leaves]
