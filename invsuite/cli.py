@@ -565,14 +565,21 @@ def study(
 
 
 @command()
-def prune(suite: SuiteOption = "quick", out: OutOption = Path("results")) -> None:
+def prune(
+    suite: SuiteOption = "quick",
+    out: OutOption = Path("results"),
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Delete the user's cache of photos instead: they are decoded again.")
+    ] = False,
+) -> None:
     """Delete kept reconstructions and inverses.
 
     No number is lost: a measure that is added later inverts those cells again.
     """
     from invsuite import api
+    from invsuite._system.cache import prune_cache
 
-    print(f"{api.prune(_suite_name(suite), out) / 2**20:,.1f} MiB freed")
+    print(f"{(prune_cache() if cache else api.prune(_suite_name(suite), out)) / 2**20:,.1f} MiB freed")
 
 
 @command("study-results")

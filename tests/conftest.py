@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests decode out of the user's cache, and what lies there out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INVSUITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_plugin_stays() -> Iterator[None]:
     """Leave the registries to the next file of tests without plug-ins."""

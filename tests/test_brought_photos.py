@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from invsuite.data.base import check_images
-from invsuite.data.folder import FolderSource, PhotoFolder, photos_below, telling, verify
+from invsuite.data.folder import FolderSource, PhotoFolder, photos_below
 from invsuite.data.geometry import Geometry
 from invsuite.data.photo import open_photo, to_rgb
+from invsuite.data.photo_files import telling, verify
 from invsuite.data.scenes import ScenesSource
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource, Split, hold_back
@@ -211,9 +212,9 @@ def test_a_count_opens_no_more_photos_and_each_once(tmp_path: Path, monkeypatch:
         opened.append(path)
         return open_photo(path)
 
-    monkeypatch.setattr("invsuite.data.folder.open_photo", spy)
+    monkeypatch.setattr("invsuite.data.photo_files.open_photo", spy)
     lines: list[str] = []
-    monkeypatch.setattr("invsuite.data.folder.SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr("invsuite.data.photo_files.SECONDS_OF_SILENCE", 0.0)
     with telling(lines.append):
         data = FolderSource(str(tmp_path), count=4).open(SIZE, Geometry(SIZE).resampling)
     assert len(data) == 4

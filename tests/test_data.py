@@ -21,11 +21,12 @@ from invsuite._system.spill import SpilledTensor
 from invsuite.data.base import Instance, Sample, Source, check_images
 from invsuite.data.coco import CocoInstances, CocoSource
 from invsuite.data.edits import editable, relight, turn_hue
-from invsuite.data.folder import FolderSource, PhotoFile, PhotoFolder, verify
+from invsuite.data.folder import FolderSource, PhotoFolder
 from invsuite.data.geometry import Geometry, Resampling
 from invsuite.data.hub import HubPhotos
 from invsuite.data.imagenet import ImageNetFolder, ImageNetSource
 from invsuite.data.photo import Colour
+from invsuite.data.photo_files import PhotoFile, verify
 from invsuite.data.scenes import Scenes, ScenesSource
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
@@ -207,7 +208,7 @@ def test_imagenet_photos_are_spread_and_only_those_decoded(tmp_path: Path, monke
         decoded.extend(paths)
         return verify(paths, colour)
 
-    monkeypatch.setattr("invsuite.data.folder.verify", spy)
+    monkeypatch.setattr("invsuite.data.photo_files.verify", spy)
     data = ImageNetFolder(root, "train", 6, Geometry(SIZE))
     assert len(data) == len(decoded) == 6
     assert len({file.path.parent.name for file in data.files}) == 2

@@ -106,6 +106,7 @@ CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
     (MethodSpec, "images"): lambda s: replace(s, methods=tuple(replace(m, images=2) for m in s.methods)),
     (MethodSpec, "edits"): lambda s: replace(s, methods=tuple(replace(m, edits=2) for m in s.methods)),
     (MethodSpec, "image_passes"): lambda s: replace(s, methods=tuple(replace(m, image_passes=48) for m in s.methods)),
+    (MethodSpec, "models"): lambda s: replace(s, methods=tuple(replace(m, models=("vit",)) for m in s.methods)),
     (DataSpec, "fit"): lambda s: replace(s, data=replace(s.data, fit=ScenesSource(99, 24))),
     (DataSpec, "select"): lambda s: replace(s, data=replace(s.data, select=ScenesSource(99, 4))),
     (DataSpec, "score"): lambda s: replace(s, data=replace(s.data, score=ScenesSource(99, 4))),

@@ -1,4 +1,4 @@
-"""The regression check: what the suite ``ci`` computes today is held against what is pinned in ``baselines/ci.json``."""
+"""The regression check: what the suite ``ci`` computes today is held against the pinned ``baselines/ci.json``."""
 
 from __future__ import annotations
 

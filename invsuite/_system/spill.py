@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ Rows = slice | Sequence[int]
 
 
 class SpilledTensor:
-    """A tensor (N, ...) in a nameless temporary file, which goes with this object, however the process ends.
+    """A tensor (N, ...) in a file: a nameless temporary one, which goes with this object, however the process ends.
 
     The file is read and written, not mapped: mapped pages would count as the process's memory. Rows are chosen,
     assigned and split as a tensor's are. Its values are nothing in particular before they are assigned.
@@ -39,9 +40,10 @@ class SpilledTensor:
         device: where rows go when they are read.
         channels_last: rows (C, H, W) are written and read channel by channel within a pixel. Sums over a row add in the
             order of its memory, so this keeps their last digit what it is for a tensor that networks left like this.
+        path: a file that holds the values already, and is only read, in place of a temporary one.
 
     Raises:
-        OSError: if the disk has no room for it.
+        OSError: if the disk has no room for it, or the file cannot be read.
     """
 
     def __init__(
@@ -50,11 +52,17 @@ class SpilledTensor:
         dtype: torch.dtype = torch.float32,
         device: torch.device = CPU,
         channels_last: bool = False,
+        path: Path | None = None,
     ) -> None:
         self.shape, self.dtype, self.device = torch.Size(shape), dtype, device
         self._channels_last = channels_last
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="invsuite-rows-")  # noqa: SIM115 it is read later
+        self._lock = threading.Lock()  # a thread that loads ahead reads the same file
+        self._file: IO[bytes]
+        if path is not None:
+            self._file = path.open("rb")
+            return
+        self._file = tempfile.TemporaryFile(prefix="invsuite-rows-")  # noqa: SIM115 it is read later
         if hasattr(os, "posix_fallocate"):  # a disk that is too small says so now, not when rows are written
             os.posix_fallocate(self._file.fileno(), 0, max(1, len(self) * self._row_bytes))
 
@@ -69,16 +77,18 @@ class SpilledTensor:
         numbers = self._numbers(rows)
         _, *row = self.shape
         values = torch.empty((len(numbers), *(row[1:] + row[:1] if self._channels_last else row)), dtype=self.dtype)
-        for run in self._runs(numbers):
-            self._file.readinto(values[run].numpy().data)  # type: ignore[attr-defined]
+        with self._lock:
+            for run in self._runs(numbers):
+                self._file.readinto(values[run].numpy().data)  # type: ignore[attr-defined]
         return (values.movedim(-1, 1) if self._channels_last else values).to(self.device)
 
     def __setitem__(self, rows: Rows, values: torch.Tensor) -> None:
         stored = (values.movedim(1, -1) if self._channels_last else values).to("cpu", self.dtype).contiguous()
         try:
-            for run in self._runs(self._numbers(rows)):
-                self._file.write(stored[run].numpy().data)
-            self._file.flush()
+            with self._lock:
+                for run in self._runs(self._numbers(rows)):
+                    self._file.write(stored[run].numpy().data)
+                self._file.flush()
         except OSError as error:
             raise refused(Path(tempfile.gettempdir()) / "rows of images", error) from error
 

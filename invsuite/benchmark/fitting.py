@@ -10,6 +10,7 @@ from invsuite._system.provenance import set_determinism
 from invsuite._system.timing import Meter
 from invsuite.benchmark.cells import Cell, LoadedModel
 from invsuite.benchmark.suite import Suite
+from invsuite.data.photo_files import telling
 from invsuite.errors import DataError
 from invsuite.methods.base import FitCost, Fitted, Method
 from invsuite.methods.problem import Context, Problem, ProgressHook
@@ -20,6 +21,8 @@ from invsuite.results.kept import KeptTensors
 def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
     """Fit ``method``, with the seed set and kernels deterministic; what it took is counted.
 
+    The images that it reads are decoded before, which costs every method the same and none of them anything.
+
     Args:
         method: with its parameters.
         problem: what it may look at.
@@ -28,6 +31,9 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
     Raises:
         DataError: if fitting changed the weights of the model.
     """
+    if method.reads_fit or method.uses_budget:
+        problem.fit.prepare()
+        problem.select.prepare()
     set_determinism(problem.seed)
     with Meter(problem.device) as meter:
         fitted = method.fit(problem)
@@ -109,7 +115,8 @@ class SharedFit:
         if self.checkpoints.is_dir():
             together |= {cell.stage for cell in self.entry.cells if cell.fit_id == self.fit_id}
         problem = self._problem(self.entry.model.order(list(together)), self._progress())
-        fitted = fit_method(self.method, problem, self._fingerprint)
+        with telling(self._features.log):
+            fitted = fit_method(self.method, problem, self._fingerprint)
         tensors = fitted.inverter.tensors()
         if tensors is not None:
             stages = [stage for stage in problem.stages if stage not in fitted.refused]

@@ -100,6 +100,7 @@ class Dataset(ABC):
         missing: names of the files that its annotations name and that are not there.
         passed_over: how many files beside its photos are no photos that are read here, by suffix.
         left_out: ``{annotation: reason}`` of the annotations that were left out.
+        is_photos: whether its images are decoded from files: by several threads, and kept between runs.
 
     Examples:
         >>> from invsuite.data.scenes import Scenes
@@ -115,6 +116,7 @@ class Dataset(ABC):
     geometry: Geometry | None = None
     passed_over: Mapping[str, int] = MappingProxyType({})
     left_out: Mapping[str, str] = MappingProxyType({})
+    is_photos: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -17,9 +17,10 @@ from invsuite._system.needs import Log, Need
 from invsuite._system.validation import Natural
 from invsuite.data.annotations import CocoAnnotations
 from invsuite.data.base import BoxedObject, Instance, Sample, bounding_box
-from invsuite.data.folder import PathSource, PhotoFile, PhotoFolder, take
+from invsuite.data.folder import PathSource, PhotoFolder
 from invsuite.data.geometry import FitMode, Geometry, Resampling
 from invsuite.data.photo import Colour, open_photo, quiet
+from invsuite.data.photo_files import PhotoFile, take
 from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 

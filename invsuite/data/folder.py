@@ -4,141 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
-from invsuite._system.needs import Log, Need, path_need
+from invsuite._system.needs import Need, path_need
 from invsuite._system.validation import Natural
 from invsuite.data.base import Dataset, Sample, Source
 from invsuite.data.checks import check_geometry
 from invsuite.data.geometry import FitMode, Geometry, Resampling
-from invsuite.data.photo import HEIF, Colour, kinds_of, open_photo, quiet, readable_suffixes, shown
-from invsuite.errors import DataError, MissingPath, Unavailable
+from invsuite.data.photo import HEIF, Colour, open_photo, quiet, readable_suffixes, shown
+from invsuite.data.photo_files import PhotoFile, take
+from invsuite.errors import MissingPath, Unavailable
 from invsuite.registry import register
-
-SECONDS_OF_SILENCE = 10.0  # between two lines of progress while photos are looked at
-#: kinds whose pixels were read in another way before those that a digest of bytes alone tells apart
-READ_ANEW = frozenset({"profile", "deep"})
-_listener: ContextVar[Log] = ContextVar("listener", default=lambda text: None)
-_known: dict[tuple[str, int, int, Colour], PhotoFile | str] = {}  # by path, time, size: looked at once per process
-
-
-@dataclass(frozen=True)
-class PhotoFile:
-    """A readable photo.
-
-    Attributes:
-        path: where it lies.
-        sha256: of its bytes, the same for two copies of one photo.
-        kinds: what had to be converted (`invsuite.data.photo.kinds_of`).
-        stored: (width, height) of the pixels as they are stored.
-        upright: (width, height) after the EXIF rotation.
-    """
-
-    path: Path
-    sha256: str
-    kinds: tuple[str, ...] = ()
-    stored: tuple[int, int] = (0, 0)
-    upright: tuple[int, int] = (0, 0)
-
-    @property
-    def content(self) -> str:
-        """Return what a digest of pixels holds of this photo: its bytes' digest, and how they were read."""
-        return self.sha256 + "".join(f"-{kind}" for kind in self.kinds if kind in READ_ANEW)
-
-
-@contextmanager
-def telling(log: Log) -> Iterator[None]:
-    """Tell ``log`` how far it is where many photos are looked at within."""
-    token = _listener.set(log)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
-
-
-def verify(paths: Sequence[Path], colour: Colour = "sRGB") -> tuple[list[PhotoFile], dict[str, str]]:
-    """Decode every photo once and return the readable ones and ``{path: reason}`` of the others."""
-    readable_suffixes()  # plug-ins are registered before threads use them
-    last, results = time.monotonic(), []
-    with quiet(), ThreadPoolExecutor(max_workers=4) as pool:
-        for done, result in enumerate(pool.map(lambda path: _look(path, colour), paths), start=1):
-            results.append(result)
-            if time.monotonic() - last > SECONDS_OF_SILENCE:
-                last = time.monotonic()
-                _listener.get()(f"looked at {done} of {len(paths)} photos")
-    readable = [file for file in results if isinstance(file, PhotoFile)]
-    refused = zip(paths, results, strict=True)
-    return readable, {shown(path): reason for path, reason in refused if isinstance(reason, str)}
-
-
-def _look(path: Path, colour: Colour) -> PhotoFile | str:
-    """Return what is known of a photo, or why it cannot be read; it is decoded unless it was before."""
-    try:
-        facts = path.stat()
-        key = (str(path), facts.st_mtime_ns, facts.st_size, colour)
-        if key not in _known:
-            _known[key] = _decode(path, colour)
-        return _known[key]
-    except (OSError, ValueError) as error:
-        return f"{shown(path)}: {error}"
-
-
-def _decode(path: Path, colour: Colour) -> PhotoFile | str:
-    try:
-        upright = open_photo(path, colour=colour).size
-        with Image.open(path) as photo:
-            kinds, stored = kinds_of(photo, colour), photo.size
-    except DataError as error:
-        return str(error)
-    return PhotoFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), kinds, stored, upright)
-
-
-def take(
-    paths: Sequence[Path],
-    count: int,
-    colour: Colour,
-    refuse: Callable[[int, PhotoFile], str] = lambda number, file: "",
-) -> tuple[dict[int, PhotoFile], dict[str, str]]:
-    """Look at photos in order until there are ``count`` of use, and at no others.
-
-    Args:
-        paths: of the photos.
-        count: of photos; 0 takes all.
-        colour: as `open_photo` takes it.
-        refuse: gives the reason why a readable photo, by its position, is of no use; "" where it is.
-
-    Returns:
-        The photos by their position among ``paths``, and ``{path: reason}`` of those left out.
-    """
-    files: dict[int, PhotoFile] = {}
-    reasons: dict[str, str] = {}
-    count, tried = min(count, len(paths)) or len(paths), 0
-    while tried < len(paths) and (lacking := count - len(files)):
-        batch = paths[tried : tried + lacking]
-        readable, unreadable = verify(batch, colour)
-        reasons |= unreadable
-        by_path = {file.path: file for file in readable}
-        for number, path in enumerate(batch, start=tried):
-            if path not in by_path:
-                continue
-            if reason := refuse(number, by_path[path]):
-                reasons[shown(path)] = reason
-            else:
-                files[number] = by_path[path]
-        tried += len(batch)
-    return files, reasons
 
 
 @dataclass(frozen=True)
@@ -208,6 +90,7 @@ class PhotoFolder(Dataset):
 
     files: list[PhotoFile]
     geometry: Geometry
+    is_photos = True
 
     def __init__(self, root: Path, geometry: Geometry, count: int = 0, colour: Colour = "sRGB") -> None:
         if not root.is_dir():

@@ -10,8 +10,9 @@ from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Log
 from invsuite._system.validation import build
 from invsuite.data.base import Source
-from invsuite.data.folder import FolderSource, telling
+from invsuite.data.folder import FolderSource
 from invsuite.data.geometry import BICUBIC, Resampling
+from invsuite.data.photo_files import telling
 from invsuite.data.split import HeldBackSource, Split, Splits, hold_back
 from invsuite.errors import UsageError
 from invsuite.registry import SOURCES

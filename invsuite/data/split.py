@@ -12,9 +12,10 @@ from typing import Any, overload
 
 import torch
 
-from invsuite._system.spill import TensorLike, allocate, memory_budget
+from invsuite._system.spill import TensorLike, memory_budget
 from invsuite._system.validation import Positive
-from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
+from invsuite.data.base import Dataset, Sample, Source, to_unit_range
+from invsuite.data.decoding import decode, images_of
 from invsuite.data.folder import describe_others
 from invsuite.data.geometry import Resampling
 from invsuite.errors import UsageError
@@ -26,7 +27,7 @@ NAMED = 3  # of things that are left out, so many are named on the screen; a rec
 
 @dataclass(frozen=True)
 class Split:
-    """Some rows of a dataset, whose images are decoded once where their pixels have room (`allocate`)."""
+    """Some rows of a dataset, whose images are decoded once where their pixels have room (`decode`)."""
 
     dataset: Dataset
     rows: tuple[int, ...]
@@ -45,18 +46,24 @@ class Split:
     @cached_property
     def _pixels(self) -> TensorLike | None:
         """Return all images as 8-bit pixels; None where they have no room, and are decoded at every use."""
-        pixels = allocate((len(self), *self.sample(0).image.shape), torch.empty(0, dtype=torch.uint8))
-        if pixels is not None:
-            for index in range(len(self)):
-                pixels[index : index + 1] = from_unit_range(self.sample(index).image)[None]
-        return pixels
+        return decode(self.dataset, self.rows, self.digest())
 
     def images(self, indices: Sequence[int] | slice) -> torch.Tensor:
         """Return images (B, 3, H, W), float32 in [0, 1]."""
         chosen = list(range(len(self))[indices] if isinstance(indices, slice) else indices)
         if self._pixels is not None:
             return to_unit_range(self._pixels[chosen])
-        return torch.stack([self.sample(index).image for index in chosen])
+        return images_of(self.dataset, [self.rows[index] for index in chosen])
+
+    @property
+    def in_memory(self) -> bool:
+        """Tell whether the pixels of all images lie in memory."""
+        return isinstance(self._pixels, torch.Tensor)
+
+    def prepare(self) -> None:
+        """Decode all images now, so that what asks for them first is not charged for it."""
+        if len(self):
+            _ = self._pixels
 
     def batches(self, size: int) -> Iterator[torch.Tensor]:
         """Yield all images once, in order, ``size`` at a time."""

@@ -15,7 +15,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,12 +30,15 @@ from invsuite.models.base import Model
 
 CachePolicy = Literal["auto", "memory", "disk", "off"]
 TIMED_BATCHES = 2  # computed before deciding; the faster one counts, the first warms up
+LOADED = 4  # batches that are loaded before they are asked for
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
 BYTES_PER_SECOND = {"memory": 2**31, "disk": 2**28}
 
 #: the fit images of one batch: rows, and which of them are mirrored
 Draw = tuple[list[int], list[bool]]
+#: a draw, and a function that returns its images (B, 3, H, W), or waits for them
+Loaded = tuple[Draw, Callable[[], torch.Tensor]]
 Log = Callable[[str], None]
 
 
@@ -195,12 +200,13 @@ class FeatureStream:
 
     def batches(self, draws: Iterator[Draw]) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Yield images (B, 3, H, W) on the model's device and every stage's tensor (B, ...), one pair per draw."""
-        ahead: deque[Draw] = deque()
+        loaded, ahead = self._loaded(draws), deque[Loaded]()
         while True:
-            draw = ahead.popleft() if ahead else next(draws, None)
-            if draw is None:
+            next_one = ahead.popleft() if ahead else next(loaded, None)
+            if next_one is None:
                 return
-            images = batch_images(self.split, draw).to(self.model.device, non_blocking=True)
+            draw, load = next_one
+            images = load().to(self.model.device, non_blocking=True)
             items = self._numbers(draw)
             if not self.cache.keeps:
                 tensors = self._compute(images)
@@ -218,7 +224,7 @@ class FeatureStream:
                 self.cache.keep(items, tensors, self._items)
             else:
                 if missing:
-                    self._fill(missing, draws, ahead)
+                    self._fill(missing, loaded, ahead)
                 tensors = self.cache.read(items, self.stages, self.model.device)
             yield images, tensors
 
@@ -226,17 +232,38 @@ class FeatureStream:
         """Return each image's number among all that the split can give: plain ones first, then mirrored ones."""
         return [row + len(self.split) * flipped for row, flipped in zip(*draw, strict=True)]
 
-    def _fill(self, missing: list[int], draws: Iterator[Draw], ahead: deque[Draw]) -> None:
+    def _loaded(self, draws: Iterator[Draw]) -> Iterator[Loaded]:
+        """Yield draws, each with a function that returns its images.
+
+        Where they do not lie in memory, or go to a GPU, another thread loads them while this one computes.
+        """
+        if self.split.in_memory and self.model.device.type == "cpu":
+            yield from ((draw, partial(batch_images, self.split, draw)) for draw in draws)
+            return
+        pending: deque[Loaded] = deque()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for draw in draws:
+                pending.append((draw, pool.submit(self._load, draw).result))
+                if len(pending) > LOADED:
+                    yield pending.popleft()
+            yield from pending
+
+    def _load(self, draw: Draw) -> torch.Tensor:
+        """Return the images of a draw, in memory that a GPU copies from while it computes."""
+        images = batch_images(self.split, draw)
+        return images.pin_memory() if self.model.device.type == "cuda" else images
+
+    def _fill(self, missing: list[int], loaded: Iterator[Loaded], ahead: deque[Loaded]) -> None:
         """Compute ``missing`` and, to fill the batch, what the draws to come lack."""
         lacking = dict.fromkeys(missing)
-        for draw in ahead:
+        for draw, _ in ahead:
             lacking |= dict.fromkeys(self.cache.missing(self._numbers(draw), self.stages))
         while len(lacking) < self.batch and len(ahead) < LOOK_AHEAD:
-            further = next(draws, None)
+            further = next(loaded, None)
             if further is None:
                 break
             ahead.append(further)
-            lacking |= dict.fromkeys(self.cache.missing(self._numbers(further), self.stages))
+            lacking |= dict.fromkeys(self.cache.missing(self._numbers(further[0]), self.stages))
         items = list(lacking)[: self.batch]
         self._own |= set(items)
         padded = items + items[:1] * (self.batch - len(items))

@@ -1,0 +1,129 @@
+"""Images decoded once: those of photos by several threads, and kept between runs.
+
+The pixels of a split of photos lie in the user's cache (`invsuite._system.cache`), in one file under a digest of what
+they are: the photos' bytes, how they are read and resized, and by which Pillow. Of a file that is used again some
+photos are decoded anew, and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import PIL
+import torch
+
+from invsuite._system.cache import cache_folder, make_room
+from invsuite._system.spill import SpilledTensor, TensorLike, allocate, memory_budget
+from invsuite.data.base import Dataset, from_unit_range
+from invsuite.data.photo import quiet
+from invsuite.data.photo_files import SECONDS_OF_SILENCE, tell
+
+TOGETHER = 64  # images that are decoded before the next are asked for, so that memory stays what it is
+SECONDS_WORTH_A_LINE = 5.0
+SAMPLE = 4  # photos of a kept file that are decoded again
+
+
+def decode(dataset: Dataset, rows: Sequence[int], digest: str) -> TensorLike | None:
+    """Return the images of some rows as 8-bit pixels (N, 3, H, W), from the cache if they are there.
+
+    Args:
+        dataset: whose images they are.
+        rows: of the dataset.
+        digest: of the content of these rows and of how they are read and resized.
+
+    Returns:
+        A tensor in memory or in a file; None where neither has room.
+    """
+    shape = (len(rows), *dataset[rows[0]].image.shape)
+    if dataset.is_photos:
+        name = hashlib.sha256(f"{digest} {shape} Pillow {PIL.__version__}".encode()).hexdigest()
+        path = cache_folder() / "decoded" / f"{name}.pixels"
+        kept = _kept(path, shape)
+        if kept is not None and _matches(kept, dataset, rows):
+            tell(f"{len(rows)} decoded images of '{dataset.name}' come from the cache")
+            return kept
+        if make_room(path.parent, math.prod(shape)) and _write(path, dataset, rows):
+            kept = _kept(path, shape)
+            if kept is not None:
+                return kept
+    pixels = allocate(shape, torch.empty(0, dtype=torch.uint8))
+    if pixels is not None:
+        start = 0
+        for part in _decoded(dataset, rows):
+            pixels[start : start + len(part)] = part
+            start += len(part)
+    return pixels
+
+
+def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
+    """Return the images (N, 3, H, W), float32 in [0, 1], of some rows; photos are decoded by several threads."""
+    if not dataset.is_photos or len(rows) == 1:
+        return torch.stack([dataset[row].image for row in rows])
+    with quiet(), ThreadPoolExecutor(max_workers=processors()) as pool:
+        return torch.stack(list(pool.map(lambda row: dataset[row].image, rows)))
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Yield the images of some rows as 8-bit pixels (B, 3, H, W), in order, and tell how far it is."""
+    begun = last = time.monotonic()
+    for start in range(0, len(rows), TOGETHER):
+        part = rows[start : start + TOGETHER]
+        yield from_unit_range(images_of(dataset, part))
+        if time.monotonic() - last > SECONDS_OF_SILENCE:
+            last = time.monotonic()
+            tell(f"decoded {start + len(part)} of {len(rows)} images of '{dataset.name}'")
+    seconds = time.monotonic() - begun
+    if seconds > SECONDS_WORTH_A_LINE:
+        tell(f"decoded {len(rows)} images of '{dataset.name}' in {seconds:.0f} s: {len(rows) / seconds:.0f} per second")
+
+
+def _kept(path: Path, shape: Sequence[int]) -> TensorLike | None:
+    """Return the pixels of a file of the cache, in memory where they have room; None if it is not there, or not whole.
+
+    The file's time says when it was used last.
+    """
+    try:
+        if path.stat().st_size != math.prod(shape):
+            return None
+        os.utime(path)
+        pixels = SpilledTensor(shape, torch.uint8, path=path)
+        return pixels[:] if math.prod(shape) <= memory_budget() else pixels
+    except OSError:
+        return None
+
+
+def _matches(pixels: TensorLike, dataset: Dataset, rows: Sequence[int]) -> bool:
+    """Tell whether a sample of the photos, decoded again, has these pixels."""
+    places = random.sample(range(len(rows)), min(SAMPLE, len(rows)))
+    again = from_unit_range(images_of(dataset, [rows[place] for place in places]))
+    return all(torch.equal(pixels[[place]][0], image) for place, image in zip(places, again, strict=True))
+
+
+def _write(path: Path, dataset: Dataset, rows: Sequence[int]) -> bool:
+    """Decode into a file of the cache, which is there whole or not at all; tell whether the disk took it."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            for part in _decoded(dataset, rows):
+                file.write(part.numpy().data)
+        os.replace(temporary, path)
+    except OSError:
+        return False
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return True
