@@ -159,6 +159,12 @@ def _results(suite: str, out: Path) -> Results:
     return load_results(out, _suite_name(suite))
 
 
+def _merged(suite: str, runs: Sequence[Path] | None, out: Path) -> Results:
+    """Return the results of several runs as one; those in ``out`` where none is named."""
+    first, *others = (_results(suite, folder) for folder in runs or [out])
+    return first.merge(*others) if runs else first
+
+
 def _write_report(answer: Results, out: Path) -> Path:
     """Write the tables of a run, those of its folder's other cells among them, and return the first file.
 
@@ -533,10 +539,38 @@ def report(
     """
     from invsuite.report.figures import Choice
 
-    first, *others = (_results(suite, folder) for folder in runs or [out])
-    results = first.merge(*others) if runs else first
+    results = _merged(suite, runs, out)
     for path in results.report(out, Choice(_names(photos), pictures, native, files)):
         print(path)
+    _log_notes(results)
+
+
+@command()
+def explore(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs (--out of bench) to show as one.")] = None,
+    suite: SuiteOption = "quick",
+    photos: Annotated[
+        str, typer.Option(help="Photos: names or patterns, comma-separated (default: the first ones).")
+    ] = "",
+    pictures: Annotated[int, typer.Option(min=1, help="How many photos of each model at most.")] = 6,
+    megabytes: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Most that its pictures may take: beyond it they are lossy, and then smaller; the page says so.",
+        ),
+    ] = 8.0,
+    out: OutOption = Path("results"),
+) -> None:
+    """Write a page to look at reconstructions with.
+
+    It needs no other file and no network: photo, stage, method and edit are chosen, original and reconstruction are
+    wiped and subtracted, and every pixel can be read.
+    """
+    from invsuite.report.figures import Choice
+
+    results = _merged(suite, runs, out)
+    print(results.explore(out, Choice(_names(photos), pictures), _finite("--megabytes", megabytes)))
     _log_notes(results)
 
 

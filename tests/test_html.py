@@ -4,6 +4,7 @@ in the dark and on a phone; and names cannot break out of it."""
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,22 @@ def test_records_without_pictures_or_numbers_make_a_page(results: Results, brows
         with opened(browser, path) as page:
             assert page.locator("#walls").count() == 0
             assert page.locator("#images").count() == (1 if name == "bare" else 0)
+
+
+def test_a_run_keeps_pictures_of_its_edits(results: Results) -> None:
+    edits = {}
+    for record in results.done:
+        store = results.store_of(record)
+        assert store is not None
+        edits[record.cell.row] = store.edits(record.cell.id)
+    assert {len(kept) for kept in edits.values()} == {2}, "hue, and the relighting of correspondence"
+    for kept in edits["vit/embed/exact"]:
+        assert re.fullmatch(r"(hue 0.333|relight [\d.]+), one object", kept.facts.words)
+        assert 1 <= len(kept.facts.positions) == len(kept.edited) == len(kept.reconstructions) <= 3
+        errors = [np.abs(a.astype(float) - b).mean() for a, b in zip(kept.edited, kept.reconstructions, strict=True)]
+        assert max(errors) < 6, "an exact inverse gives the edited image, nearly lossless"
+    [one, _] = edits["vit/embed/mean"]
+    assert min(np.abs(a.astype(float) - b).mean() for a, b in zip(one.edited, one.reconstructions, strict=True)) > 6
 
 
 def test_the_best_and_worst_of_every_measure_are_pictured() -> None:

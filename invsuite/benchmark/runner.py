@@ -674,7 +674,14 @@ class Session:
     ) -> list[Measurement]:
         subject, stage = self._scored.subject(inverter.cell), inverter.cell.stage
         scoring = Scoring(subject, stage, reconstructions, inverter.reconstruct, inverter.invert)
-        return measure_all(metrics, self.run.identities(self.entry, inverter.cell, metrics), scoring, self.run.device)
+        identities = self.run.identities(self.entry, inverter.cell, metrics)
+        measurements = measure_all(metrics, identities, scoring, self.run.device)
+        for edit, edits in scoring.edited().items():
+            pictured = [row for row in edits.rows if row < FIRST]  # they come in order
+            if pictured:
+                pictures = (_pixels(images[: len(pictured)]) for images in (edits.edited, edits.after))
+                self.run.store.write_edit(inverter.cell.id, edit, pictured, *pictures)
+        return measurements
 
 
 def weights_of(model: Model) -> Weights:

@@ -129,7 +129,11 @@ class Scoring:
 
         They are cached under ``name`` and ``target``: two measures of one edit pay for its reconstructions once.
         """
-        return self.cached_per_cell(("edits", target, name), lambda: self._edits(edit, target))
+        return self.cached_per_cell(("edits", name, target), lambda: self._edits(edit, target))
+
+    def edited(self) -> dict[tuple[str, Target], Edits]:
+        """Return every edit that a measure has asked for, by name and target."""
+        return {key[1:]: edits for key, edits in self.cache.items() if isinstance(key, tuple) and key[0] == "edits"}
 
     def _edits(self, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target) -> Edits:
         rows: list[int] = []

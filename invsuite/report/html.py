@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib
 import numpy as np
@@ -48,8 +49,13 @@ def environment() -> Environment:
     )
 
 
-def html_page(results: Results) -> str:
-    """Return the page of a suite's results."""
+def html_page(results: Results, explore: str = "") -> str:
+    """Return the page of a suite's results.
+
+    Args:
+        results: of the suite.
+        explore: address of the page of its pictures (`invsuite.report.explore`); "" where there is none.
+    """
     rows, done = results.rows, results.done
     measures = measures_of(rows)
     texts = {name: [cell_text(row, measure, results.places) for row in rows] for name, measure in measures.items()}
@@ -64,6 +70,7 @@ def html_page(results: Results) -> str:
         .get_template("page.html")
         .render(
             title=results.title,
+            explore=explore,
             runs=results.notes,
             states=list(results.states.items()),
             cells=len(results),
@@ -96,6 +103,11 @@ def html_page(results: Results) -> str:
             },
         )
     )
+
+
+def row_anchor(row: Row) -> str:
+    """Return the id of a row's line on the page; a name may have letters that an id or an address has not."""
+    return f"row-{quote(row.name)}"
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,7 @@ def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], timed: 
     return [
         {
             "row": row,
+            "anchor": row_anchor(row),
             "position": row.records[0].cell.position,
             "state": row.records[0].state,
             "values": values,
@@ -303,7 +316,7 @@ def _images(
         images: dict[int, dict[str, Any]] = {}
         for position in best_and_worst(measurements):
             key = record.images[position]
-            values = [_value_text(measurements.get(measure.name), position) for measure in measures]
+            values = [value_text(measurements.get(measure.name), position) for measure in measures]
             images[position] = {"key": key, "values": values}
             if position in kept:
                 original = numbered.setdefault((cell.model, key), pictures.add(kept[position][0]))
@@ -323,7 +336,7 @@ def _images(
     return entries
 
 
-def _value_text(measurement: Measurement | None, position: int) -> str | None:
+def value_text(measurement: Measurement | None, position: int) -> str | None:
     """Return a measure's value of one image as text."""
     if measurement is None or not measurement.ok or measurement.values[position] is None:
         return None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
+from urllib.parse import quote
 
 from invsuite._system.files import write_atomically
 from invsuite._system.memory import no_collection
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from invsuite.report.figures import Choice
 
+EXPLORE = "-explore.html"  # after the suite's name
 BUNDLED = "bundled"  # first word of where the weights of the suite's own small models come from
 
 
@@ -284,5 +286,42 @@ class Results(Sequence[Record]):
         with no_collection():
             write_atomically(table, markdown(self, strips, maps).encode())
             write_atomically(values, to_csv(self.records, self.published).encode())
-            write_atomically(page, html_page(self).encode())
+            write_atomically(page, html_page(self, self._explore_page(folder)).encode())
         return [table, values, page, *(folder / name for name in (*strips.values(), *maps.values())), *separate]
+
+    def explore(self, folder: Path | str, choice: Choice | None = None, megabytes: float | None = None) -> Path:
+        """Write ``NAME-explore.html``, a page to look at reconstructions with, to a folder.
+
+        The report's page, if the folder has one, is written again with a link to it.
+
+        Args:
+            folder: where it goes.
+            choice: which photos it shows; the first ones by default.
+            megabytes: that its pictures may take; beyond it they are lossy, then smaller. 8 by default.
+
+        Returns:
+            The file.
+
+        Raises:
+            DiskError: if the disk refuses.
+            UsageError: for photos of which no picture is kept.
+        """
+        from invsuite.report.explore import MEGABYTES, explore_page, record_address
+        from invsuite.report.figures import Choice
+        from invsuite.report.html import html_page
+
+        folder = Path(folder)
+        report, path = folder / f"{self.name}.html", folder / f"{self.name}{EXPLORE}"
+        address = quote(report.name) if report.is_file() else ""
+        limit = MEGABYTES if megabytes is None else megabytes
+        page = explore_page(self, choice or Choice(), limit, address, record_address(self, folder))
+        write_atomically(path, page.encode())
+        if address:
+            with no_collection():
+                write_atomically(report, html_page(self, self._explore_page(folder)).encode())
+        return path
+
+    def _explore_page(self, folder: Path) -> str:
+        """Return the address of the page of pictures in a folder; "" where there is none."""
+        path = folder / f"{self.name}{EXPLORE}"
+        return quote(path.name) if path.is_file() else ""

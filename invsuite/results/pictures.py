@@ -6,8 +6,10 @@ A sheet is a WebP file of lines of equally large pictures; it says itself how ma
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,38 @@ QUALITY, EFFORT = 90, 1  # of lossy WebP; twice the time makes it 4 % smaller
 DESCRIPTION = 0x010E  # EXIF's tag for what an image shows
 
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class EditFacts:
+    """What a sheet of reconstructions of edited images says of itself.
+
+    Attributes:
+        name: of the edit, its parameters included.
+        target: ``object`` or ``image``: what was edited.
+        positions: of the edited images among the scored ones.
+        edited: file below the folder of the records that shows the edited images themselves.
+    """
+
+    name: str
+    target: str
+    positions: list[int]
+    edited: str
+
+    @property
+    def words(self) -> str:
+        """Return the edit for people, e.g. "hue 0.333, one object"."""
+        name = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3f}", self.name)
+        return f"{name}, {'whole image' if self.target == 'image' else 'one object'}"
+
+
+@dataclass(frozen=True)
+class EditPictures:
+    """Edited images (H, W, 3), a cell's reconstructions of them, and which edit it is."""
+
+    facts: EditFacts
+    edited: list[Pixels]
+    reconstructions: list[Pixels]
 
 
 def ranking(measurement: Measurement) -> list[int]:
@@ -60,24 +94,39 @@ def paired_sheet(images: Pixels, reconstructions: Pixels) -> bytes:
     return _sheet([images, reconstructions], SMALL, quality=QUALITY, method=EFFORT)
 
 
+def edit_sheet(reconstructions: Pixels, facts: EditFacts) -> bytes:
+    """Return the sheet of the reconstructions (n, H, W, 3) of edited images, nearly as they are."""
+    return _sheet([reconstructions], LARGE, json.dumps(asdict(facts)), quality=QUALITY, method=EFFORT)
+
+
 def read_sheet(path: Path) -> list[list[Pixels]]:
     """Return the lines of pictures (H, W, 3) in a file; none if it is not there or no sheet."""
+    return _read(path)[0]
+
+
+def read_edit_sheet(path: Path) -> tuple[EditFacts, list[Pixels]] | None:
+    """Return what a sheet of reconstructions of edited images shows, and these; None for any other file."""
+    lines, note = _read(path)
+    return (EditFacts(**json.loads(note)), lines[0]) if note else None
+
+
+def _read(path: Path) -> tuple[list[list[Pixels]], str]:
     if not path.is_file():
-        return []
+        return [], ""
     with Image.open(path) as image:
-        count = re.fullmatch(r"(\d+) lines of (\d+) pictures", str(image.getexif().get(DESCRIPTION)))
+        count = re.fullmatch(r"(\d+) lines of (\d+) pictures(?:: (.*))?", str(image.getexif().get(DESCRIPTION)))
         whole = np.asarray(image.convert("RGB"))
     if count is None:
-        return []
-    lines, columns = map(int, count.groups())
-    return [np.split(line, columns, axis=1) for line in np.split(whole, lines)]
+        return [], ""
+    lines, columns = int(count[1]), int(count[2])
+    return [np.split(line, columns, axis=1) for line in np.split(whole, lines)], count[3] or ""
 
 
-def _sheet(lines: list[Pixels], side: int, **options: bool | int) -> bytes:
+def _sheet(lines: list[Pixels], side: int, note: str = "", **options: bool | int) -> bytes:
     """Return pictures no larger than ``side`` as WebP, encoded as ``options`` say."""
     joined = np.concatenate([np.concatenate([_shrunk(picture, side) for picture in line], axis=1) for line in lines])
     exif, buffer = Image.Exif(), io.BytesIO()
-    exif[DESCRIPTION] = f"{len(lines)} lines of {len(lines[0])} pictures"
+    exif[DESCRIPTION] = f"{len(lines)} lines of {len(lines[0])} pictures" + f": {note}" * bool(note)
     Image.fromarray(joined).save(buffer, "WEBP", exif=exif, **options)
     return buffer.getvalue()
 

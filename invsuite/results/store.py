@@ -21,6 +21,15 @@ from invsuite._system.files import file_name, refused, write_atomically
 from invsuite._system.seal import is_intact, sealed
 from invsuite.errors import DataError, UsageError, unknown_name
 from invsuite.results.kept import LIMIT, KeptTensors
+from invsuite.results.pictures import (
+    EditFacts,
+    EditPictures,
+    Pixels,
+    edit_sheet,
+    first_sheet,
+    read_edit_sheet,
+    read_sheet,
+)
 from invsuite.results.record import (
     SCHEMA,
     Addition,
@@ -241,6 +250,39 @@ class Store(RecordFolder[Record]):
     def best_and_worst_path(self, cell_id: str) -> Path:
         """Return the file of a cell's best and worst reconstructions, below their images."""
         return self.folder / f"{cell_id}-best-and-worst.webp"
+
+    def write_edit(
+        self, cell_id: str, edit: tuple[str, str], positions: Sequence[int], edited: Pixels, reconstructions: Pixels
+    ) -> None:
+        """Write the pictures of edited images and of a cell's reconstructions of them.
+
+        The edited images are written once for all cells: their file is called by a digest of what it shows.
+
+        Args:
+            cell_id: of the cell.
+            edit: its name, parameters included, and its target, ``object`` or ``image``.
+            positions: of the images among the scored ones.
+            edited: the edited images (n, H, W, 3).
+            reconstructions: of these, of the same shape.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        sheet = first_sheet(edited)
+        facts = EditFacts(*edit, list(positions), f"images/{hashlib.sha256(sheet).hexdigest()}.webp")
+        if not (self.folder / facts.edited).exists():
+            write_atomically(self.folder / facts.edited, sheet)
+        digest = hashlib.sha256(repr(edit).encode()).hexdigest()[:12]
+        write_atomically(self.folder / f"{cell_id}-edit-{digest}.webp", edit_sheet(reconstructions, facts))
+
+    def edits(self, cell_id: str) -> list[EditPictures]:
+        """Return the edits of which a cell has pictures, in the order of their names."""
+        sheets = map(read_edit_sheet, self.folder.glob(f"{cell_id}-edit-*.webp"))
+        edits = [EditPictures(facts, self._edited(facts), lines) for facts, lines in filter(None, sheets)]
+        return sorted(edits, key=lambda edit: edit.facts.words)
+
+    def _edited(self, facts: EditFacts) -> list[Pixels]:
+        return next(iter(read_sheet(self.folder / "images" / Path(facts.edited).name)), [])
 
     def fit_path(self, fit_id: str) -> Path:
         """Return the folder for the state of a fit that is under way."""
