@@ -559,7 +559,7 @@ def explore(
             min=0.1,
             help="Most that its pictures may take: beyond it they are lossy, and then smaller; the page says so.",
         ),
-    ] = 8.0,
+    ] = 12.0,
     out: OutOption = Path("results"),
 ) -> None:
     """Write a page to look at reconstructions with.

@@ -49,7 +49,7 @@ from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
 from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.outcome import RunOutcome
-from invsuite.results.pictures import FIRST, Pixels, best_and_worst, first_sheet, paired_sheet
+from invsuite.results.pictures import EDITED, FIRST, Pixels, best_and_worst, first_sheet, paired_sheet
 from invsuite.results.record import CellCost, CellName, DataCounts, Measurement, Provenance, Record, Weights
 from invsuite.results.store import Store
 
@@ -677,7 +677,7 @@ class Session:
         identities = self.run.identities(self.entry, inverter.cell, metrics)
         measurements = measure_all(metrics, identities, scoring, self.run.device)
         for edit, edits in scoring.edited().items():
-            pictured = [row for row in edits.rows if row < FIRST]  # they come in order
+            pictured = [row for row in edits.rows if row < FIRST][:EDITED]  # they come in order
             if pictured:
                 pictures = (_pixels(images[: len(pictured)]) for images in (edits.edited, edits.after))
                 self.run.store.write_edit(inverter.cell.id, edit, pictured, *pictures)

@@ -27,12 +27,11 @@ from invsuite.results.rows import Row, measures_of
 from invsuite.results.statistics import distance_from_best
 from invsuite.results.store import Store
 
-MEGABYTES = 8.0  # of all pictures as they are embedded, unless the caller says otherwise
+MEGABYTES = 12.0  # of all pictures as they are embedded, unless the caller says otherwise
 SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # ends of the difference map
 #: How pictures are encoded, in the order in which that is tried: quality, None for lossless, and longer side in pixels.
-TRIES = ((None, None), (90, None), (80, None), (80, 160), (80, 96), (70, 64))
-NEAR = 90  # quality of what is lossy beside the records already
-LINKED = {"psnr", "ssim"}  # measures that stand above the others
+TRIES = ((None, None), (95, None), (90, None), (80, None), (80, 160), (80, 96), (70, 64))
+ABOVE = {"psnr", "ssim"}  # measures that stand above the others
 
 
 def explore_page(
@@ -54,10 +53,10 @@ def explore_page(
     Raises:
         UsageError: for names of photos of which no picture is kept.
     """
-    pictures, choice = _Embedded(), choice or Choice()
+    pictures, choice = Pictures(), choice or Choice()
     rows = {row.name: row for row in results.rows}
     measures = measures_of(results.rows)
-    listed = sorted(measures.values(), key=lambda measure: measure.name not in LINKED)  # stable
+    listed = sorted(measures.values(), key=lambda measure: measure.name not in ABOVE)  # stable
     models = [
         model
         for name, records in results.models.items()
@@ -66,7 +65,7 @@ def explore_page(
     if choice.names and not models:
         kept = (record.images[i] for record in results.done for i in kept_pictures(results.store_of(record), record))
         raise unknown_name("photo with pictures", choice.names[0], set(kept))
-    encoded, fidelity = pictures.encode(round(megabytes * 1e6))
+    encoded, exact, fidelity = _encoded(pictures.pixels, round(megabytes * 1e6))
     return (
         environment()
         .get_template("explore.html")
@@ -75,13 +74,14 @@ def explore_page(
             report=report,
             written=max(record.provenance.written for record in results.records)[:16].replace("T", " "),
             edited=any(model["edits"] for model in models),
+            exact=exact,
             fidelity=fidelity,
             scales=SCALES,
             map=MAP,
             page={
                 "models": models,
                 "measures": [_words(measure) for measure in listed],
-                "above": sum(measure.name in LINKED for measure in listed),
+                "above": sum(measure.name in ABOVE for measure in listed),
                 "report": report,
                 "map": MAP,
                 "pictures": encoded,
@@ -101,49 +101,32 @@ def record_address(results: Results, folder: Path) -> Callable[[Record], str]:
     return address
 
 
-@dataclass
-class _Embedded:
-    """Pictures by number as a page embeds them; those that were read from a lossy file are not made lossless again."""
+def _encoded(pixels: Sequence[Pixels], limit: int) -> tuple[list[str], bool, str]:
+    """Return Base64 of WebP of pictures, whether that is lossless, and what to know of it.
 
-    pictures: Pictures = field(default_factory=Pictures)
-    near: set[int] = field(default_factory=set)
-
-    def add(self, picture: Pixels, near: bool = False) -> int:
-        number = self.pictures.add(picture)
-        if near:
-            self.near.add(number)
-        return number
-
-    def encode(self, limit: int) -> tuple[list[str], str]:
-        """Return Base64 of WebP by number, of the first of `TRIES` that ``limit`` bytes allow, and that in words."""
-        for number, (quality, side) in enumerate(TRIES):
-            encoded: list[str] = []
-            size = 0
-            for key, picture in enumerate(self.pictures.pixels):
-                encoded.append(_webp(picture, NEAR if quality is None and key in self.near else quality, side))
-                size += len(encoded[-1])
-                if size > limit and number + 1 < len(TRIES):
-                    break
-            else:
-                return encoded, self._words(encoded, quality, side)
-        raise AssertionError("the last of TRIES has no limit")
-
-    def _words(self, encoded: Sequence[str], quality: int | None, side: int | None) -> str:
-        lossy = [i for i in range(len(encoded)) if quality is not None or i in self.near]
-        size = f"{sum(map(len, encoded)) / 1e6:.1f} MB"
-        exact = f"{len(encoded) - len(lossy)} pictures are exactly those beside the records (8 bits a colour)"
-        if not lossy:
-            return f"{exact}; they take {size}."
-        errors = [_error(self.pictures.pixels[i], encoded[i]) for i in lossy] if side is None else []
-        off = (
-            f"; a value is off by {np.mean([error[0] for error in errors]) / 255:.4f} on average, by at most "
-            f"{max(error[1] for error in errors) / 255:.3f}"
-            if errors
-            else f", made smaller to at most {side} pixels"
-        )
-        which = "" if quality is not None else " (edited)"
-        words = f"{len(lossy)} pictures{which} are lossy WebP of quality {quality or NEAR}{off}"
-        return f"{f'{exact}; ' if quality is None else ''}{words}; all take {size}."
+    Args:
+        pixels: the pictures.
+        limit: bytes that all may take: the first of `TRIES` that it allows is taken, else the last.
+    """
+    for quality, side in TRIES:
+        encoded: list[str] = []
+        left = limit
+        for picture in pixels:
+            encoded.append(_webp(picture, quality, side))
+            left -= len(encoded[-1])
+            if left < 0 and (quality, side) != TRIES[-1]:
+                break
+        else:
+            break
+    size = f"The {len(encoded)} pictures of this page take {sum(map(len, encoded)) / 1e6:.1f} MB"
+    if quality is None:
+        return encoded, True, f"{size} and are exactly those beside the records, 8 bits a colour."
+    lossy = f"{size}. They are lossy here, WebP of quality {quality}"
+    if side is not None:
+        return encoded, False, f"{lossy}, and made smaller to at most {side} pixels."
+    errors = [_error(*pair) for pair in zip(pixels, encoded, strict=True)]
+    mean, most = float(np.mean([mean for mean, _ in errors])) / 255, max(most for _, most in errors) / 255
+    return encoded, False, f"{lossy}: a value is off by {mean:.4f} on average and by at most {most:.3f}."
 
 
 def _webp(picture: Pixels, quality: int | None, side: int | None) -> str:
@@ -173,7 +156,7 @@ class _Model:
     """
 
     def __init__(
-        self, name: str, records: Sequence[Record], results: Results, choice: Choice, pictures: _Embedded
+        self, name: str, records: Sequence[Record], results: Results, choice: Choice, pictures: Pictures
     ) -> None:
         done = [record for record in records if record.ok]
         self.name, self.results, self.choice, self.pictures = name, results, choice, pictures
@@ -245,7 +228,7 @@ class _Edits:
     """The edits of a model's photos: their words, and the edited photos by edit and photo."""
 
     photos: Sequence[str]
-    pictures: _Embedded
+    pictures: Pictures
     words: list[str] = field(default_factory=list)
     images: list[list[int | None]] = field(default_factory=list)
 
@@ -262,7 +245,7 @@ class _Edits:
             for position, image, picture in zip(kept.facts.positions, kept.edited, kept.reconstructions, strict=False):
                 if record.images[position] in self.photos:
                     photo = self.photos.index(record.images[position])
-                    line[photo] = self.pictures.add(picture, near=True)
+                    line[photo] = self.pictures.add(picture)
                     if self.images[edit][photo] is None:
                         self.images[edit][photo] = self.pictures.add(image)
             reconstructions[edit] = line

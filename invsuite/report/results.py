@@ -297,7 +297,7 @@ class Results(Sequence[Record]):
         Args:
             folder: where it goes.
             choice: which photos it shows; the first ones by default.
-            megabytes: that its pictures may take; beyond it they are lossy, then smaller. 8 by default.
+            megabytes: that its pictures may take; beyond it they are lossy, then smaller. 12 by default.
 
         Returns:
             The file.

@@ -20,6 +20,7 @@ from invsuite.results.record import Measurement
 from invsuite.results.statistics import distance_from_best
 
 FIRST = 6  # images whose reconstructions by every cell are kept as they are, for strips and studies
+EDITED = 3  # of these, images whose edits and their reconstructions are kept as well
 EACH = 3  # best and worst images kept of each measure
 MOST = 48  # images kept of a cell, however many measures there are
 LARGE, SMALL = 512, 160  # pixels of the longer side of first and of best and worst images; larger ones are made smaller
@@ -95,8 +96,11 @@ def paired_sheet(images: Pixels, reconstructions: Pixels) -> bytes:
 
 
 def edit_sheet(reconstructions: Pixels, facts: EditFacts) -> bytes:
-    """Return the sheet of the reconstructions (n, H, W, 3) of edited images, nearly as they are."""
-    return _sheet([reconstructions], LARGE, json.dumps(asdict(facts)), quality=QUALITY, method=EFFORT)
+    """Return the sheet of the reconstructions (n, H, W, 3) of edited images, as lossless as `first_sheet`.
+
+    They are compared with those before the edit, and what a lossy format changes would look like an effect of it.
+    """
+    return _sheet([reconstructions], LARGE, json.dumps(asdict(facts)), lossless=True, method=0)
 
 
 def read_sheet(path: Path) -> list[list[Pixels]]:

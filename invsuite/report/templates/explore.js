@@ -87,7 +87,7 @@ function chosen() {
   const original = { name: "original", number: model.originals[photo] };
   const reconstruction = { name: "reconstruction", number: cell?.pictures?.[photo] };
   const edited = { name: "edited original", number: model.edited[edit]?.[photo] };
-  const after = { name: "reconstruction after the edit", number: cell?.edits?.[edit]?.[photo] };
+  const after = { name: "edited reconstruction", number: cell?.edits?.[edit]?.[photo] };
   let why = cell ? cell.why ?? "" : "this row is not in the records";
   const pair = { "": edit < 0 ? [original, reconstruction] : [edited, after], images: [original, edited], reconstructions: [reconstruction, after] }[state.compare];
   if (!why && pair.some(({ number }) => number === undefined || number === null)) {
@@ -128,7 +128,7 @@ async function drawPictures() {
   }
   $("why").hidden = !why;
   $("why").textContent = why;
-  $("wipe-names").textContent = `${pair[0].name} | ${pair[1].name}`;
+  $("wipe-names").textContent = state.compare ? "before | after" : pair.map(({ name }) => name.split(" ").pop()).join(" | ");
   drawWipe();
   drawDifference();
   drawPoint();
@@ -151,7 +151,7 @@ function both() {
 function drawWipe() {
   const [first, second] = shown.images, left = first ?? second;
   if (!left) return;
-  paint($("wiped"), left, `Wipe, ${state.wipe} % ${shown.pair[0].name}`);
+  paint($("wiped"), left, `Wipe, ${state.wipe} % ${shown.pair[0].name}, the rest ${shown.pair[1].name}`);
   $("edge").style.left = `${state.wipe}%`;
   const from = Math.round((left.width * Number(state.wipe)) / 100);
   if (both() && from < left.width) pen($("wiped")).putImageData(second, 0, 0, from, 0, left.width - from, left.height);
