@@ -132,8 +132,16 @@ async function drawPictures() {
   drawWipe();
   drawDifference();
   drawPoint();
+  smooth();
   drawMeasures(cell, photo, why);
 }
+
+// pixels are squares where they are shown large enough; else some would be wider than others
+function smooth() {
+  const pixel = ($("first").clientWidth * devicePixelRatio) / $("first").width;
+  $("pictures").classList.toggle("smooth", pixel < 2 && pixel % 1 > 0.01);
+}
+addEventListener("resize", smooth);
 
 const pen = (canvas) => canvas.getContext("2d", { willReadFrequently: true });  // small ones need no GPU
 
@@ -160,7 +168,7 @@ function drawWipe() {
 function drawDifference() {
   const [a, b] = shown.images, top = Number(state.scale);
   $("top").textContent = state.scale;
-  $("difference").hidden = !both();
+  for (const id of ["wiped", "difference"]) $(id).closest("figure").hidden = !both();
   $("beyond").textContent = "";
   if (!both()) return;
   const map = new ImageData(a.width, a.height);
@@ -172,7 +180,9 @@ function drawDifference() {
     map.data.set([...MAP[Math.min(Math.round((size / top) * 255), 255)], 255], at);
   }
   const count = a.width * a.height;
-  const text = `mean ${(sum / count).toFixed(3)}` + (beyond ? `, ${((100 * beyond) / count).toFixed(1)} % of the pixels are beyond the scale` : "");
+  const share = (100 * beyond) / count;
+  const past = beyond ? `, ${share < 0.1 ? "under 0.1" : share.toFixed(1)} % of the pixels are beyond the scale` : "";
+  const text = `mean ${(sum / count).toFixed(3)}${past}`;
   $("beyond").textContent = text;
   paint($("difference"), map, `Difference, ${text}`);
 }
@@ -212,7 +222,7 @@ function drawMeasures(cell, photo, why) {
   $("measures").tBodies[0].replaceChildren(...lines.map((value, i) => {
     const measure = page.measures[i], row = element("tr");
     row.append(element("th", full(measure), { scope: "row", title: `${measure.doc} ${measure.better}.` }));
-    const texts = [value.images[photo] ?? "not defined", value.row, value.interval || value.why, value.n ? String(value.n) : "-"];
+    const texts = [value.images[photo] ?? (value.n ? "not defined" : "-"), value.row, value.interval || value.why, value.n ? String(value.n) : "-"];
     row.append(...texts.map((text) => element("td", text)));
     return row;
   }));
