@@ -184,6 +184,8 @@ def test_a_phone_and_a_screen_reader(browser: Browser, path: Path) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         tops = page.locator("canvas").evaluate_all("all => all.map(each => each.getBoundingClientRect().top)")
         assert tops[0] == tops[1] < tops[2] == tops[3], "two and two side by side"
+        page.evaluate("scrollTo(0, document.body.scrollHeight / 3)")
+        assert page.locator("#stage").evaluate("each => each.getBoundingClientRect().top") >= 0, "it stays in sight"
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert max(int(part) for part in background.strip("rgb()").split(",")) < 60
         page.locator("#second").tap(position={"x": 100, "y": 50})
