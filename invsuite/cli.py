@@ -652,6 +652,10 @@ def efficiency(
 @command()
 def budget(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="A suite whose rows on the same weights and images join; may be given again."),
+    ] = None,
     out: OutOption = Path("results"),
 ) -> None:
     """Write budget.md: quality against budget.
@@ -660,7 +664,8 @@ def budget(
     """
     from invsuite.report.budget import write_budget
 
-    for path in write_budget([_results(suite, out) for suite in suites], out):
+    others = [_results(suite, out) for suite in beside or []]
+    for path in write_budget([_results(suite, out) for suite in suites], out, others):
         print(path)
 
 

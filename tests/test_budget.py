@@ -13,7 +13,16 @@ from helpers import invoke, small_suite
 from invented import measurement
 
 from invsuite.errors import UsageError
-from invsuite.report.budget import _figure, cost_ratio, cost_to_reach, crossing, curves_of, passes_to, write_budget
+from invsuite.report.budget import (
+    _figure,
+    cost_ratio,
+    cost_to_reach,
+    crossing,
+    curves_of,
+    passes_to,
+    with_others,
+    write_budget,
+)
 from invsuite.report.results import Results
 from invsuite.results.record import CellCost, Record
 from invsuite.results.regime import short
@@ -104,6 +113,34 @@ def test_the_budget_from_which_on_training_is_as_good_as_a_closed_form() -> None
     assert passes_to(
         layerwise, replace(descent["early"], records=(record("optimisation", "early", 30.5),)), psnr
     ).value == (pytest.approx(3200, rel=0.1))
+
+
+def test_other_suites_bring_points_and_levels_of_the_same_images_alone() -> None:
+    """The same fit at another budget is one more point of its curve; other images, parameters or budgets none."""
+    inputs = {"weights": "a", "image_size": [96, 96], "data": {"score": "s"}}
+
+    def identified(one: Record, method: str, passes: int = 0, **other: Any) -> Record:
+        budget = {"budget": {"image_passes": passes, "batch": 16}} if passes else {}
+        return replace(one, identity=inputs | {"method": method, "stage": one.cell.stage} | budget | other)
+
+    own = []
+    for one in planted():
+        name, _, passes = one.cell.method.partition("@")
+        own.append(identified(one, name, int(passes or 0)))
+    bundled = [record("my-layerwise", stage, 33.0, 12800, 16 * TERA) for stage in STAGES]
+    same = [identified(one, "layerwise", 12800) for one in bundled]
+    refined = [
+        identified(record("refined", stage, 36.0, converged=True, converged_share=1.0), "refined") for stage in STAGES
+    ]
+    curves = curves_of("net", with_others(own, [*same, *refined, *own]))
+    layerwise = curves.of("layerwise")
+    assert layerwise is not None
+    assert [point.passes for point in layerwise.points] == [1600, 6400, 12800, 25600]
+    assert set(curves.levels) == {*curves_of("net", own).levels, "refined"}
+    wider = [identified(one, "a wider layerwise", 12800) for one in bundled]
+    elsewhere = [identified(one, "layerwise", 12800, data={"score": "other"}) for one in bundled]
+    assert len(with_others(own, elsewhere)) == len(own)
+    assert {r.cell.method for r in with_others(own, wider)} == {r.cell.method for r in own} | {"my-layerwise"}
 
 
 def test_where_curves_cross() -> None:

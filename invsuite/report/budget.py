@@ -7,9 +7,10 @@ logarithm of the cost. Intervals are bootstraps over the images that the two cur
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from invsuite.report.markdown import ARROWS, data_texts
 from invsuite.report.results import Results
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
-from invsuite.results.regime import short, table_of
+from invsuite.results.regime import AT, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
 from invsuite.results.statistics import percentile_interval, resampled_means
 
@@ -166,16 +167,59 @@ def _point(budget: str, rows: dict[str, Row], stages: Sequence[str]) -> Point | 
     return Point(int(budget), {s: rows[s] for s in stages}, sum(flops), max(frozen), sum(seconds) + max(shared))
 
 
-def write_budget(suites: Iterable[Results], folder: Path) -> list[Path]:
+def with_others(records: Sequence[Record], others: Iterable[Record]) -> list[Record]:
+    """Return the records of a model and, of other suites, what was measured of the same weights and images.
+
+    A record of another suite that differs from one of these by its budget alone is one more point of that curve;
+    methods that these records lack come as they are.
+    """
+    points = {_curve_of(record): table_of(record.cell.method)[0] for record in records if record.ok}
+    inputs = {_inputs_of(record) for record in records if record.ok}
+    rows = {(record.cell.method, record.cell.stage) for record in records}
+    tables = {table_of(record.cell.method)[0] for record in records}
+    joined = list(records)
+    for record in others:
+        if not record.ok or _inputs_of(record) not in inputs:
+            continue
+        budget = record.identity.get("budget", {}).get("image_passes")
+        table, name = points.get(_curve_of(record)), table_of(record.cell.method)[0]
+        if table is not None and budget is not None:
+            name = f"{table}{AT}{budget}"
+        elif table is not None or name in tables:
+            continue
+        if (name, record.cell.stage) not in rows:
+            joined.append(replace(record, cell=replace(record.cell, method=name)))
+    return joined
+
+
+def _inputs_of(record: Record) -> str:
+    """Return what a record was computed from: weights, image size and the digests of the images."""
+    return json.dumps([record.identity.get(key) for key in ("weights", "image_size", "data")], sort_keys=True)
+
+
+def _curve_of(record: Record) -> str:
+    """Return all that identifies a record but its budget."""
+    budget = {key: value for key, value in record.identity.get("budget", {}).items() if key != "image_passes"}
+    return json.dumps(record.identity | {"budget": budget}, sort_keys=True)
+
+
+def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Results] = ()) -> list[Path]:
     """Write ``budget.md`` and its figures to a folder, and return the files.
+
+    Args:
+        suites: whose methods have rows at several budgets.
+        folder: for the files.
+        beside: suites whose rows on the same weights and images stand on the curves and beside them (`with_others`).
 
     Raises:
         UsageError: for a suite in which no method has rows at several budgets.
         DiskError: if the disk refuses.
     """
     lines, paths = [INTRODUCTION], [folder / "budget.md"]
+    others = [record for results in beside for record in results.records]
     for results in suites:
-        models = [found for model, own in results.models.items() if (found := curves_of(model, own)).curves]
+        records = {model: with_others(own, others) for model, own in results.models.items()}
+        models = [curves for model, own in records.items() if (curves := curves_of(model, own)).curves]
         if not models:
             raise UsageError(
                 f"no method of suite '{results.name}' has rows at several budgets; a method's table gives them by "
@@ -188,7 +232,7 @@ def write_budget(suites: Iterable[Results], folder: Path) -> list[Path]:
             for name, seconds in zip(names, (False, True), strict=False):
                 draw_curves(*_figure(curves, seconds), folder / name)
                 paths.append(folder / name)
-            lines += model_lines(curves, results.models[curves.model], names)
+            lines += model_lines(curves, records[curves.model], names)
     write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
     return paths
 
