@@ -670,6 +670,21 @@ def budget(
 
 
 @command()
+def privacy(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    out: OutOption = Path("results"),
+) -> None:
+    """Write privacy.md: privacy against usefulness.
+
+    What is still read of disturbed representations stands beside how useful they still are to the model.
+    """
+    from invsuite.report.privacy import write_privacy
+
+    for path in write_privacy([_results(suite, out) for suite in suites], out):
+        print(path)
+
+
+@command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",

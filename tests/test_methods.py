@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, object]] = {
     "modular-noised": RANDOM,
     "modular-predecessor": RANDOM,
     "shared-chain": RANDOM,
+    "disturbed": {"disturbance": "shuffle-tokens", "told": True},
     "refined": {"iterations": 3, "search_iterations": 3, "search_images": 2},
 }
 LOADED = ("rathjens", "rae")  # methods that read files of others, which have tests of their own

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,8 +19,6 @@ import torch.nn.functional as F
 
 from invsuite._system.validation import NonNegativeFloat, Positive
 from invsuite.data.split import Split
-from invsuite.errors import UsageError
-from invsuite.methods import make_method, method_table
 from invsuite.methods.base import (
     FitCost,
     Fitted,
@@ -35,6 +33,7 @@ from invsuite.methods.base import (
     flattened,
     unflattened,
 )
+from invsuite.methods.built_on import BuiltOn
 from invsuite.methods.optimisation.engine import Descended, Descent, DescentSettings
 from invsuite.methods.optimisation.pixels import Pixels
 from invsuite.methods.optimisation.search import channel_deviations, flops_per_pass, psnr_of
@@ -282,7 +281,7 @@ def _between(watch: Watch | None, starts: torch.Tensor, share: float) -> Watch |
 
 @register.method
 @dataclass(frozen=True)
-class Refined(Method):
+class Refined(BuiltOn):
     r"""Any other method's reconstruction, refined by descent until its representation matches.
 
     The method ``start`` is fitted. What its reconstructions of selection images lack gives a Gaussian prior of its
@@ -344,26 +343,6 @@ class Refined(Method):
     name = "refined"
     family = "hybrid"
     source = "the suite's own: maximum a posteriori around another inverse, with a Gaussian prior of its errors"
-    row_parameters = ("start",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.start, Method):
-            table = {"kind": self.start} if isinstance(self.start, str) else dict(self.start)
-            kind = table.pop("kind", "")
-            object.__setattr__(self, "start", make_method(kind, table, f"{self.name}.start"))
-        if self.begun.uses_image:
-            raise UsageError(
-                f"'{self.name}.start' is '{self.begun.name}', which inverts nothing: it is shown the image"
-            )
-        for fact in ("uses_cut", "uses_whole_cut", "seeded", "uses_budget", "reads_fit"):
-            object.__setattr__(self, fact, getattr(self.begun, fact))
-
-    @property
-    def begun(self) -> Method:
-        """Return the method that gives the starts."""
-        assert isinstance(self.start, Method)
-        return self.start
 
     @property
     def settings(self) -> DescentSettings:
@@ -376,15 +355,6 @@ class Refined(Method):
             memory=self.memory,
             batch=self.batch,
         )
-
-    def builds_on(self) -> tuple[Method, ...]:
-        """Return the method that gives the starts."""
-        return (self.begun,)
-
-    def params(self) -> dict[str, Any]:
-        """Return the parameters; all that identifies the start belongs to this cell too."""
-        start = {"start_version": self.begun.version, "start_params": self.begun.params()}
-        return asdict(self) | {"start": method_table(self.begun)} | start
 
     def fit(self, problem: Problem) -> Fitted:
         """Fit the start, measure the prior of its errors and choose loss and weight for every stage."""

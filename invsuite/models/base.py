@@ -517,6 +517,15 @@ class Model:
         check_images(images)
         return self._split(self.run(images, None, self.components[-1].stage))
 
+    @torch.no_grad()
+    def predict_from(self, tensor: torch.Tensor, stage: str) -> Prediction:
+        """Return the model's answer from its representation ``tensor`` (B, ...) at ``stage``.
+
+        Raises:
+            NotApplicable: if the answer does not follow from that stage alone.
+        """
+        return self._split(self.run(tensor, stage, self.components[-1].stage))
+
     def randomised(self, seed: int) -> Model:
         """Return the same chain with fresh random weights (`invsuite.models.randomise`); this model is untouched.
 

@@ -286,8 +286,10 @@ class CurvePanel:
     levels: Mapping[str, float]
 
 
-def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]], path: Path) -> None:
-    """Draw quality against cost on a logarithmic axis, with intervals.
+def draw_curves(
+    title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]], path: Path, logarithmic: bool = True
+) -> None:
+    """Draw quality against cost, with intervals.
 
     Levels that lie far from every curve of a panel, and would flatten them, are named at its edge.
 
@@ -296,6 +298,7 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
         x_label: of the costs.
         panels: rows of panels; all have the same lines and levels.
         path: of the PNG file.
+        logarithmic: whether the axis of costs is.
     """
     rows, columns = len(panels), len(panels[0])
     size = (3.4 * columns + 0.6, 2.7 * rows + 1.3)
@@ -324,10 +327,11 @@ def draw_curves(title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]]
             place, side, word = (0.98, "top", "above") if above else (0.02, "bottom", "below")
             text = f"{word}: {', '.join(named)}"
             axis.text(0.98, place, text, transform=axis.transAxes, ha="right", va=side, fontsize=7, bbox=BEHIND)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_locator(NullLocator())
+        if logarithmic:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_locator(NullLocator())
         axis.set_title(panel.title, fontsize=10)
         axis.set_ylabel(panel.y_label, fontsize=9)
         axis.tick_params(labelsize=8)

@@ -1,0 +1,193 @@
+"""Privacy against usefulness: what inverses still read of disturbed representations, and what the model still knows.
+
+Rows are those of the method `disturbed`, whose records hold the disturbance and how useful the model is under it. Rows
+of the methods that they start from, undisturbed, stand beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from invsuite._system.files import write_atomically
+from invsuite.errors import UsageError
+from invsuite.report.figures import CurvePanel, draw_curves
+from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.results import Results
+from invsuite.results.record import Measurement, Record
+from invsuite.results.rows import Row, rows_of
+from invsuite.results.statistics import summarise
+
+MEASURES = ("psnr", "ssim", "lpips")
+UNITS = {"noise": "deviations", "quantise": "bits"}  # of others the amount is a share
+
+INTRODUCTION = """\
+# Privacy against usefulness: disturbed representations
+
+Rendered from records. A representation is disturbed before anyone reads it. *Usefulness* is how far the model's own
+answers from it are those from the undisturbed one, on selection images (1: all are); the other numbers say what an
+inverse still reads. *Told* methods were fitted to disturbed representations: they know the defence. The others were
+fitted to undisturbed ones: a defence that stops only these is none. Values are means over images with 95 % bootstraps.
+A good defence lies at the lower right of a panel: useful, and not readable.
+"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row on disturbed representations.
+
+    Attributes:
+        row: with its measurements.
+        start: the name of the method that inverts.
+        disturbance: in words.
+        told: whether that method was fitted to disturbed representations.
+        usefulness: per selection image, 0 to 1; None where the model cannot go on from the stage.
+    """
+
+    row: Row
+    start: str
+    disturbance: str
+    told: bool
+    usefulness: Sequence[float] | None
+
+    @property
+    def useful(self) -> float:
+        """Return the mean usefulness, NaN where there is none."""
+        return float("nan") if self.usefulness is None else float(np.mean(self.usefulness))
+
+
+def readings_of(records: Sequence[Record]) -> list[Reading]:
+    """Return the rows of records that are of disturbed representations."""
+    rows = [record.identity.get("method", {}) for record in records]
+    names = {_as_text(method): record.cell.method for method, record in zip(rows, records, strict=True)}
+    readings = []
+    for row in rows_of(records):
+        for record in row.done[:1]:
+            notes, method = record.notes, record.identity.get("method", {})
+            if "disturbance" in notes:
+                words = f"{notes['disturbance']} {_amount(notes['disturbance'], notes['amount'])}"
+                kind = method["start"]["kind"]
+                itself = {"name": kind, "version": method["start_version"]} | method["start_params"]
+                start = names.get(_as_text(itself), kind)
+                readings.append(Reading(row, start, words, bool(notes["told"]), notes.get("usefulness")))
+    return readings
+
+
+def _as_text(method: Mapping[str, Any]) -> str:
+    return json.dumps(method, sort_keys=True)
+
+
+def _amount(kind: str, amount: float) -> str:
+    if kind in UNITS:
+        return f"{amount:g} {UNITS[kind]}"
+    return f"{100 * amount:g} %"
+
+
+def write_privacy(suites: Iterable[Results], folder: Path) -> list[Path]:
+    """Write ``privacy.md`` and its figures to a folder, and return the files.
+
+    Raises:
+        UsageError: for a suite without a row of disturbed representations.
+        DiskError: if the disk refuses.
+    """
+    lines, paths = [INTRODUCTION], [folder / "privacy.md"]
+    for results in suites:
+        models = {model: records for model, records in results.models.items() if readings_of(records)}
+        if not models:
+            raise UsageError(
+                f"suite '{results.name}' has no row of disturbed representations; a table of the method 'disturbed' "
+                "makes one"
+            )
+        lines += [f"## {results.title}", ""]
+        for model, records in models.items():
+            name = f"{results.name}-{model}-privacy.png"
+            readings = readings_of(records)
+            lines += [f"### {model}", "", *(f"{text}." for text in data_texts(r for r in records if r.ok)), ""]
+            panels = _panels(readings)
+            if panels:
+                draw_curves(
+                    f"{model}: what is read, and useful", "usefulness", panels, folder / name, logarithmic=False
+                )
+                paths.append(folder / name)
+                lines += [f"![{name}]({name})", ""]
+            for stage in dict.fromkeys(reading.row.stage for reading in readings):
+                lines += _stage_lines(stage, records, [reading for reading in readings if reading.row.stage == stage])
+    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
+    return paths
+
+
+def _stage_lines(stage: str, records: Sequence[Record], readings: Sequence[Reading]) -> list[str]:
+    """Return the lines of one stage: disturbances down, methods and measures across."""
+    starts = list(dict.fromkeys((reading.start, reading.told) for reading in readings))
+    measures = [m for name in MEASURES if (m := _measurement(readings, name)) is not None]
+    clean = {row.method: row for row in rows_of(records) if row.stage == stage and row.done}
+    body: list[list[str]] = []
+    head = ["Disturbance", "Usefulness ↑"]
+    for start, told in starts:
+        regime = next(reading.row.regime.text for reading in readings if (reading.start, reading.told) == (start, told))
+        head += [f"{start}{', told' if told else ''} ({regime}): {m.label} {ARROWS[m.direction]}" for m in measures]
+    undisturbed = ["none", "1.00"]
+    for start, _ in starts:
+        undisturbed += [_value(clean.get(start), m) for m in measures]
+    body.append(undisturbed)
+    for words in dict.fromkeys(reading.disturbance for reading in readings):
+        own = {(r.start, r.told): r for r in readings if r.disturbance == words}
+        line = [words, _usefulness(next(iter(own.values())))]
+        for key in starts:
+            line += [_value(own[key].row if key in own else None, m) for m in measures]
+        body.append(line)
+    return [f"**{stage}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+
+
+def _measurement(readings: Sequence[Reading], name: str) -> Measurement | None:
+    """Return a measure as any of the rows has it, with a number; None if none has."""
+    known = (reading.row.measurement(name) for reading in readings)
+    return next((one for one in known if one is not None and one.mean is not None), None)
+
+
+def _usefulness(reading: Reading) -> str:
+    if reading.usefulness is None:
+        return "-"
+    own = summarise(list(reading.usefulness))
+    interval = "" if own.low is None else f" [{own.low:.2f}, {own.high:.2f}]"
+    return f"{own.mean:.2f}{interval} (n={own.n})"
+
+
+def _value(row: Row | None, measure: Measurement) -> str:
+    own = None if row is None else row.measurement(measure.name)
+    if own is None or own.mean is None:
+        return "-"
+    digits = measure.digits
+    interval = "" if own.low is None else f" [{own.low:.{digits}f}, {own.high:.{digits}f}]"
+    return f"{own.mean:.{digits}f}{interval} (n={own.n})"
+
+
+def _panels(readings: Sequence[Reading]) -> list[list[CurvePanel]]:
+    """Return panels, kinds of disturbance down and stages across: a line per method, along its amounts."""
+    stages = list(dict.fromkeys(reading.row.stage for reading in readings if reading.usefulness is not None))
+    grid = []
+    for kind in dict.fromkeys(reading.disturbance.split()[0] for reading in readings):
+        line = [_panel(kind, stage, readings) for stage in stages]
+        if all(panel.lines for panel in line):
+            grid.append(line)
+    return grid
+
+
+def _panel(kind: str, stage: str, readings: Sequence[Reading]) -> CurvePanel:
+    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    label = ""
+    for reading in readings:
+        own = reading.row.measurement(MEASURES[0])
+        if (reading.disturbance.split()[0], reading.row.stage) != (kind, stage) or own is None or own.mean is None:
+            continue
+        label = f"{own.label} {own.unit}"
+        low, high = (own.mean, own.mean) if own.low is None or own.high is None else (own.low, own.high)
+        name = f"{reading.start}{', told' if reading.told else ''}"
+        lines.setdefault(name, []).append((reading.useful, own.mean, low, high))
+    return CurvePanel(f"{kind}, {stage}", label, {name: sorted(points) for name, points in lines.items()}, {})
