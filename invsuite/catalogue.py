@@ -105,9 +105,11 @@ def list_suites() -> list[Row]:
     rows = []
     for name in bundled_suites():
         suite = read_suite(name)
-        budgets = (table.get("image_passes") for table in suite.methods.values())
-        rows_each = sum(len(passes) if isinstance(passes, list) else 1 for passes in budgets)
-        cells = sum(len(model.stages) for model in suite.models.values()) * rows_each
+        stages = {model: len(table.stages) for model, table in suite.models.items()}
+        cells = 0
+        for table in suite.methods.values():
+            passes, models = table.get("image_passes"), table.get("models", stages)
+            cells += sum(stages.get(model, 0) for model in models) * (len(passes) if isinstance(passes, list) else 1)
         rows.append({"suite": name, "title": suite.title, "models": len(suite.models), "cells": cells})
     return rows
 
