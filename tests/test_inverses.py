@@ -17,12 +17,14 @@ from invsuite.apply.inverse import IMAGES, TENSORS, Inverse, load_inverse
 from invsuite.data.scenes import ScenesSource
 from invsuite.data.split import Split
 from invsuite.errors import MissingPath, NotApplicable, UsageError, WeightsError
+from invsuite.methods import make_method
 from invsuite.methods.base import Method
 from invsuite.methods.networks import Layerwise, Modular
 from invsuite.methods.optimisation.presets import Optimisation
 from invsuite.methods.problem import Budget
 from invsuite.methods.refined import Refined
 from invsuite.models.base import Model
+from invsuite.registry import forget_plugins, load_plugins
 from invsuite.single import fit, score
 
 STAGES = ("embed", "block03")
@@ -185,6 +187,53 @@ def test_an_inverse_is_replaced_whole(vit: Model, kept: tuple[Path, dict[str, In
     for name in ("ridge", "mean"):
         path = kept[1][name].save(tmp_path / "again")
     assert load_inverse(path, vit).card.method.kind == "mean"
+
+
+PLUGIN = """
+import torch
+from dataclasses import dataclass
+from invsuite import FitCost, Fitted, Inverter, Method, register
+
+@dataclass(frozen=True)
+class Level(Inverter):
+    level: float
+
+    def invert(self, representation):
+        return torch.full((len(representation), 3, 96, 96), self.level)
+
+    def tensors(self):
+        return {}
+
+@register.method
+@dataclass(frozen=True)
+class AtLevel(Method):
+    level: float = 0.5
+    name = "at-level"
+    family = "floor"
+    source = "a test"
+
+    def fit(self, problem):
+        return Fitted(Level(self.level), FitCost())
+
+    def restore(self, problem, tensors, notes):
+        if self.level > 0.7:
+            raise ValueError("too bright")
+        return Level(self.level)
+"""
+
+
+def test_a_method_without_tensors_is_a_card_alone(vit: Model, tmp_path: Path) -> None:
+    (tmp_path / "level.py").write_text(PLUGIN)
+    load_plugins([tmp_path / "level.py"])
+    path = fit(make_method("at-level", {"level": 0.25}), vit, ["embed"], FIT).save(tmp_path / "level")
+    assert {file.name for file in path.iterdir()} == {CARD, IMAGES}
+    assert float(load_inverse(path, vit)(IMAGES_OF_ALL).mean()) == 0.25
+    broken = fit(make_method("at-level", {"level": 0.75}), vit, ["embed"], FIT).save(tmp_path / "bright")
+    with pytest.raises(WeightsError, match="does not fit its method 'at-level': ValueError: too bright"):
+        load_inverse(broken, vit)
+    forget_plugins()
+    with pytest.raises(UsageError, match="unknown method 'at-level'"):
+        load_inverse(path, vit)
 
 
 def test_stages_are_named_as_a_person_does(kept: tuple[Path, dict[str, Inverse]]) -> None:

@@ -51,18 +51,19 @@ def keep_inverses(
     folder, kept = inverses_folder(out, plan.suite.name), store.kept(limit)
     folders: list[Path] = []
     lacking: list[str] = []
-    for entry in plan.models:
-        if isinstance(entry, LoadedModel):
-            keeper = _Keeper(plan, entry, by_cell, kept, folder)
-            for fit_id, cells in _by_fit(entry.cells).items():
-                try:
-                    written = keeper.keep(fit_id, cells)
-                except InvsuiteError as error:  # records and tables are whole without it
-                    report.note(f"no inverse of '{fit_id}' is kept: {one_line(error)}")
-                    continue
-                folders += written
-                if not written and keeper.could(cells):
-                    lacking.append(cells[0].method.name)
+    with store.claim("inverses", wait=True):  # other processes may run the same plan
+        for entry in plan.models:
+            if isinstance(entry, LoadedModel):
+                keeper = _Keeper(plan, entry, by_cell, kept, folder)
+                for fit_id, cells in _by_fit(entry.cells).items():
+                    try:
+                        written = keeper.keep(fit_id, cells)
+                    except InvsuiteError as error:  # records and tables are whole without it
+                        report.note(f"no inverse of '{fit_id}' is kept: {one_line(error)}")
+                        continue
+                    folders += written
+                    if not written and keeper.could(cells):
+                        lacking.append(cells[0].method.name)
     if lacking:
         named = ", ".join(dict.fromkeys(lacking))
         report.note(

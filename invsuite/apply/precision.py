@@ -15,17 +15,18 @@ LARGEST = 127  # of the integers that are used
 HALF = (torch.float16, torch.bfloat16)
 
 
-def reduced(name: str, tensor: torch.Tensor, precision: Precision) -> dict[str, torch.Tensor]:
+def reduced(name: str, tensor: torch.Tensor, precision: Precision, least: int = LEAST) -> dict[str, torch.Tensor]:
     """Return a tensor as it is stored, by name; float32 alone is reduced, and to integers only a large matrix is.
 
     Args:
         name: of the tensor.
         tensor: any.
         precision: to store it in.
+        least: values of a matrix that is stored as integers; a smaller one is stored as 16-bit floats.
     """
     if tensor.dtype != torch.float32 or precision == "float32":
         return {name: tensor}
-    if precision == "int8" and tensor.ndim >= 2 and tensor.numel() >= LEAST:
+    if precision == "int8" and tensor.ndim >= 2 and tensor.numel() >= least:
         scale = tensor.abs().amax(tuple(range(1, tensor.ndim)), keepdim=True).clamp(min=1e-30) / LARGEST
         return {name: (tensor / scale).round().to(torch.int8), f"{name}{SCALE}": scale}
     half = tensor.half()

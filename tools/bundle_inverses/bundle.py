@@ -1,7 +1,8 @@
 """An inverse in as few bytes as cost no more than 0.05 dB at any of its stages, measured on the suite's scored images.
 
 An inverse is made of parts: its modules, or the network or readout of each stage. For each, 8-bit integers are tried,
-then 16-bit floats. What is written is loaded again and scored, so that its card speaks of the bytes in the package.
+then these for its largest matrices alone, then 16-bit floats. What is written is loaded again and scored, so that its
+card speaks of the bytes in the package.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import torch
 
 from invsuite.apply.inverse import Inverse, load_inverse, pack, write_inverse
 from invsuite.apply.places import bundled_folder
-from invsuite.apply.precision import Precision, reduced, whole
+from invsuite.apply.precision import LEAST, Precision, reduced, whole
 from invsuite.benchmark.suite import load_suite
 from invsuite.data.sources import open_images
 from invsuite.data.split import Split
 from invsuite.single import score
 
 COST = 0.05  # dB that fewer bytes may cost at a stage
-PRECISIONS: tuple[Precision, ...] = ("int8", "float16")
+Choice = tuple[Precision, int]  # precision, and the fewest values of a matrix that is stored as integers
+WHOLE: Choice = ("float32", LEAST)
+CHOICES: tuple[Choice, ...] = (("int8", LEAST), ("int8", 200_000), ("float16", LEAST))
 METRICS = ("psnr", "ssim", "hue_gain", "chroma_gain")
 LICENCE = "Apache-2.0"
 Tensors = dict[str, torch.Tensor]
@@ -33,10 +36,10 @@ def bundle(folder: Path) -> Path:
     tensors = inverse.inverter.tensors()
     assert tensors is not None, "what was loaded has tensors"
     before = quality(inverse, tensors, images)
-    chosen: dict[str, Precision] = {part: "float32" for part in map(part_of, tensors)}
+    chosen = dict.fromkeys(map(part_of, tensors), WHOLE)
     for part in chosen:
-        for precision in PRECISIONS:
-            candidate = chosen | {part: precision}
+        for choice in CHOICES:
+            candidate = chosen | {part: choice}
             after = quality(inverse, whole(stored(tensors, candidate)), images)
             if all(after[stage] >= before[stage] - COST for stage in before):
                 chosen = candidate
@@ -64,9 +67,9 @@ def part_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def stored(tensors: Tensors, chosen: dict[str, Precision]) -> Tensors:
-    """Return tensors as they are stored where each part has a precision."""
-    return {key: t for name, x in tensors.items() for key, t in reduced(name, x, chosen[part_of(name)]).items()}
+def stored(tensors: Tensors, chosen: dict[str, Choice]) -> Tensors:
+    """Return tensors as they are stored after a choice for each part."""
+    return {key: t for name, x in tensors.items() for key, t in reduced(name, x, *chosen[part_of(name)]).items()}
 
 
 @torch.no_grad()
