@@ -133,7 +133,9 @@ class Scoring:
 
     def edited(self) -> dict[tuple[str, Target], Edits]:
         """Return every edit that a measure has asked for, by name and target."""
-        return {key[1:]: edits for key, edits in self.cache.items() if isinstance(key, tuple) and key[0] == "edits"}
+        return {
+            key[1:]: edits for key, edits in self.cache.items() if isinstance(key, tuple) and isinstance(edits, Edits)
+        }
 
     def _edits(self, edit: Callable[[torch.Tensor, Mask], torch.Tensor], target: Target) -> Edits:
         rows: list[int] = []
