@@ -23,8 +23,12 @@ from invsuite.report.paper_claims import (
     difference,
     family_of,
     findings_markdown,
+    holm,
+    images_to_tell,
+    lines_of,
     number_of,
     overall,
+    p_value,
     subjects,
 )
 from invsuite.report.results import Results
@@ -136,6 +140,29 @@ def test_rules(low: float | None, high: float | None, rule: Rule, verdict: str |
     assert conclude(Number(0.5, 1.2, 3.0, 9, 1, "a", floor=1.0), Rule("above", None)) == "holds"
 
 
+def test_many_checks_are_corrected_together() -> None:
+    """Of a hundred numbers that are nothing but chance, intervals alone tell some from 0; corrected, none is."""
+    rng = np.random.default_rng(3)
+    rule = Rule("above", 0.0)
+    numbers = [Number(v, v - 1.96, v + 1.96, 30, 1, "a") for v in rng.normal(0, 1, 100).tolist()]
+    correction = holm([p for one in numbers if (p := p_value(one, rule)) is not None])
+    assert sum(conclude(one, rule) != "cannot be told" for one in numbers) >= 2
+    assert all(conclude(one, rule, correction) == "cannot be told" for one in numbers)
+    real = Number(6.0, 4.04, 7.96, 30, 1, "a")
+    correction = holm([p for one in [*numbers, real] if (p := p_value(one, rule)) is not None])
+    assert conclude(real, rule, correction) == "holds"
+
+
+def test_how_many_images_would_tell() -> None:
+    """Half the distance takes four times the images; corrected for ten checks it takes more."""
+    rule, near = Rule("above", 0.5), Number(0.6, 0.4, 0.8, 50, 1, "a")
+    assert images_to_tell(near, rule) == pytest.approx(200, rel=0.01)
+    assert images_to_tell(Number(0.55, 0.35, 0.75, 50, 1, "a"), rule) == pytest.approx(800, rel=0.01)
+    assert images_to_tell(Number(0.5, 0.3, 0.7, 50, 1, "a"), rule) == np.inf
+    z = 2.807 / 1.96  # normal quantiles of 0.005 and 0.05
+    assert images_to_tell(near, rule, holm([0.3] * 10)) == pytest.approx(200 * z**2, rel=0.01)
+
+
 def test_a_claim_needs_all_of_its_checks() -> None:
     assert overall(Counter(holds=3)) == "holds"
     assert overall(Counter(fails=2)) == "fails"
@@ -148,7 +175,9 @@ def test_a_first_stage_no_better_than_the_mean_image_has_nothing_to_lose() -> No
     vit, detr = both(matrix(vit=(14.0, 13.0), detr=(25.0, 17.0)))
     assert number_of(LEFT, vit) is None
     assert difference(LEFT, vit, detr) is None
-    assert "| embed is no better than the mean image " in "\n".join(claim_section(CLAIMS[0], (vit, detr)))
+    assert "| embed is no better than the mean image " in "\n".join(
+        claim_section(CLAIMS[0], (vit, detr), lines_of(CLAIMS[0], (vit, detr)))
+    )
 
 
 def test_models_without_common_images_are_compared_unpaired() -> None:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
+from math import erfc, inf, sqrt
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +30,9 @@ Family = Literal["ViT", "DETR"]
 FAMILIES: dict[Family, tuple[str, ...]] = {"DETR": ("detr", "deim", "d-fine", "dfine"), "ViT": ("vit", "deit")}
 #: First letters of stages that are no part of an encoder: what a detector's decoder and any model's answer hold.
 BEHIND_ENCODER = ("decoder", "prediction", "head", "quer")
+LEVEL = 0.05  # of the error that any verdict of a page is wrong by chance
+Z95 = 1.959964  # standard errors from the mean to either end of a 95 % interval
+MOST_IMAGES = 1e6  # beyond which a number counts as on its bound
 FEWEST = 8  # images below which an interval is not trusted with a verdict
 FLOOR = "mean"  # the method whose reconstruction knows nothing of the image
 
@@ -157,10 +162,12 @@ its largest budget, or the iterations after which its search converged; what was
 out. Each number is a mean over images (and seeds, where there are several) with
 its 95 % bootstrap interval; differences between models are paired over the images both were scored on, and unpaired
 where they share none. A check **holds** where its whole interval lies on the side its rule names, **fails** where it
-lies on the other side, and otherwise, or with fewer than {fewest} images, **cannot be told**. A claim holds where every
-check that was measured holds, fails where every one fails, and cannot be told as a whole otherwise. Intervals are not
-corrected for the number of checks. Every statement is about these models, these stages and these images, and about what
-this method reads out: what it does not reconstruct may still be there.
+lies on the other side, and otherwise, or with fewer than {fewest} images, **cannot be told**. Intervals hold one by
+one; verdicts are corrected for the {checks} checks of this page by Holm's method (family-wise error 5 %, normal
+approximation to the bootstrap), so that those that stand hold together. What cannot be told says about how many images
+would tell, if mean and spread stay. A claim holds where every check that was measured holds, fails where every one
+fails, and cannot be told as a whole otherwise. Every statement is about these models, these stages and these images,
+and about what this method reads out: what it does not reconstruct may still be there.
 """
 
 
@@ -256,13 +263,18 @@ def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str
     Raises:
         UsageError: for a method of which a suite has no records.
     """
-    lines = [INTRODUCTION.format(method=method, fewest=FEWEST)]
+    pages: list[tuple[Results, list[Subject], dict[Claim, list[Line]]]] = []
     for results in suites:
         methods = {name for record in results for name in (record.cell.method, table_of(record.cell.method)[0])}
         if method not in methods:
             raise unknown_name(f"method of suite '{results.name}'", method, methods)
-        lines += [f"## {results.title}", ""]
         models = subjects(results, method)
+        pages.append((results, models, {claim: lines_of(claim, models) for claim in CLAIMS} if models else {}))
+    every = [entry for *_, claims in pages for rows in claims.values() for row in rows for entry in row.entries]
+    known = [p for entry in every if (p := entry.p) is not None]
+    correction, lines = holm(known), [INTRODUCTION.format(method=method, fewest=FEWEST, checks=len(known))]
+    for results, models, claims in pages:
+        lines += [f"## {results.title}", ""]
         if not models:
             lines += [f"No model of a known family has finished cells of `{method}`.", ""]
             continue
@@ -275,8 +287,8 @@ def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str
             )
             lines.append(f"- `{s.name}` ({s.family}): {read}{left}.")
         lines.append("")
-        for claim in CLAIMS:
-            lines += claim_section(claim, models, method)
+        for claim, rows in claims.items():
+            lines += claim_section(claim, models, rows, method, correction)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -313,34 +325,95 @@ def family_of(name: str, source: str) -> Family | None:
     return next((family for family, words in FAMILIES.items() if any(word in text for word in words)), None)
 
 
-def claim_section(claim: Claim, models: Sequence[Subject], method: str = "modular") -> list[str]:
+@dataclass(frozen=True)
+class Correction:
+    """What tells several checks from chance together, by Holm's method (1979).
+
+    Attributes:
+        cutoff: the largest probability of chance that still counts as told.
+        following: what the next one would have to be.
+    """
+
+    cutoff: float
+    following: float
+
+
+#: for a check by itself
+ALONE = Correction(1.0, LEVEL)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A number that is held against a rule.
+
+    Attributes:
+        number: None where it was not measured.
+        rule: None where the claim says nothing of it.
+        missing: why there is no number.
+    """
+
+    number: Number | None
+    rule: Rule | None
+    missing: str = ""
+
+    @property
+    def p(self) -> float | None:
+        """Return how likely such a distance from the bound is by chance; None where nothing is held against one."""
+        return None if self.number is None or self.rule is None else p_value(self.number, self.rule)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A check of a claim: an entry per model, and one per pair of a ViT and a DETR."""
+
+    check: Check
+    entries: tuple[Entry, ...]
+
+
+def lines_of(claim: Claim, models: Sequence[Subject]) -> list[Line]:
+    """Return what the records say of a claim's checks."""
+    lines = []
+    for check in claim.checks:
+        entries = [Entry(number_of(check, one), check.rule(one.family), _why_missing(check, one)) for one in models]
+        for pair in _pairs(models):
+            number = difference(check, *pair) if check.difference else None
+            entries.append(Entry(number, check.difference, "not measured" if check.difference else ""))
+        lines.append(Line(check, tuple(entries)))
+    return lines
+
+
+def _pairs(models: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
+    """Return every pair of a ViT and a DETR."""
+    return [(a, b) for a, b in product(models, models) if (a.family, b.family) == ("ViT", "DETR")]
+
+
+def claim_section(
+    claim: Claim,
+    models: Sequence[Subject],
+    lines: Sequence[Line],
+    method: str = "modular",
+    correction: Correction = ALONE,
+) -> list[str]:
     """Return lines of markdown: the checks as a table, with a column per model and per pair of a ViT and a DETR.
 
     Args:
         claim: that is checked.
         models: its subjects.
+        lines: what the records say of its checks (`lines_of`).
         method: name of the rows that are read.
+        correction: for the number of checks.
     """
-    pairs = [(a, b) for a, b in product(models, models) if (a.family, b.family) == ("ViT", "DETR")]
-    body, conclusions = [], []
-    for check in claim.checks:
-        line = [f"{check.description} (`{check.measure}`)"]
-        for subject in models:
-            number = number_of(check, subject)
-            text, conclusion = _cell(number, check.rule(subject.family))
-            line.append(text if number else _why_missing(check, subject))
-            conclusions.append(conclusion)
-        for pair in pairs:
-            text, conclusion = _cell(difference(check, *pair), check.difference) if check.difference else ("", None)
-            line.append(text)
-            conclusions.append(conclusion)
-        body.append(line)
+    cells = [[_cell(entry, correction) for entry in line.entries] for line in lines]
+    body = [
+        [f"{line.check.description} (`{line.check.measure}`)", *(text for text, _ in row)]
+        for line, row in zip(lines, cells, strict=True)
+    ]
     head = [
         "Check",
         *(f"{s.name} ({s.family}), {s.regime}" for s in models),
-        *(f"{a.name} minus {b.name}" for a, b in pairs),
+        *(f"{a.name} minus {b.name}" for a, b in _pairs(models)),
     ]
-    counts = Counter(conclusion for conclusion in conclusions if conclusion is not None)
+    counts = Counter(conclusion for row in cells for _, conclusion in row if conclusion is not None)
     known: tuple[Conclusion, ...] = ("holds", "fails", "cannot be told")
     counted = ", ".join(f"{counts[one]} {one}" for one in known if counts[one]) or "none measured"
     regimes = " and ".join(dict.fromkeys(subject.regime for subject in models))
@@ -361,17 +434,78 @@ def overall(counts: Counter[Conclusion]) -> str:
     return next(iter(counts)) if len(counts) == 1 else "cannot be told"
 
 
-def conclude(number: Number, rule: Rule) -> Conclusion | None:
-    """Return what a number says by a rule; None if the rule's bound is a floor that the records do not have."""
-    bound = number.floor if rule.bound is None else rule.bound
+def conclude(number: Number, rule: Rule, correction: Correction = ALONE) -> Conclusion | None:
+    """Return what a number says by a rule; None if the rule's bound is a floor that the records do not have.
+
+    Args:
+        number: with its interval.
+        rule: that it is held against.
+        correction: for the number of checks.
+    """
+    bound, p = _bound(number, rule), p_value(number, rule)
     if bound is None:
         return None
-    if number.low is None or number.high is None or number.n < FEWEST:
+    if number.low is None or number.high is None or number.n < FEWEST or p is None or p > correction.cutoff:
         return "cannot be told"
     above, below = number.low > bound, number.high < bound
     if above or below:
         return "holds" if above == (rule.side == "above") else "fails"
     return "cannot be told"
+
+
+def _bound(number: Number, rule: Rule) -> float | None:
+    return number.floor if rule.bound is None else rule.bound
+
+
+def p_value(number: Number, rule: Rule) -> float | None:
+    """Return how likely a number at least so far from its bound is by chance; None without bound or interval.
+
+    The bootstrap's interval is taken as that of a normal distribution, on the side of the bound.
+    """
+    bound = _bound(number, rule)
+    if bound is None or number.low is None or number.high is None:
+        return None
+    distance = abs(number.value - bound)
+    reach = number.value - number.low if number.value > bound else number.high - number.value
+    if reach <= 0:
+        return float(distance == 0)
+    return erfc(distance / reach * Z95 / sqrt(2))
+
+
+def holm(values: Sequence[float], level: float = LEVEL) -> Correction:
+    """Return the correction for several probabilities of chance, so that any error is as likely as ``level``.
+
+    Examples:
+        >>> holm([0.04, 0.001, 0.02])
+        Correction(cutoff=0.04, following=0.05)
+        >>> holm([0.04, 0.001, 0.03])
+        Correction(cutoff=0.001, following=0.025)
+    """
+    cutoff = 0.0
+    for place, value in enumerate(sorted(values)):
+        following = level / (len(values) - place)
+        if value > following:
+            return Correction(cutoff, following)
+        cutoff = value
+    return Correction(cutoff, level)
+
+
+def images_to_tell(number: Number, rule: Rule, correction: Correction = ALONE) -> float:
+    """Return about how many images would tell a number from its bound, if its mean and their spread stay.
+
+    Intervals shrink with the square root of n; infinite for a number that lies on the bound or has no interval.
+    """
+    p = p_value(number, rule)
+    if p is None or p >= 1:
+        return inf
+    standard_errors = (_normal(probability) for probability in (min(LEVEL, correction.following), p))
+    wanted, reached = standard_errors
+    return max(FEWEST, number.n * (wanted / reached) ** 2) if reached else inf
+
+
+def _normal(p: float) -> float:
+    """Return how many standard errors from the mean both tails of a normal distribution are as likely as ``p``."""
+    return NormalDist().inv_cdf(1 - p / 2)
 
 
 def number_of(check: Check, subject: Subject) -> Number | None:
@@ -492,15 +626,20 @@ def _why_missing(check: Check, subject: Subject) -> str:
     return "not measured"
 
 
-def _cell(number: Number | None, rule: Rule | None) -> tuple[str, Conclusion | None]:
+def _cell(entry: Entry, correction: Correction) -> tuple[str, Conclusion | None]:
     """Return the text of a table's cell and what it says, which is None where there is no rule or no number."""
+    number, rule = entry.number, entry.rule
     if number is None:
-        return "not measured", None
+        return entry.missing, None
     interval = "" if number.low is None or number.high is None else f" [{number.low:.2f}, {number.high:.2f}]"
     seeds = f", {number.seeds} seeds" if number.seeds > 1 else ""
     text = f"{number.value:.2f}{interval} (n={number.n}{seeds}; {number.where})"
-    conclusion = conclude(number, rule) if rule else None
+    conclusion = conclude(number, rule, correction) if rule else None
     if rule is None or conclusion is None:
         return text + (", no floor to hold it against" if rule else ""), None
     bound = f"floor {number.floor:.2f}" if rule.bound is None else f"{rule.bound:g}"
-    return f"{text}, {rule.side} {bound}: **{conclusion}**", conclusion
+    text = f"{text}, {rule.side} {bound}: **{conclusion}**"
+    if conclusion == "cannot be told" and interval:
+        needed = images_to_tell(number, rule, correction)
+        text += " (no number of images would)" if needed > MOST_IMAGES else f" (about {needed:,.0f} images would)"
+    return text, conclusion
