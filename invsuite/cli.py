@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 import tomllib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
@@ -334,11 +335,22 @@ def invert(
     sample: Annotated[
         bool, typer.Option("--sample", help="The photos that come with scikit-image: an astronaut, a cat, a coffee.")
     ] = False,
-    inverse: Annotated[str, typer.Option(help="Folder of a kept inverse (invsuite fit writes one).")] = "",
-    model: Annotated[
-        str, typer.Option(help="A bundled model, whose inverses come along; with --inverse the model that it is for.")
+    inverse: Annotated[
+        str, typer.Option(help="A kept inverse: its folder (invsuite fit writes one), or hf://USER/NAME.")
     ] = "",
-    method: Annotated[str, typer.Option(help="Of the inverses that come along with --model.")] = "modular",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="vit or detr, the bundled models, whose inverses come along; with --inverse the source of the model "
+            "(default: the one on its card)."
+        ),
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="modular (default), layerwise, ridge ...: which of the inverses that come along.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where the model's weights are not those that it was fitted to.")
+    ] = False,
     stages: Annotated[
         str, typer.Option(help="Stages: names, numbers or patterns, comma-separated (default: all of the inverse).")
     ] = "",
@@ -377,6 +389,7 @@ def invert(
     from invsuite.apply.images import open_photos, sample_photos
     from invsuite.apply.inverse import load_inverse
     from invsuite.apply.invert import Request, box_of
+    from invsuite.apply.places import bundled_place
     from invsuite.apply.write import write_inversions
 
     opened, left_out = open_photos(photos) if photos else ([], {})
@@ -385,7 +398,16 @@ def invert(
         raise UsageError("no photos: name files or folders, or take those of scikit-image with --sample")
     for reason in left_out.values():
         _log(f"note: left out: {reason}")
-    fitted = load_inverse(inverse, model or None, device=device)
+    if not inverse and not model:
+        raise UsageError("no inverse: name its folder with --inverse, or take one that comes along with --model vit")
+    if inverse and method:
+        raise UsageError(f"--method {method} chooses among the inverses that come along: leave it, or --inverse, out")
+    place = inverse or bundled_place(model, method or "modular")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its remarks are said below
+        fitted = load_inverse(place, model if inverse and model else None, force=force, device=device)
+    for doubt in fitted.remarks:
+        _log(f"note: {doubt}")
     request = Request(_names(stages) or (), edit or (), mask, box_of(box) if box else None, tile, geometry)
     trees = []
     for written in write_inversions(opened, fitted, request, out, figure, _now_and_then("inverted")):

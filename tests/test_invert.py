@@ -129,7 +129,8 @@ def test_a_mask_comes_in_many_forms(ridge: Inverse, photo: Image.Image, tmp_path
     Image.fromarray(inside.astype(np.uint8) * 255).save(path)
     expected = invert(photo, ridge, edits=["grey"], box=(100, 30, 40, 40)).photos[0].region
     numbers = torch.from_numpy(inside).float()
-    for mask in (inside, inside.astype(np.uint8), numbers, numbers[None], path, str(path), cut_out, palette):
+    pictures = (path, str(path), cut_out, palette, Image.fromarray(inside), Image.open(path).convert("LA"))
+    for mask in (inside, inside.astype(np.uint8), numbers, numbers[None], *pictures):
         assert (invert(photo, ridge, edits=["grey"], mask=mask).photos[0].region == expected).all()
 
 
@@ -324,6 +325,9 @@ def test_the_command_says_what_is_wrong_in_one_line(ridge: Inverse, tmp_path: Pa
         (["--sample", "--inverse", kept, "--figure", "a.jpg"], 2, "error: figure 'a.jpg': its name must end in"),
         (["no.jpg", "--inverse", kept], 3, "error: photo 'no.jpg' does not exist"),
         (["--sample", "--inverse", tmp_path / "none"], 3, "does not exist"),
+        (["--sample"], 2, "error: no inverse: name its folder with --inverse"),
+        (["--sample", "--model", "vit", "--method", "rigde"], 2, "error: no inverse of model 'vit' by 'rigde' comes"),
+        (["--sample", "--inverse", kept, "--method", "ridge"], 2, "error: --method ridge chooses among the inverses"),
     ):
         done = invoke("invert", "--out", tmp_path / "out", *words)
         assert done.exit_code == code

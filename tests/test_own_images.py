@@ -38,6 +38,7 @@ def test_one_photo_is_the_same_image_in_whatever_form(vit: Model, pixels: np.nda
         assert image.dtype == torch.float32
         assert float((image - expected).abs().max()) < 1.1 / 255  # Pillow rounds 8-bit pixels twice
     assert torch.equal(as_images(floats.permute(1, 2, 0).numpy(), vit), as_images(floats, vit))
+    assert [photo.name for photo in open_photos({"mine": pixels, "file": path})[0]] == ["mine", "photo.png"]
     several = as_images([path, floats, pixels[None].repeat(2, 0)], vit)
     assert several.shape == (4, 3, *vit.image_size)
     assert torch.equal(several[0], expected[0])
@@ -81,7 +82,7 @@ IMAGE = torch.full((3, 8, 8), 0.5)
         (np.zeros((8, 8, 3), dtype=np.uint16), UsageError, "dtype uint16"),
         (np.array(["cat.jpg"]), UsageError, "dtype <U7"),
         ([], UsageError, "no images in an empty list"),
-        ([[IMAGE]], UsageError, "image 1 is a list: give one flat list"),
+        ([[IMAGE]], UsageError, "image is a list: give one flat list"),
         (7, UsageError, "of type int, expected a path, a PIL image"),
         (None, UsageError, "of type NoneType"),
         ("no/such.jpg", MissingPath, "photo 'no/such.jpg' does not exist"),

@@ -20,12 +20,12 @@ from invsuite.data.photo import open_photo, quiet, readable_suffixes, shown, to_
 from invsuite.errors import DataError, MissingPath, UsageError, unknown_name
 from invsuite.models.base import Model
 
-#: What `as_images` takes: one of these, or a list of them.
-Images = str | Path | Image.Image | NDArray[Any] | torch.Tensor | Sequence[Any]
+#: What `as_images` takes: one of these, a list of them, or a dict of them by name.
+Images = str | Path | Image.Image | NDArray[Any] | torch.Tensor | Sequence[Any] | Mapping[str, Any]
 
 MODES: tuple[FitMode, ...] = ("crop", "squash")
 SAMPLES = {"astronaut": "astronaut", "cat": "chelsea", "coffee": "coffee"}  # by name: scikit-image's file
-ACCEPTED = "a path, a PIL image, a numpy array, a tensor, or a list of these"
+ACCEPTED = "a path, a PIL image, a numpy array, a tensor, or a list or dict of these"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def as_images(images: Images, model: Model, geometry: FitMode | str = "") -> tor
 
     Args:
         images: a path of a photo or of a folder of photos, a PIL image, a numpy array or tensor: (3, H, W) or
-            (B, 3, H, W), floats in [0, 1] or 8 bits; channels may also come last. Or a list of these.
+            (B, 3, H, W), floats in [0, 1] or 8 bits; channels may also come last. Or a list of these, or a dict of
+            these by name.
         model: whose size they take.
         geometry: ``crop`` covers that size and cuts the rest off, ``squash`` scales each side by itself; by default
             detectors squash, and all others crop.
@@ -115,16 +116,18 @@ def open_photos(images: Images, what: str = "image") -> tuple[list[Photo], Mappi
     if isinstance(images, torch.Tensor | np.ndarray):
         contents = _from_array(images, what)
         return [Photo(_numbered(what, n, len(contents)), content) for n, content in enumerate(contents, start=1)], {}
-    if not isinstance(images, list | tuple):
+    if not isinstance(images, list | tuple | dict):
         raise UsageError(f"{what} is of type {type(images).__name__}, expected {ACCEPTED}")
     if not images:
         raise UsageError(f"no images in an empty {type(images).__name__}: give {ACCEPTED}")
     photos: list[Photo] = []
     left_out: dict[str, str] = {}
-    for number, image in enumerate(images, start=1):
-        if isinstance(image, list | tuple):
-            raise UsageError(f"{what} {number} is a {type(image).__name__}: give one flat list, or an array")
-        more, reasons = open_photos(image, _numbered(what, number, len(images)))
+    named = images.items() if isinstance(images, dict) else enumerate(images, start=1)
+    for key, image in named:
+        name = str(key) if isinstance(images, dict) else _numbered(what, key, len(images))
+        if isinstance(image, list | tuple | dict):
+            raise UsageError(f"{name} is a {type(image).__name__}: give one flat list, or an array")
+        more, reasons = open_photos(image, name)
         photos += more
         left_out |= reasons
     return photos, left_out

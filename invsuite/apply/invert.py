@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from invsuite._system.files import expand_path, file_name, write_atomically
 from invsuite._system.memory import halving
@@ -21,7 +21,7 @@ from invsuite.apply.inverse import BATCH, Inverse
 from invsuite.data.base import Mask, from_unit_range
 from invsuite.data.edits import scale_chroma, turn_hue, turn_hue_lch
 from invsuite.data.geometry import FitMode, Geometry
-from invsuite.data.photo import TRANSPARENT, quiet
+from invsuite.data.photo import TRANSPARENT, TURNS, orientation, quiet
 from invsuite.errors import DataError, MissingPath, UsageError, reason_of, unknown_name
 from invsuite.metrics.fidelity import psnr
 from invsuite.models.base import means_stage
@@ -150,7 +150,7 @@ class InvertedPhoto:
 
     Attributes:
         name: of its file, or its number.
-        heading: the model and the method, and what was spent on the inverse.
+        heading: the model and the method, then what was spent on the inverse.
         treatment: in words, how the photo took the size of the model's input.
         rows: the photo as it is, then each edit.
         region: (h, w), true where edits act; None where they act everywhere.
@@ -290,7 +290,8 @@ def invert(
     """Reconstruct photos from what a model holds of them at each stage, as they are and edited.
 
     Args:
-        images: photos of any kind and size: paths, folders, PIL images, arrays, tensors, or a list of these.
+        images: photos of any kind and size: paths, folders, PIL images, arrays, tensors, a list of these, or a dict of
+            these by the names that figures show.
         inverse: of the model.
         stages: to invert, of the inverse's; all by default.
         edits: ``hue=DEGREES`` (HSV), ``hue-lch=DEGREES`` (lightness kept), ``chroma=FACTOR``, ``grey``; each gives a
@@ -375,7 +376,7 @@ def chosen_stages(inverse: Inverse, words: Sequence[str]) -> tuple[str, ...]:
 
 
 def heading_of(inverse: Inverse) -> tuple[str, str]:
-    """Return two lines: which model is inverted by which method, and what was spent on it."""
+    """Return which model is inverted by which method, then what was spent on it and what puts it in doubt."""
     card, method = inverse.card, inverse.method
     count = f"fitted on {card.data['fit'].count:,} images of {card.data['fit'].name}"
     if method.uses_budget:
@@ -390,7 +391,7 @@ def heading_of(inverse: Inverse) -> tuple[str, str]:
         spent = f"{method.family}, {count}"
     else:
         spent = f"{method.family}, nothing trained"
-    return f"{card.model.name} inverted by {card.method.row}", spent
+    return f"{inverse.model.name} inverted by {card.method.row}", "; ".join([spent, *inverse.remarks])
 
 
 @torch.no_grad()
@@ -559,15 +560,18 @@ def _bright(mask: MaskLike) -> Mask:
         except OSError as error:
             raise DataError(f"mask '{mask}' cannot be decoded: {reason_of(error)}") from error
     if isinstance(mask, Image.Image):
-        picture = ImageOps.exif_transpose(mask)
+        turn = TURNS.get(orientation(mask) or 1)
+        picture = mask if turn is None else mask.transpose(turn)
         if picture.mode in TRANSPARENT:
             alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
             if alpha.min() < 255:
                 return _bright(alpha)
         if picture.mode == "P":  # as object masks are published: each object a colour, all else black
-            coloured: Mask = np.asarray(picture.convert("RGB")).any(2)
+            coloured: Mask = np.asarray(picture.convert("RGB")).max(2) > 0
             return coloured
-        return _bright(np.asarray(picture if picture.mode[0] in "1LIF" else picture.convert("L")))
+        return _bright(
+            np.asarray(picture if picture.mode in ("1", "L") or picture.mode[0] in "IF" else picture.convert("L"))
+        )
     values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
         values = values.squeeze(0 if values.shape[0] == 1 else 2)

@@ -67,6 +67,22 @@ def bundled_inverses(model: str = "") -> dict[str, Path]:
     }
 
 
+def bundled_place(model: str, method: str) -> str:
+    """Return the address of the inverse of a bundled model (``vit`` or ``bundled:vit``) by a method.
+
+    Raises:
+        UsageError: if there is none, with those that there are.
+    """
+    place = f"{BUNDLED}{model.removeprefix(BUNDLED)}/{method}"
+    known = bundled_inverses()
+    if place not in known:
+        raise UsageError(
+            f"no inverse of model '{model}' by '{method}' comes along: fit one with invsuite fit, and name its folder; "
+            f"along come: {', '.join(name.removeprefix(BUNDLED) for name in known) or 'none'}"
+        )
+    return place
+
+
 def bundled_folder(model: str, row: str) -> Path:
     """Return where the inverse of a row of tables for the ``model`` of this source lies in the package."""
     return ROOT / model.removeprefix(BUNDLED) / row
