@@ -23,6 +23,7 @@ from invsuite.methods.networks import Layerwise, Modular
 from invsuite.methods.optimisation.presets import Optimisation
 from invsuite.methods.problem import Budget
 from invsuite.methods.refined import Refined
+from invsuite.methods.ridge import Ridge
 from invsuite.models.base import Model
 from invsuite.registry import forget_plugins, load_plugins
 from invsuite.single import fit, score
@@ -136,6 +137,16 @@ def test_other_weights_are_refused_and_forced_in_plain_words(vit: Model, kept: t
     assert forced.remarks
     assert forced(IMAGES_OF_ALL, "embed").shape == IMAGES_OF_ALL.shape
     assert not torch.equal(forced(IMAGES_OF_ALL, "block03"), inverses["ridge"](IMAGES_OF_ALL, "block03"))
+    with pytest.raises(UsageError, match="what is measured here does not belong on it"):
+        forced.with_quality(score(forced, SCORE, ["psnr"]))
+
+
+def test_another_version_of_the_method_is_said(
+    vit: Model, kept: tuple[Path, dict[str, Inverse]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ridge, "version", 99)
+    with pytest.warns(UserWarning, match="this invsuite has 99: its numbers may have changed since"):
+        assert load_inverse(kept[0] / "ridge", vit).remarks
 
 
 def test_a_model_of_another_size_or_other_stages_is_refused(

@@ -172,7 +172,16 @@ class Inverse:
         raise unknown_name(f"stage of the inverse '{self.card.name}'", word, self.stages)
 
     def with_quality(self, records: Iterable[Record]) -> Inverse:
-        """Return the inverse with what `invsuite.score` measured on its card."""
+        """Return the inverse with what `invsuite.score` measured on its card.
+
+        Raises:
+            UsageError: if it was forced upon another model: the card speaks of the one that it was fitted to.
+        """
+        if self.model.fingerprint() != self.card.model.fingerprint:
+            raise UsageError(
+                f"the card of '{self.card.name}' is of the weights that it was fitted to, not of '{self.model.name}': "
+                "what is measured here does not belong on it"
+            )
         return replace(self, card=self.card.with_quality(records))
 
     def save(self, path: str | Path, licence: str = "") -> Path:
