@@ -119,6 +119,11 @@ def outlook_text(outlook: Outlook) -> str:
         f"about {cost.hours:.2g} hours on this {device}, and {cost.memory / 2**30:.2g} GiB of its memory for a batch "
         f"of {outlook.plan.suite.budget.batch}: an estimate from timed pieces of its work",
     ]
+    if cost.decoding:
+        lines.append(f"of these about {cost.decoding:.2g} hours to decode photos, once")
+    if cost.disk:
+        lines.append(f"about {cost.disk / 2**30:.2g} GiB of disk for reconstructions that are kept and decoded photos")
+    lines += [f"it does not fit: {shortage}" for shortage in cost.shortages]
     if cost.unknown:
         lines.append(f"not in the estimate, for their weights or data are not here: {', '.join(cost.unknown)}")
     return "\n".join([tabulate(rows, headers="keys"), "", *lines])

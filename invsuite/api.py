@@ -133,7 +133,7 @@ def plan(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Outlook:
     states = {cell.id: _state(begun, entry, cell) for entry in matrix.models for cell in entry.cells}
     passes = {cell.id: round(cell_passes(matrix, cell)) for cell in matrix.cells}
     to_run = {cell for cell, state in states.items() if state == "to run"}
-    return Outlook(matrix, states, passes, plan_cost(matrix, to_run, begun.device), begun.device)
+    return Outlook(matrix, states, passes, plan_cost(matrix, to_run, begun.device, begun.store.folder), begun.device)
 
 
 def _prepare(suite: str | Suite, arguments: RunArguments) -> tuple[Run, Selection, Executor]:

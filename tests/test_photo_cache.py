@@ -6,15 +6,19 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import invoke
+from helpers import invoke, small_suite
 from PIL import Image
 
 from invsuite._system import spill
 from invsuite._system.cache import cache_folder
+from invsuite.benchmark.cells import LoadedModel, Selection, make_plan
+from invsuite.benchmark.estimate import plan_cost
+from invsuite.benchmark.suite import load_suite
 from invsuite.data import decoding, photo_files
 from invsuite.data.folder import PhotoFolder
 from invsuite.data.geometry import Geometry
@@ -198,6 +202,34 @@ def test_without_a_cache_all_is_the_same(photos: Photos, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("INVSUITE_CACHE", str(tmp_path / "file"))
     assert torch.equal(pixels(photos()), expected)
+
+
+def test_a_dry_run_counts_decoding_once_and_says_what_does_not_fit(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = small_suite("dry", {"mean": "{}"}, stages=("embed",), counts=(16, 2, 2))
+    text = text.replace('kind = "scenes", seed = 62, count = 2', f'kind = "folder", path = "{photos().root}"')
+    (tmp_path / "dry.toml").write_text(text.replace('scenes", seed = 63, count = 2', 'scenes", seed = 63, count = 3'))
+    plan = make_plan(load_suite(str(tmp_path / "dry.toml")), Selection(), lambda _: None)
+    ids = {cell.id for cell in plan.cells}
+    cost = plan_cost(plan, ids, torch.device("cpu"), tmp_path / "not yet" / "there")
+    kept, pixels = 3 * 4 * 3 * 96 * 96, COUNT * 3 * 96 * 96
+    assert cost.decoding > 0
+    assert cost.hours > cost.decoding
+    assert cost.disk == kept + pixels
+    assert cost.shortages == ()
+    [entry] = plan.models
+    assert isinstance(entry, LoadedModel)
+    entry.splits.select.prepare()
+    again = plan_cost(plan, ids, torch.device("cpu"), tmp_path)
+    assert (again.decoding, again.disk) == (0.0, kept)
+    monkeypatch.setattr("invsuite.benchmark.estimate.available_memory", lambda device: 2**20)
+    monkeypatch.setattr("invsuite.benchmark.estimate.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    short = plan_cost(plan, ids, torch.device("cpu"), tmp_path).shortages
+    assert [line.split(" ")[0] for line in short] == ["a", "reconstructions"]
+    assert "are free on this cpu" in short[0]
+    shown = invoke("bench", "--suite", tmp_path / "dry.toml", "--dry-run", "--out", tmp_path / "r").stdout
+    assert "it does not fit: reconstructions to keep take" in shown
 
 
 def test_images_that_are_loaded_ahead_are_the_same(photos: Photos, monkeypatch: pytest.MonkeyPatch, vit: Model) -> None:

@@ -4,19 +4,26 @@ Both follow from what each method says of its `invsuite.methods.base.Work`. Hour
 timed for each model, after a warm-up, are its forward pass to every stage, a training step of every inverse network of
 the cut, and the suite's measures on a few scored images. Counted as the run does it: one frozen forward pass per image
 for all fits (`invsuite.methods.training.features`), one pass over the fit images for a method that reads them, whatever
-the number of stages. Early stopping, reading data and writing files are left out.
+the number of stages. Photos are decoded once by all processors, unless their pixels are in the user's cache; early
+stopping and writing files are left out.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.cache import cache_limit
+from invsuite._system.memory import available_memory
+from invsuite._system.spill import disk_budget, memory_budget
 from invsuite.benchmark.cells import Cell, LoadedModel, Plan
+from invsuite.data.decoding import images_of, is_decoded, pixels_name
 from invsuite.data.split import Split
 from invsuite.inverses.networks import InverseSettings
 from invsuite.methods.base import Method, Work, WorkFacts
@@ -97,11 +104,17 @@ class PlanCost:
         hours: estimated.
         memory: the most bytes of any model.
         unknown: models without an estimate, because they cannot be had here.
+        decoding: those of the hours in which photos are decoded.
+        disk: bytes of reconstructions that are kept beside the records, and of decoded photos.
+        shortages: what this machine has too little of, in words.
     """
 
     hours: float
     memory: int
     unknown: tuple[str, ...]
+    decoding: float = 0.0
+    disk: int = 0
+    shortages: tuple[str, ...] = ()
 
 
 def timed(piece: Callable[[], object], device: torch.device) -> float:
@@ -239,9 +252,45 @@ def model_seconds(
     return seconds
 
 
-def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> PlanCost:
-    """Return the cost of the cells with ids ``to_run``."""
+def decoding_cost(splits: Iterable[Split], known: set[str]) -> tuple[float, int]:
+    """Return the seconds in which the photos of ``splits`` are decoded, and the bytes of their pixels.
+
+    Args:
+        splits: of one model.
+        known: names of pixels that are counted already; those of ``splits`` are added.
+    """
+    seconds, size = 0.0, 0
+    for split in splits:
+        rows = split.rows[:IMAGES]
+        name = pixels_name(split.dataset, split.rows, split.digest()) if split.dataset.is_photos and rows else ""
+        if not name or name in known:
+            continue
+        known.add(name)
+        if not is_decoded(name):
+            begun = time.perf_counter()
+            pixels = images_of(split.dataset, rows)
+            seconds += (time.perf_counter() - begun) / len(rows) * len(split)
+            size += pixels[0].numel() * len(split)  # a byte each
+    return seconds, size
+
+
+def kept_bytes(entry: LoadedModel, cells: Sequence[Cell]) -> int:
+    """Return the bytes of the scored reconstructions of ``cells`` that are kept beside their records."""
+    height, width = entry.model.image_size
+    return sum(4 * 3 * height * width * cell.method.scored(len(entry.splits.score)) for cell in cells)
+
+
+def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device, folder: Path = Path()) -> PlanCost:
+    """Return the cost of the cells with ids ``to_run``, and what this machine lacks for it.
+
+    Args:
+        plan: with the cells.
+        to_run: ids of those that are computed.
+        device: that computes.
+        folder: for the records.
+    """
     seconds, memory, unknown = 0.0, 0, []
+    decoding, pixels, kept, known = 0.0, 0, 0, set[str]()
     for entry in plan.models:
         cells = [cell for cell in entry.cells if cell.id in to_run]
         if not cells:
@@ -251,10 +300,45 @@ def plan_cost(plan: Plan, to_run: Collection[str], device: torch.device) -> Plan
             continue
         if isinstance(entry.witness, Model):
             entry.witness.to(device)
+        own, size = decoding_cost(entry.splits.parts.values(), known)
+        decoding, pixels, kept = decoding + own, pixels + size, kept + kept_bytes(entry, cells)
         times = time_model(entry.model, entry.spec.stages, device)
         memory = max(memory, times.memory(plan.suite.budget.batch))
         seconds += model_seconds(plan, entry, cells, times, device)
         entry.model.to("cpu")
         if isinstance(entry.witness, Model):
             entry.witness.to("cpu")
-    return PlanCost(seconds / 3600, memory, tuple(unknown))
+    shortages = _shortages(device, memory, folder, kept, pixels)
+    hours, kept_photos = (seconds + decoding) / 3600, pixels if pixels <= cache_limit() else 0
+    return PlanCost(hours, memory, tuple(unknown), decoding / 3600, kept + kept_photos, tuple(shortages))
+
+
+def _shortages(device: torch.device, memory: int, folder: Path, kept: int, pixels: int) -> Iterator[str]:
+    """Yield in words what there is too little of."""
+    free = available_memory(device)
+    if memory > free:
+        yield (
+            f"a batch needs {_gib(memory)} of memory, {_gib(free)} are free on this {device.type}: it is halved until "
+            "it fits, which takes longer; set budget.batch, or use another device"
+        )
+    room = shutil.disk_usage(existing(folder)).free
+    if kept > room:
+        yield (
+            f"reconstructions to keep take {_gib(kept)}, {_gib(room)} are free in '{existing(folder)}': keep fewer "
+            "with --keep, or name another --out"
+        )
+    limit, temporary = memory_budget(), disk_budget()
+    if pixels > max(limit, temporary):
+        yield (
+            f"decoded photos take {_gib(pixels)}, more than memory ({_gib(limit)}) and temporary files "
+            f"({_gib(temporary)}) may hold: they are decoded at every use"
+        )
+
+
+def existing(folder: Path) -> Path:
+    """Return the nearest folder above ``folder``, or it, that exists."""
+    return next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

@@ -44,8 +44,7 @@ def decode(dataset: Dataset, rows: Sequence[int], digest: str) -> TensorLike | N
     """
     shape = (len(rows), *dataset[rows[0]].image.shape)
     if dataset.is_photos:
-        name = hashlib.sha256(f"{digest} {shape} Pillow {PIL.__version__}".encode()).hexdigest()
-        path = cache_folder() / "decoded" / f"{name}.pixels"
+        path = _path(pixels_name(dataset, rows, digest))
         kept = _kept(path, shape)
         if kept is not None and _matches(kept, dataset, rows):
             tell(f"{len(rows)} decoded images of '{dataset.name}' come from the cache")
@@ -61,6 +60,21 @@ def decode(dataset: Dataset, rows: Sequence[int], digest: str) -> TensorLike | N
             pixels[start : start + len(part)] = part
             start += len(part)
     return pixels
+
+
+def pixels_name(dataset: Dataset, rows: Sequence[int], digest: str) -> str:
+    """Return what the decoded pixels of some rows are called in the cache; arguments as for `decode`."""
+    shape = (len(rows), *dataset[rows[0]].image.shape)
+    return hashlib.sha256(f"{digest} {shape} Pillow {PIL.__version__}".encode()).hexdigest()
+
+
+def is_decoded(name: str) -> bool:
+    """Tell whether the cache has the pixels of this name."""
+    return _path(name).is_file()
+
+
+def _path(name: str) -> Path:
+    return cache_folder() / "decoded" / f"{name}.pixels"
 
 
 def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
