@@ -388,8 +388,9 @@ def invert(
     """
     from invsuite.apply.images import open_photos, sample_photos
     from invsuite.apply.inverse import load_inverse
-    from invsuite.apply.invert import Request, box_of
+    from invsuite.apply.invert import Request
     from invsuite.apply.places import bundled_place
+    from invsuite.apply.regions import Region, box_of
     from invsuite.apply.write import write_inversions
 
     opened, left_out = open_photos(photos) if photos else ([], {})
@@ -408,7 +409,7 @@ def invert(
         fitted = load_inverse(place, model if inverse and model else None, force=force, device=device)
     for doubt in fitted.remarks:
         _log(f"note: {doubt}")
-    request = Request(_names(stages) or (), edit or (), mask, box_of(box) if box else None, tile, geometry)
+    request = Request(_names(stages) or (), edit or (), Region(mask, box_of(box) if box else None), tile, geometry)
     trees = []
     for written in write_inversions(opened, fitted, request, out, figure, _now_and_then("inverted")):
         trees.append(written.tree())

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import invsuite
+from invsuite.apply.edits import Edit
 from invsuite.apply.figure import figure_bytes, save_figure, show
 from invsuite.apply.images import as_images
 from invsuite.apply.inverse import Inverse
-from invsuite.apply.invert import Edit, InvertedPhoto, Row, folder_names, invert
+from invsuite.apply.invert import InvertedPhoto, Row, folder_names, invert
 from invsuite.data.edits import turn_hue
 from invsuite.data.scenes import ScenesSource
 from invsuite.errors import DataError, MissingPath, UsageError
@@ -196,6 +197,16 @@ def test_how_a_photo_took_its_size_is_said(ridge: Inverse) -> None:
     assert treatment(400, 300) == "cropped to the centre 300 x 300 of 300 x 400 px, reduced to 96 x 96"
     assert treatment(400, 300, geometry="squash") == "whole of 300 x 400 px, squashed to 96 x 96"
     assert invert(torch.zeros(3, 96, 96), ridge).photos[0].treatment == "96 x 96 px, as it is"
+
+
+def test_photos_take_their_size_as_those_of_the_fit_did(ridge: Inverse, photo: Image.Image) -> None:
+    facts = ridge.card.data["fit"]
+    card = replace(ridge.card, data=dict(ridge.card.data) | {"fit": replace(facts, geometry={"mode": "squash"})})
+    squashed = replace(ridge, card=card)
+    [one] = invert(photo, squashed).photos
+    assert one.treatment == "whole of 200 x 120 px, squashed to 96 x 96"
+    assert torch.allclose(squashed(photo, "embed")[0], one["embed"], atol=1e-5)
+    assert invert(photo, squashed, geometry="crop").photos[0].treatment.startswith("cropped to the centre 120 x 120")
 
 
 def test_edits_are_written_as_they_are_read() -> None:

@@ -125,11 +125,18 @@ class Inverse:
         """Return the stages that it inverts, in the model's order."""
         return self.card.stages
 
+    @property
+    def geometry(self) -> str:
+        """Return how photos took the model's size in the fit, ``crop`` or ``squash``; "" where nothing was resized."""
+        geometry = self.card.data["fit"].geometry
+        return str(geometry["mode"]) if geometry is not None else ""
+
     def __call__(self, images: Any, stage: str = "") -> torch.Tensor:
         """Return reconstructions (B, 3, H, W) in [0, 1] of ``images`` from what the model holds of them at a stage.
 
         Args:
-            images: one or several, as tensors, arrays, PIL images or paths (`invsuite.apply.images.as_images`).
+            images: one or several, as tensors, arrays, PIL images or paths (`invsuite.apply.images.as_images`), cropped
+                or squashed as those of the fit were.
             stage: as a person names it (``block03``, ``3``); may be left out where there is one.
 
         Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,112 +15,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from invsuite._system.files import expand_path, file_name, write_atomically
+from invsuite._system.files import file_name, write_atomically
 from invsuite._system.memory import halving
-from invsuite.apply.images import Images, Photo, geometry_of, on_canvas, open_photos, resized, size_of, to_tensor
+from invsuite.apply.edits import Edit
+from invsuite.apply.images import Images, Photo, geometry_of, on_canvas, open_photos, size_of
 from invsuite.apply.inverse import BATCH, Inverse
+from invsuite.apply.pieces import Progress, at_own_size, piecewise
+from invsuite.apply.regions import Box, MaskLike, Region
 from invsuite.data.base import Mask, from_unit_range
-from invsuite.data.edits import scale_chroma, turn_hue, turn_hue_lch
 from invsuite.data.geometry import FitMode, Geometry
-from invsuite.data.photo import TRANSPARENT, TURNS, orientation, quiet
-from invsuite.errors import DataError, MissingPath, UsageError, reason_of, unknown_name
+from invsuite.errors import UsageError, unknown_name
 from invsuite.metrics.fidelity import psnr
 from invsuite.models.base import means_stage
 from invsuite.results.regime import short
-
-OVERLAP = 4  # pieces of a large photo share 1/OVERLAP of their side with the next
-Box = tuple[float, float, float, float]
-MaskLike = str | Path | Image.Image | NDArray[Any] | torch.Tensor
-#: Called with the images done, and how many there are in all.
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class EditKind:
-    """A kind of edit.
-
-    Attributes:
-        apply: takes an image (3, h, w), a mask (h, w) and the amount.
-        shown: how a figure writes it, for ``str.format``.
-        least: smallest amount.
-        most: largest amount.
-        amount: of an edit that names none; None where it must.
-    """
-
-    apply: Callable[[torch.Tensor, Mask, float], torch.Tensor]
-    shown: str
-    least: float
-    most: float
-    amount: float | None = None
-
-
-EDITS = {
-    "hue": EditKind(lambda i, m, degrees: turn_hue(i, m, degrees / 360), "hue {:+g}°", -360, 360),
-    "hue-lch": EditKind(lambda i, m, degrees: turn_hue_lch(i, m, degrees / 360), "CIELCh hue {:+g}°", -360, 360),
-    "chroma": EditKind(scale_chroma, "chroma x {:g}", 0, 100),
-    "grey": EditKind(lambda i, m, share: scale_chroma(i, m, 1 - share), "grey", 1, 1, 1),
-}
-
-
-@dataclass(frozen=True)
-class Edit:
-    """An edit of colours: a turn of hue, in HSV or at constant lightness (CIELCh), a scaled chroma, or grey.
-
-    Attributes:
-        kind: one of `EDITS`.
-        amount: degrees, or the factor of chroma.
-
-    Raises:
-        UsageError: for another kind, or an amount that it cannot have.
-
-    Examples:
-        >>> Edit.of("hue=120").label
-        'hue +120°'
-    """
-
-    kind: str
-    amount: float
-
-    def __post_init__(self) -> None:
-        if self.kind not in EDITS:
-            raise unknown_name("edit", self.kind, EDITS)
-        kind = EDITS[self.kind]
-        if not kind.least <= self.amount <= kind.most:
-            raise UsageError(f"edit {self.kind}={self.amount:g}: expected {kind.least:g} to {kind.most:g}")
-
-    @classmethod
-    def of(cls, text: str | Edit) -> Edit:
-        """Return an edit as a person writes it: ``hue=120``, ``chroma=0.5``, ``grey``.
-
-        Raises:
-            UsageError: if it is none.
-        """
-        if isinstance(text, Edit):
-            return text
-        kind, _, amount = text.partition("=")
-        default = EDITS[kind].amount if kind in EDITS else 0.0
-        if not amount:
-            if default is None:
-                raise UsageError(f"edit '{kind}' needs an amount, e.g. {kind}={'120' if 'hue' in kind else '0.5'}")
-            return cls(kind, default)
-        try:
-            return cls(kind, float(amount))
-        except ValueError as error:
-            raise UsageError(f"edit '{text}': '{amount}' is no number") from error
-
-    @property
-    def text(self) -> str:
-        """Return the edit as a person writes it."""
-        return self.kind if EDITS[self.kind].amount is not None else f"{self.kind}={self.amount:g}"
-
-    @property
-    def label(self) -> str:
-        """Return the edit as a figure writes it."""
-        return EDITS[self.kind].shown.format(self.amount)
-
-    def apply(self, image: torch.Tensor, mask: Mask) -> torch.Tensor:
-        """Return an image (3, h, w) in [0, 1] with the pixels of a mask (h, w) edited."""
-        return EDITS[self.kind].apply(image, mask, self.amount)
 
 
 @dataclass(frozen=True)
@@ -263,16 +171,14 @@ class Request:
     Attributes:
         stages: to invert, of the inverse's; none for all.
         edits: of which each gives a row of its own.
-        mask: where edits act, of the photo's size: true or bright pixels, or those that are not transparent.
-        box: where they act, instead: (x, y, width, height) in pixels of the photo as a viewer shows it.
+        region: where edits act.
         tile: whether a photo is reconstructed at its own size, in pieces of the model's size.
         geometry: ``crop`` or ``squash``; as in the inverse's fit by default.
     """
 
     stages: Sequence[str] = ()
     edits: Sequence[str | Edit] = ()
-    mask: MaskLike | None = None
-    box: Box | None = None
+    region: Region = field(default_factory=Region)
     tile: bool = False
     geometry: FitMode | str = ""
 
@@ -316,7 +222,7 @@ def invert(
         'cropped to the centre 60 x 60 of 80 x 60 px, enlarged to 96 x 96'
     """
     photos, left_out = open_photos(images)
-    request = Request(stages, edits, mask, box, tile, geometry)
+    request = Request(stages, edits, Region(mask, box), tile, geometry)
     return Inversion(tuple(inverted(photos, inverse, request)), left_out)
 
 
@@ -331,17 +237,15 @@ def inverted(
     """
     chosen = chosen_stages(inverse, request.stages)
     edits = [Edit.of(edit) for edit in request.edits]
-    _check_region(request, len(photos), bool(edits))
-    geometry = _geometry(inverse, request.geometry)
+    request.region.check(len(photos), bool(edits))
+    geometry = geometry_of(inverse.model, request.geometry or inverse.geometry)
     heading = heading_of(inverse)
     together = 1 if request.tile else max(1, BATCH // (1 + len(edits)))
     for start in range(0, len(photos), together):
         prepared = [_prepare(photo, edits, geometry, request) for photo in photos[start : start + together]]
         images = torch.stack([image for part in prepared for image in part.images])
-        if request.tile:
-            by_stage = _piecewise(inverse, images, chosen, geometry.size, progress)
-        else:
-            by_stage = reconstruct(inverse, images, chosen)
+        back = partial(reconstruct, inverse, stages=chosen)
+        by_stage = piecewise(images, geometry.size, back, progress) if request.tile else back(images)
         values = {stage: psnr(shown, images).tolist() for stage, shown in by_stage.items()}
         first = 0
         for photo, part in zip(photos[start : start + together], prepared, strict=True):
@@ -413,19 +317,6 @@ def reconstruct(inverse: Inverse, images: torch.Tensor, stages: Sequence[str]) -
     return {stage: torch.cat(parts) for stage, parts in by_stage.items()}
 
 
-def box_of(text: str) -> Box:
-    """Return the box that a person writes as ``x,y,width,height``.
-
-    Raises:
-        UsageError: if it is not four numbers.
-    """
-    try:
-        x, y, width, height = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"box '{text}': expected four numbers, x,y,width,height in pixels of the photo") from error
-    return x, y, width, height
-
-
 def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:
     """Return an image (3, h, w) in [0, 1] as 8-bit pixels (h, w, 3)."""
     return np.ascontiguousarray(from_unit_range(image.cpu()).permute(1, 2, 0).numpy())
@@ -459,9 +350,9 @@ def _prepare(photo: Photo, edits: Sequence[Edit], geometry: Geometry, request: R
     """
     picture = photo.picture()
     size = size_of(picture)
-    region = _region(request, size, photo.name)
+    region = request.region.of(size, photo.name)
     if request.tile:
-        image, treatment = _large(picture, geometry)
+        image, treatment = at_own_size(picture, geometry)
         if region is not None:
             canvas = Image.fromarray(region).resize((image.shape[2], image.shape[1]), Image.Resampling.NEAREST)
             region = np.array(canvas)
@@ -493,141 +384,3 @@ def describe_treatment(size: tuple[int, int], geometry: Geometry) -> str:
     if abs(w * high - h * wide) > 0.5 * max(w, h, wide, high):
         return f"{part}, squashed to {wide} x {high}"
     return f"{part}, {'reduced' if w > wide else 'enlarged'} to {wide} x {high}"
-
-
-def _check_region(request: Request, count: int, edited: bool) -> None:
-    """Raise `UsageError` for a mask and a box together, one for several photos, or one without an edit."""
-    named = [name for name, value in (("mask", request.mask), ("box", request.box)) if value is not None]
-    if len(named) > 1:
-        raise UsageError("a mask and a box were given: edits act in one of them")
-    if named and not edited:
-        raise UsageError(f"a {named[0]} says where edits act, and there are none: add one, e.g. hue=120")
-    if named and count > 1:
-        raise UsageError(f"a {named[0]} belongs to one photo, and there are {count}: invert that photo alone")
-
-
-def _geometry(inverse: Inverse, mode: FitMode | str) -> Geometry:
-    """Return how photos take the model's size: by ``mode``, or as they did when the inverse was fitted."""
-    fitted = inverse.card.data["fit"].geometry
-    return geometry_of(inverse.model, mode or (str(fitted["mode"]) if fitted is not None else ""))
-
-
-def _region(request: Request, size: tuple[int, int], name: str) -> Mask | None:
-    """Return where edits act on a photo of ``size`` (width, height); None for everywhere.
-
-    Raises:
-        UsageError: if the mask has another size, or nothing is inside.
-        DataError: for a mask's file that cannot be decoded.
-    """
-    width, height = size
-    if request.box is not None:
-        x, y, w, h = request.box
-        if not all(map(math.isfinite, request.box)) or w <= 0 or h <= 0:
-            raise UsageError(f"box {_box_text(request.box)}: expected x,y,width,height in pixels, none of them empty")
-        mask = np.zeros((height, width), dtype=bool)
-        columns, rows = (slice(max(0, round(a)), max(0, round(a + b))) for a, b in ((x, w), (y, h)))
-        mask[rows, columns] = True
-        if not mask.any():
-            raise UsageError(f"box {_box_text(request.box)} lies outside of {name}, which has {width} x {height} px")
-        return mask
-    if request.mask is None:
-        return None
-    mask = _bright(request.mask)
-    if mask.shape != (height, width):
-        raise UsageError(f"the mask has {mask.shape[1]} x {mask.shape[0]} px, {name} has {width} x {height}")
-    if not mask.any():
-        raise UsageError("the mask has no bright pixel: edits would act nowhere")
-    return mask
-
-
-def _box_text(box: Box) -> str:
-    return ",".join(f"{value:g}" for value in box)
-
-
-def _bright(mask: MaskLike) -> Mask:
-    """Return a mask (h, w) of whatever it comes as: true where it is brighter than half of its brightest pixel.
-
-    A picture with transparent pixels is a cut-out: its mask is where it is opaque.
-    """
-    if isinstance(mask, str | Path):
-        place = expand_path(str(mask))
-        if not place.is_file():
-            raise MissingPath(f"mask '{mask}' does not exist")
-        try:
-            with quiet(), Image.open(place) as opened:
-                opened.load()
-                return _bright(opened)
-        except OSError as error:
-            raise DataError(f"mask '{mask}' cannot be decoded: {reason_of(error)}") from error
-    if isinstance(mask, Image.Image):
-        turn = TURNS.get(orientation(mask) or 1)
-        picture = mask if turn is None else mask.transpose(turn)
-        if picture.mode in TRANSPARENT:
-            alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
-            if alpha.min() < 255:
-                return _bright(alpha)
-        if picture.mode == "P":  # as object masks are published: each object a colour, all else black
-            coloured: Mask = np.asarray(picture.convert("RGB")).max(2) > 0
-            return coloured
-        return _bright(
-            np.asarray(picture if picture.mode in ("1", "L") or picture.mode[0] in "IF" else picture.convert("L"))
-        )
-    values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        values = values.squeeze(0 if values.shape[0] == 1 else 2)
-    if values.ndim != 2 or values.dtype.kind not in "buif":
-        raise UsageError(f"the mask has shape {values.shape} and dtype {values.dtype}, expected (H, W) of numbers")
-    bright: Mask = values > 0.5 * max(float(values.max(initial=0)), 0.0)
-    return bright
-
-
-def _large(picture: Image.Image | torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, str]:
-    """Return a picture at its own size, or as large as one piece where it is smaller, and what was done in words."""
-    (width, height), (high, wide) = size_of(picture), geometry.size
-    image, text = to_tensor(picture), f"whole of {width} x {height} px"
-    scale = max(wide / width, high / height)
-    if scale > 1:
-        width, height = max(wide, round(width * scale)), max(high, round(height * scale))
-        image = resized(image, (width, height), geometry, (0, 0, image.shape[2], image.shape[1]))
-        text += f", enlarged to {width} x {height}"
-    count = len(_starts(width, wide)) * len(_starts(height, high))
-    pieces = f"{count} pieces of {wide} x {high}, blended" if count > 1 else "one piece"
-    return image, f"{text}, in {pieces}"
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Return where pieces of ``side`` pixels begin that cover ``length``, evenly, each with an overlap."""
-    step = max(1, side - side // OVERLAP)
-    count = 1 + math.ceil((length - side) / step)
-    return [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
-
-
-def _piecewise(
-    inverse: Inverse, images: torch.Tensor, stages: Sequence[str], size: tuple[int, int], progress: Progress
-) -> dict[str, torch.Tensor]:
-    """Return the reconstructions of large images (B, 3, h, w) by stage, put together from pieces of ``size`` (H, W).
-
-    Where pieces overlap they fade into each other.
-    """
-    high, wide = size
-    corners = [(y, x) for y in _starts(images.shape[2], high) for x in _starts(images.shape[3], wide)]
-    places = [(number, y, x) for number in range(len(images)) for y, x in corners]
-    fade = _ramp(high)[:, None] * _ramp(wide)[None, :]
-    totals = {stage: torch.zeros_like(images) for stage in stages}
-    weight = torch.zeros(images.shape[2:])
-    for y, x in corners:
-        weight[y : y + high, x : x + wide] += fade
-    for start in range(0, len(places), BATCH):
-        some = places[start : start + BATCH]
-        pieces = torch.stack([images[n, :, y : y + high, x : x + wide] for n, y, x in some])
-        for stage, shown in reconstruct(inverse, pieces, stages).items():
-            for (n, y, x), piece in zip(some, shown, strict=True):
-                totals[stage][n, :, y : y + high, x : x + wide] += fade * piece
-        progress(min(start + BATCH, len(places)), len(places))
-    return {stage: (total / weight).clamp(0, 1) for stage, total in totals.items()}
-
-
-def _ramp(side: int) -> torch.Tensor:
-    """Return weights (side,) of a piece's pixels: 1 in its middle, less towards its borders."""
-    position = torch.arange(side) + 0.5
-    return (torch.minimum(position, side - position) / max(1, side // OVERLAP)).clamp(max=1)

@@ -10,7 +10,8 @@ from typing import Any
 from invsuite.apply.figure import check_format, save_figure, show
 from invsuite.apply.images import Photo
 from invsuite.apply.inverse import Inverse
-from invsuite.apply.invert import Inversion, InvertedPhoto, Progress, Request, folder_names, inverted
+from invsuite.apply.invert import Inversion, InvertedPhoto, Request, folder_names, inverted
+from invsuite.apply.pieces import Progress
 
 FIGURE, SHEET = "figure.png", "sheet.png"
 ON_A_SHEET = 20  # photos
