@@ -176,8 +176,12 @@ class Results(Sequence[Record]):
 
     @cached_property
     def missing(self) -> dict[str, list[Record]]:
-        """Return why cells or measures are missing, and what the suite noticed: the records of each reason."""
+        """Return why cells or measures are missing, and what the suite noticed: the records of each reason.
+
+        Measures that lack the same cells for the same reason stand together.
+        """
         reasons: dict[str, list[Record]] = {}
+        of_measures: dict[tuple[str, str], list[Record]] = {}  # by label, and state with reason
         for record in self.records:
             if not record.ok:
                 reasons.setdefault(f"{record.state}: {record.reason}", []).append(record)
@@ -187,7 +191,12 @@ class Results(Sequence[Record]):
             for measurement in record.measurements.values():
                 if measurement.reason:
                     state = "not defined for some images" if measurement.ok else measurement.status
-                    reasons.setdefault(f"{measurement.label} {state}: {measurement.reason}", []).append(record)
+                    of_measures.setdefault((measurement.label, f"{state}: {measurement.reason}"), []).append(record)
+        alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for (label, why), records in of_measures.items():
+            alike.setdefault((why, tuple(record.cell.id for record in records)), []).append(label)
+        for (why, _), labels in alike.items():
+            reasons[f"{', '.join(labels)} {why}"] = of_measures[labels[0], why]
         return reasons
 
     def store_of(self, record: Record) -> Store | None:
