@@ -40,6 +40,7 @@ app = typer.Typer(
     help="Benchmark of feature inversion for transformer vision models.",
 )
 SuiteOption = Annotated[str, typer.Option(help="Suite: the name of a bundled one, or a TOML file.")]
+SCENES_SEED = 17  # of scenes that `transfer` scores on; the suites fit, select and score on others
 OutOption = Annotated[Path, typer.Option(help="Folder for tables and, below records/, one JSON record per cell.")]
 ModelsOption = Annotated[
     str,
@@ -522,6 +523,47 @@ def fit(
             reporter.note(remark)
     inverse.save(out, licence)
     _print(as_json, _console.inverse_tree(inverse, out), _console.inverse_text(inverse, out))
+
+
+@command()
+def transfer(
+    inverse: Annotated[str, typer.Argument(help="A kept inverse: a folder, hf://USER/NAME, or bundled:MODEL/METHOD.")],
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="A folder of photos to score on; may be given again.")
+    ] = None,
+    scenes: Annotated[
+        int, typer.Option(min=0, help="How many generated scenes to score on, of a seed that no suite fits on.")
+    ] = 64,
+    onto: Annotated[
+        list[str] | None,
+        typer.Option(help="Source of another model of the same architecture, or random; may be given again."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=0, help="Photos of each folder, the first ones (0: all).")] = 64,
+    metrics: Annotated[str, typer.Option(help="Measures, comma-separated names.")] = "psnr,ssim",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: OutOption = Path("results"),
+) -> None:
+    """Write transfer.md: what an inverse is worth elsewhere.
+
+    It is scored on other images than those of its fit, and on other weights of its model's architecture.
+    """
+    from invsuite.apply.images import geometry_of
+    from invsuite.apply.inverse import load_inverse
+    from invsuite.data.folder import PhotoFolder
+    from invsuite.data.sources import open_images
+    from invsuite.data.split import Split
+    from invsuite.transfer import transfer as score_elsewhere
+    from invsuite.transfer import transfer_markdown
+
+    model = load_inverse(inverse, device=device).model
+    images = {}
+    if scenes:
+        images["scenes"] = open_images("scenes", model.image_size, model.resampling, seed=SCENES_SEED, count=scenes)
+    for folder in photos or []:
+        dataset = PhotoFolder(folder, geometry_of(model), count)
+        images[folder.resolve().name] = Split(dataset, tuple(range(len(dataset))))
+    rows = score_elsewhere(inverse, images, onto or [], _names(metrics) or (), device)
+    _write(out / "transfer.md", transfer_markdown(rows, inverse))
 
 
 @command()
