@@ -490,7 +490,7 @@ def fit(
     """Fit an inverse and keep it.
 
     The folder holds a card (what it was fitted to, on what, how good it is) and its tensors; Python reads it with
-    invsuite.load_inverse.
+    invsuite.load_inverse. A training that was killed goes on when the same command is run again.
     """
     from invsuite import _console, single
     from invsuite.apply.inverse import check_folder, check_keepable
@@ -505,6 +505,7 @@ def fit(
     unit = make_method(method, _settings(parameters or []), method)
     check_keepable(unit)  # what cannot be kept is said before hours are spent on it
     check_folder(out)
+    unfinished = Path(f"{out.absolute()}.unfinished")  # a training that is killed goes on from here
     with ConsoleReporter() as reporter:
         reporter.begin(1, 1.0)
         inverse = single.fit(
@@ -517,11 +518,14 @@ def fit(
             scored=score,
             device=device,
             progress=reporter.work(f"fitting {method}", 1.0),
+            checkpoints=unfinished,
         )
         used = inverse.problem
         for remark in Splits(used.fit, used.select, Split(used.fit.dataset, ())).remarks():
             reporter.note(remark)
     inverse.save(out, licence)
+    if unfinished.is_dir() and not any(unfinished.iterdir()):
+        unfinished.rmdir()
     _print(as_json, _console.inverse_tree(inverse, out), _console.inverse_text(inverse, out))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invsuite._system.devices import pick_device
 from invsuite.apply.images import geometry_of
-from invsuite.apply.inverse import Inverse
+from invsuite.apply.inverse import Inverse, card_of, model_facts
 from invsuite.apply.recorded import RecordedSplit
 from invsuite.benchmark.cells import LoadedModel, Plan, find_witness, identity_of_inputs, make_cells
 from invsuite.benchmark.fitting import fit_method
@@ -62,6 +63,7 @@ def fit(
     scored: int = 0,
     device: str = "auto",
     progress: ProgressHook = silent,
+    checkpoints: Path | None = None,
 ) -> Inverse:
     """Fit a method to a frozen model, and return the inverse: call it with images, save it, score it.
 
@@ -78,6 +80,8 @@ def fit(
             and SSIM are then on its card.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         progress: called with (steps done, steps in all, what a step is).
+        checkpoints: folder where training leaves its state now and then: the same call goes on from there after it was
+            killed. What is left of a fit is deleted when it is done.
 
     Raises:
         UsageError: for an unknown method, model or stage, or fewer images than a batch.
@@ -108,7 +112,13 @@ def fit(
         raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
     cut = chain.find_stages(stages)
     problem = Problem(chain, cut, cut, fit_images, selection, spent, seed, Context(progress=progress))
-    inverse = Inverse.of(fit_method(unit, problem, chain.fingerprint()))
+    facts, state = model_facts(chain), None
+    if checkpoints is not None:
+        state = checkpoints / card_of(unit, problem, facts).recipe
+        problem = replace(problem, context=replace(problem.context, checkpoints=state))
+    inverse = Inverse.of(fit_method(unit, problem, facts.fingerprint))
+    if state is not None:
+        shutil.rmtree(state, ignore_errors=True)
     return inverse if held_back is None or not inverse.stages else inverse.with_quality(score(inverse, held_back))
 
 

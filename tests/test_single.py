@@ -8,10 +8,13 @@ import pytest
 import torch
 from helpers import invoke, small_suite
 
+from invsuite.apply.inverse import Inverse
 from invsuite.data.scenes import ScenesSource
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.methods.networks import Layerwise
 from invsuite.methods.problem import Budget
+from invsuite.methods.training import engine
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Model
 from invsuite.results.store import Store
 from invsuite.single import fit, score
@@ -45,6 +48,34 @@ def test_an_inverse_reconstructs(vit: Model) -> None:
     refused = fit("exact", vit, ["block03"], FIT)
     with pytest.raises(NotApplicable):
         refused(images, "block03")
+
+
+def test_a_killed_fit_goes_on(vit: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    steps: list[int] = []
+
+    def fit_once(seed: int = 0, kill_at: int = 1000) -> Inverse:
+        def progress(done: int, total: int, note: str) -> None:
+            if note == "training steps":
+                steps.append(done)
+                if done >= kill_at:
+                    raise KeyboardInterrupt
+
+        steps.clear()
+        method, budget = Layerwise(width=8, depth=1, recipe=Recipe(patience=0)), Budget(image_passes=320, batch=16)
+        return fit(method, vit, ["embed"], FIT, budget=budget, seed=seed, progress=progress, checkpoints=tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_once(kill_at=15)
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    fit_once(seed=1)
+    assert len(steps) == 20, "another seed does not go on from it"
+    resumed = fit_once()
+    assert len(steps) < 10
+    assert not list(tmp_path.iterdir())
+    images = FIT.open((96, 96), vit.resampling)[0].image[None]
+    assert torch.equal(resumed(images), fit_once()(images))
+    assert len(steps) == 20
 
 
 def test_what_does_not_fit_is_one_line(vit: Model) -> None:

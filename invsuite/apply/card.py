@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -199,6 +200,12 @@ class Card:
     def name(self) -> str:
         """Return MODEL-ROW-sSEED: what a folder of it is called."""
         return f"{self.model.name}-{self.method.row}-s{self.seed}"
+
+    @property
+    def recipe(self) -> str:
+        """Return 12 hexadecimal digits over all that decides what a fit gives: method, model, data, budget and seed."""
+        parts = (self.method, self.model.fingerprint, self.stages, self.cut, self.data, self.budget, self.engine)
+        return hashlib.sha256(repr((*parts, self.seed)).encode()).hexdigest()[:12]
 
     @property
     def photo_mode(self) -> str:
