@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import invoke, scene_split
-from huggingface_hub import CommitOperationAdd
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from PIL import Image
 
 from invsuite.apply import places
@@ -79,6 +81,11 @@ def test_fit_says_in_one_line_what_does_not_fit(words: list[object], says: str, 
     assert not (tmp_path / "out").exists()
 
 
+def as_real(function: Callable[..., object], *words: object, **options: object) -> None:
+    """Fail if the client's own function does not take these arguments."""
+    signature(function).bind(*words, **options)
+
+
 class Hub:
     """A hub that keeps what is committed to it in a folder."""
 
@@ -90,10 +97,12 @@ class Hub:
         return self
 
     def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
+        as_real(HfApi.create_repo, self, repository, private=private, exist_ok=exist_ok)
         assert exist_ok
         self.made.append((repository, private))
 
     def create_commit(self, repository: str, operations: list[CommitOperationAdd], *, commit_message: str) -> None:
+        as_real(HfApi.create_commit, self, repository, operations, commit_message=commit_message)
         assert "ridge of vit" in commit_message
         for operation in operations:
             path = self.folder / repository / operation.path_in_repo
@@ -102,6 +111,7 @@ class Hub:
             path.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
 
     def snapshot_download(self, repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        as_real(snapshot_download, repository, revision=revision, allow_patterns=allow_patterns)
         if not (self.folder / repository).is_dir() or revision == "lost":
             raise FileNotFoundError(f"404 Client Error: {repository}")
         assert sorted(allow_patterns) == sorted(FILES)
