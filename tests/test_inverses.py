@@ -172,7 +172,7 @@ def test_a_model_that_python_made_is_given_by_hand(linear_chain: Model, tmp_path
 def test_what_cannot_be_kept_is_refused_in_one_line(vit: Model, tmp_path: Path) -> None:
     for method, reason in (
         ("mean-colour", "shown the image itself"),
-        ("nearest", "cannot be kept without what it was fitted on"),
+        ("nearest", "cannot be kept: it answers with its fit images"),
     ):
         with pytest.raises(UsageError, match=reason):
             fit(method, vit, ["embed"], FIT).save(tmp_path / method)

@@ -209,6 +209,21 @@ def test_photos_take_their_size_as_those_of_the_fit_did(ridge: Inverse, photo: I
     assert invert(photo, squashed, geometry="crop").photos[0].treatment.startswith("cropped to the centre 120 x 120")
 
 
+def test_descents_that_were_stopped_are_said(lossless: Inverse, photo: Image.Image) -> None:
+    class Stopped(Copy):
+        def findings(self, stage: str) -> dict[str, Any]:
+            return {"converged": stage == "embed", "converged_share": 0.25, "iterations": 900.0, "ceiling": 2000}
+
+    stopped = replace(lossless, fitted=replace(lossless.fitted, inverter=Stopped()))
+    remark = "Not converged at block03 (25 % of the descents ended within 2,000 iterations)."
+    inversion = invert({"one": photo, "two": photo}, stopped)
+    assert [one.remark for one in inversion.photos] == [remark, remark]
+    assert inversion.photos[0].tree()["remark"] == remark
+    for figure in (show(inversion), show(inversion.photos[0])):
+        assert remark in " ".join(text.get_text() for text in figure.texts).replace("\xa0", " ")
+    assert invert(photo, lossless).photos[0].remark == ""
+
+
 def test_edits_are_written_as_they_are_read() -> None:
     for text in ("hue=120", "hue=-90", "hue-lch=30", "chroma=0.5", "grey"):
         assert Edit.of(text).text == text
@@ -326,6 +341,14 @@ def test_the_command_writes_pictures_and_figures(ridge: Inverse, tmp_path: Path)
     kept_picture = np.asarray(Image.open(out / "cat" / "block03.png"), dtype=int)
     expected = ridge(invsuite.apply.images.sample_photos()[1].content, "block03")[0].permute(1, 2, 0) * 255
     assert np.abs(kept_picture - expected.numpy()).max() <= 0.5 + 1e-2
+
+
+def test_bundled_inverses_answer_at_once(photo: Image.Image) -> None:
+    for name, first in (("bundled:vit/modular", "embed"), ("bundled:detr/ridge", "backbone")):
+        inversion = invert({"square": photo}, name)
+        assert inversion.stages[0] == first
+        assert inversion.photos[0].rows[0].psnr[first] > 15
+        assert inversion.photos[0].name == "square"
 
 
 def test_the_command_says_what_is_wrong_in_one_line(ridge: Inverse, tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_what_is_no_image_is_one_line(vit: Model, images: Any, error: type[Excep
 def test_files_that_cannot_be_read_are_named(vit: Model, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no photos in it"):
         as_images(tmp_path, vit)
+    Image.new("RGB", (20, 10)).save(tmp_path / "for $5.png")
+    assert as_images(tmp_path / "for $5.png", vit).shape == (1, 3, 96, 96)
+    (tmp_path / "for $5.png").unlink()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataError, match=r"broken\.jpg"):

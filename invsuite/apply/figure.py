@@ -37,6 +37,7 @@ HINTED = 1.05  # letters fitted to whole pixels are up to so much wider than the
 LEADING = 1.3  # of a line of text, in its own height
 ORIGINAL = "original"
 MEASURE = "Below each picture: its PSNR in dB against the picture at the left of its row."
+BESIDE = "Beside each photo: its name, and what of it was shown to the model."
 INSIDE = "Edits act inside the outline."
 
 
@@ -142,7 +143,13 @@ def _of_one(photo: InvertedPhoto) -> tuple[_Text, list[_Line]]:
         )
         for row in photo.rows
     ]
-    footer = f"Shown to the model: {photo.treatment}. {MEASURE}{f' {INSIDE}' if photo.region is not None else ''}"
+    parts = (
+        f"Shown to the model: {photo.treatment}.",
+        MEASURE,
+        INSIDE if photo.region is not None else "",
+        photo.remark,
+    )
+    footer = " ".join(filter(None, parts))
     return _Text(f"{photo.name}: {photo.heading[0]}", photo.heading[1], (ORIGINAL, *photo.stages), footer), lines
 
 
@@ -153,7 +160,10 @@ def _of_several(photos: Sequence[InvertedPhoto]) -> tuple[_Text, list[_Line]]:
         pictures = tuple(pixels_of(image) for image in (row.image, *row.reconstructions.values()))
         lines.append(_Line(photo.name, photo.treatment, pictures, (None, *row.psnr.values())))
     model, spent = photos[0].heading
-    footer = f"Beside each photo: its name, and what of it was shown to the model. {MEASURE}"
+    remarks = dict.fromkeys(photo.remark for photo in photos)
+    footer = " ".join(
+        ["Beside each photo: its name, and what of it was shown to the model.", MEASURE, *remarks]
+    ).strip()
     return _Text(f"{len(photos)} photos: {model}", spent, (ORIGINAL, *photos[0].stages), footer), lines
 
 

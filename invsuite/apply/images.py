@@ -171,9 +171,18 @@ def to_tensor(picture: Image.Image | torch.Tensor) -> torch.Tensor:
     return to_unit_range(torch.tensor(np.asarray(picture)).permute(2, 0, 1).contiguous())
 
 
+def path_of(path: str | Path) -> Path:
+    """Return a path as it is where something lies there, else with ``~`` and ``$NAME`` expanded.
+
+    Raises:
+        Unavailable: naming an environment variable that is not set.
+    """
+    return Path(path) if Path(path).exists() else expand_path(str(path))
+
+
 def _from_path(path: str | Path) -> tuple[list[Photo], Mapping[str, str]]:
     """Return the photo of a file, or those of a folder."""
-    place = expand_path(str(path))
+    place = path_of(path)
     if place.is_dir():
         folder = PhotoFolder(place, Geometry((1, 1)))  # they are opened later, at the size that is asked then
         return [Photo(folder.key(n), file.path) for n, file in enumerate(folder.files)], folder.unreadable

@@ -19,7 +19,7 @@ from invsuite._system.files import file_name, write_atomically
 from invsuite._system.memory import halving
 from invsuite.apply.edits import Edit
 from invsuite.apply.images import Images, Photo, geometry_of, on_canvas, open_photos, size_of
-from invsuite.apply.inverse import BATCH, Inverse
+from invsuite.apply.inverse import BATCH, Inverse, load_inverse
 from invsuite.apply.pieces import Progress, at_own_size, piecewise
 from invsuite.apply.regions import Box, MaskLike, Region
 from invsuite.data.base import Mask, from_unit_range
@@ -62,6 +62,7 @@ class InvertedPhoto:
         treatment: in words, how the photo took the size of the model's input.
         rows: the photo as it is, then each edit.
         region: (h, w), true where edits act; None where they act everywhere.
+        remark: what must be known of its pictures: descents that were stopped before they converged; "" if nothing.
     """
 
     name: str
@@ -69,6 +70,7 @@ class InvertedPhoto:
     treatment: str
     rows: tuple[Row, ...]
     region: Mask | None = None
+    remark: str = ""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -94,7 +96,8 @@ class InvertedPhoto:
             }
             for row in self.rows
         ]
-        return {"photo": self.name, "shown": self.treatment, "inverse": ", ".join(self.heading), "rows": rows}
+        said = {"photo": self.name, "shown": self.treatment, "inverse": ", ".join(self.heading), "rows": rows}
+        return said | ({"remark": self.remark} if self.remark else {})
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write every picture as a PNG file, ``original.png`` and one per stage, edited ones below a folder per edit.
@@ -185,7 +188,7 @@ class Request:
 
 def invert(
     images: Images,
-    inverse: Inverse,
+    inverse: Inverse | str | Path,
     stages: Sequence[str] = (),
     edits: Sequence[str | Edit] = (),
     mask: MaskLike | None = None,
@@ -198,7 +201,7 @@ def invert(
     Args:
         images: photos of any kind and size: paths, folders, PIL images, arrays, tensors, a list of these, or a dict of
             these by the names that figures show.
-        inverse: of the model.
+        inverse: of the model, or where `load_inverse` finds it (``bundled:vit/modular``).
         stages: to invert, of the inverse's; all by default.
         edits: ``hue=DEGREES`` (HSV), ``hue-lch=DEGREES`` (lightness kept), ``chroma=FACTOR``, ``grey``; each gives a
             row of its own.
@@ -223,7 +226,8 @@ def invert(
     """
     photos, left_out = open_photos(images)
     request = Request(stages, edits, Region(mask, box), tile, geometry)
-    return Inversion(tuple(inverted(photos, inverse, request)), left_out)
+    loaded = inverse if isinstance(inverse, Inverse) else load_inverse(inverse)
+    return Inversion(tuple(inverted(photos, loaded, request)), left_out)
 
 
 def inverted(
@@ -246,6 +250,7 @@ def inverted(
         images = torch.stack([image for part in prepared for image in part.images])
         back = partial(reconstruct, inverse, stages=chosen)
         by_stage = piecewise(images, geometry.size, back, progress) if request.tile else back(images)
+        remark = _descents(inverse, chosen)
         values = {stage: psnr(shown, images).tolist() for stage, shown in by_stage.items()}
         first = 0
         for photo, part in zip(photos[start : start + together], prepared, strict=True):
@@ -259,7 +264,7 @@ def inverted(
                 for n, edit in enumerate([None, *edits])
             )
             first += len(rows)
-            yield InvertedPhoto(photo.name, heading, part.treatment, rows, part.region)
+            yield InvertedPhoto(photo.name, heading, part.treatment, rows, part.region, remark)
         if not request.tile:
             progress(min(start + together, len(photos)), len(photos))
 
@@ -315,6 +320,17 @@ def reconstruct(inverse: Inverse, images: torch.Tensor, stages: Sequence[str]) -
 
     by_stage = halving(in_batches, BATCH, f"inverting by '{inverse.card.method.row}'")
     return {stage: torch.cat(parts) for stage, parts in by_stage.items()}
+
+
+def _descents(inverse: Inverse, stages: Sequence[str]) -> str:
+    """Return at which stages the descents of the last inversions were stopped before they converged; "" for none."""
+    stopped = []
+    for stage in stages:
+        findings = inverse.inverter.findings(stage)
+        if findings.get("converged") is False:
+            share, most = findings["converged_share"], findings["ceiling"]
+            stopped.append(f"{stage} ({100 * share:.0f} % of the descents ended within {most:,} iterations)")
+    return f"Not converged at {', '.join(stopped)}." if stopped else ""
 
 
 def pixels_of(image: torch.Tensor) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from invsuite._system.files import expand_path
+from invsuite.apply.images import path_of
 from invsuite.data.base import Mask
 from invsuite.data.photo import TRANSPARENT, TURNS, orientation, quiet
 from invsuite.errors import DataError, MissingPath, UsageError, reason_of
@@ -82,7 +82,7 @@ def _bright(mask: MaskLike) -> Mask:
     A picture with transparent pixels is a cut-out: its mask is where it is opaque.
     """
     if isinstance(mask, str | Path):
-        place = expand_path(str(mask))
+        place = path_of(mask)
         if not place.is_file():
             raise MissingPath(f"mask '{mask}' does not exist")
         try:
