@@ -161,7 +161,7 @@ def score(
     scored = _opened(images, model)
     _check_apart(problem, scored)
     splits = Splits(problem.fit, problem.select, scored)
-    spec = ModelSpec(model.name, model.origin.source, problem.cut, witness)
+    spec = ModelSpec(model.name, model.origin.source, model.order([*problem.cut, *problem.stages]), witness)
     row = MethodSpec(inverse.card.method.row, method)
     units = tuple(make_metric(name) for name in metrics)
     suite = Suite(

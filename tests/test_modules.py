@@ -327,6 +327,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no layout": (lambda: several(layouts={"x": "grid"}), "the layout of stage 'x' .* is 'grid', expected 'vector', "),
     "a layout of no stage": (lambda: several(layouts={"y": "map"}), "unknown stage of 'layouts' 'y'"),
     "means of two": (lambda: several(mean=[0.5, 0.5]), "mean has 2 values and std 3: expected three each, or one"),
+    "one mean": (lambda: several(mean=0.5), "mean is 0.5, expected a value per channel, as in"),
+    "no size": (lambda: several(size=32.0), "size is 32.0, expected .height, width. in pixels"),
+    "no stages": (lambda: several(stages=["stem"]), "no stage is named: stages="),
     "a deviation of 0": (lambda: several(std=[0.0, 1, 1]), r"std is \(0.0, 1.0, 1.0\), expected more than 0"),
     "another size": (lambda: several(size=20, network=CCT()), "model 'CCT' does not run on images of 20x20"),
     "grey images": (

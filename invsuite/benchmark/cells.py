@@ -31,6 +31,7 @@ from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, name_of
+from invsuite.models.stage_words import chain_in, ordinary
 from invsuite.registry import ADAPTERS, METHODS, METRICS, SOURCES
 from invsuite.results.regime import AT
 
@@ -201,7 +202,7 @@ def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelS
         return replace(spec, stages=model.find_stages(spec.stages))
     if words is None:
         return replace(spec, stages=model.usual_stages())
-    known = [word for word in words if any(means_stage(word, stage) for stage in model.stages)]
+    known = [word for word in words if model.has_stage(word)]
     return replace(spec, stages=model.find_stages(known or words))
 
 
@@ -413,7 +414,7 @@ def _check_stages(words: Sequence[str] | None, stages: Sequence[str]) -> None:
 
 def _stages_of(spec: ModelSpec, cut: ModelSpec, model: Model | InvsuiteError) -> tuple[str, ...]:
     """Return the stages that a user can mean: those of the suite's cut, or all of a model that no suite cuts."""
-    return cut.stages if spec.stages or isinstance(model, InvsuiteError) else model.stages
+    return cut.stages if spec.stages or isinstance(model, InvsuiteError) else (*model.stages, *cut.stages)
 
 
 def _load(
@@ -460,7 +461,7 @@ def _identity(
         **shared,
     }
     if method.uses_cut or method.uses_whole_cut:
-        identity["cut"] = cut if method.uses_whole_cut else cut[: cut.index(stage) + 1]
+        identity["cut"] = ordinary(cut) if method.uses_whole_cut else chain_in(cut, stage)
     if method.seeded:
         identity["seed"] = seed
     if spec.images is not None:

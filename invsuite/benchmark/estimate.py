@@ -32,6 +32,7 @@ from invsuite.methods.problem import Problem
 from invsuite.methods.training.features import expected_distinct
 from invsuite.metrics.base import Scoring, Subject
 from invsuite.models.base import Model, Representation
+from invsuite.models.stage_words import chain_in, ordinary
 
 USUAL_PASSES, USUAL_IMAGES, USUAL_SCORED = 10_000, 1_000, 100  # where the suite does not say how many
 MEASURE = 0.3  # image passes that a measure takes per image: from 0.1 of a ViT-B's to 1 of a tiny model's
@@ -156,8 +157,12 @@ def step_seconds(plan: Plan, entry: LoadedModel, settings: InverseSettings, devi
     cut = model.order(entry.spec.stages)
     problem = Problem(model, cut, cut, entry.splits.fit, entry.splits.select, plan.suite.budget, 0)
     representations = model.represent(torch.rand(IMAGES, 3, *model.image_size, device=device), cut)
+    networks = inverse_networks(problem, settings, ("estimate",), problem.cut)
+    for stage in cut:
+        if stage not in networks:  # several stages read together
+            networks |= inverse_networks(problem, settings, ("estimate",), problem.chain_to(stage))
     seconds = {}
-    for stage, module in inverse_networks(problem, settings, ("estimate",)).items():
+    for stage, module in networks.items():
         module.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
         def step(source: Representation = representations[stage], module: torch.nn.Module = module) -> None:
@@ -189,7 +194,7 @@ def measure_seconds(plan: Plan, entry: LoadedModel, stage: str, device: torch.de
 
     subject = Subject(
         model,
-        model.order(entry.spec.stages),
+        model.order(ordinary(entry.spec.stages)),
         samples,
         images,
         fit=Split(splits.fit.dataset, splits.fit.rows[:FIT_IMAGES]),
@@ -236,7 +241,7 @@ def model_seconds(
         step = BACKWARD * forward * work.model_share
         if work.networks is not None:
             own = steps[work.networks]
-            chain = sum(own[stage] for stage in cut[: cut.index(cell.stage) + 1])
+            chain = sum(own[stage] for stage in chain_in(cut, cell.stage))
             step += (1 - work.chain_share) * own[cell.stage] + work.chain_share * chain
             seconds += images * chain / BACKWARD
         if work.trained_passes:

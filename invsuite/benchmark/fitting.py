@@ -36,7 +36,7 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
         problem.select.prepare()
     set_determinism(problem.seed)
     with Meter(problem.device) as meter:
-        fitted = method.fit(problem)
+        fitted = method.fit_stages(problem)
     if problem.model.fingerprint() != fingerprint:
         raise DataError(f"fitting '{method.name}' changed the weights of model '{problem.model.name}'")
     fitted.method, fitted.problem = method, problem

@@ -47,6 +47,7 @@ from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.metrics.checks import check_measures
 from invsuite.models.base import Model
 from invsuite.models.checks import check_chain, check_normalisation
+from invsuite.models.stage_words import ordinary
 from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.outcome import RunOutcome
 from invsuite.results.pictures import EDITED, FIRST, Pixels, best_and_worst, first_sheet, paired_sheet
@@ -431,7 +432,7 @@ class Session:
             check_chain(model, images[:CHECKED_IMAGES])
             subject = Subject(
                 model,
-                stages=model.order(entry.spec.stages),
+                stages=model.order(ordinary(entry.spec.stages)),
                 samples=samples,
                 images=images,
                 fit=entry.splits.fit,

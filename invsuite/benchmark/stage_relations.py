@@ -14,6 +14,7 @@ from invsuite._system.provenance import set_determinism
 from invsuite.benchmark.cells import LoadedModel, Plan
 from invsuite.benchmark.runner import origin, problem_record
 from invsuite.metrics.interlayer import RELATE_VERSION, relate
+from invsuite.models.stage_words import ordinary
 from invsuite.results.record import RelationName, RelationRecord
 from invsuite.results.store import Store
 
@@ -26,7 +27,7 @@ def identity(entry: LoadedModel) -> dict[str, Any]:
         "version": RELATE_VERSION,
         "weights": entry.model.origin.sha256,
         "image_size": entry.model.image_size,
-        "stages": entry.model.order(entry.spec.stages),
+        "stages": entry.model.order(ordinary(entry.spec.stages)),
         "data": {part: getattr(entry.splits, part).digest() for part in ("fit", "score")},
     } | {part: known for part, known in entry.cells[0].identity.items() if part == "plugins"}
 
@@ -60,7 +61,7 @@ def _relate(plan: Plan, entry: LoadedModel, name: str, device: torch.device) -> 
     set_determinism(SEED)
     model = entry.model.to(device)
     try:
-        relations = relate(model, entry.spec.stages, entry.splits.fit, entry.splits.score)
+        relations = relate(model, ordinary(entry.spec.stages), entry.splits.fit, entry.splits.score)
         body: dict[str, Any] = {"status": "ok", "body": relations}
     except Exception as error:
         body = problem_record(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +18,7 @@ from invsuite.errors import NotApplicable
 from invsuite.inverses.networks import InverseSettings
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Representation
+from invsuite.models.stage_words import ordinary
 
 Family = Literal["floor", "closed form", "optimisation", "layer-wise", "modular", "hybrid"]
 #: per stage, what a fit says for the record
@@ -230,6 +231,8 @@ class Method(ABC):
         uses_budget: whether it depends on the budget.
         reads_fit: whether it takes all fit images through the model once, for all stages together.
         uses_image: whether it is a floor that is shown the image itself.
+        reads_joined: whether it inverts several stages read together (``block03+block06``), which are no place in the
+            chain; one that walks the chain back cannot, and is not asked to.
         row_parameters: parameters that are another method, which a suite file names by its row.
 
     Examples:
@@ -258,6 +261,7 @@ class Method(ABC):
     uses_budget: ClassVar[bool] = False
     reads_fit: ClassVar[bool] = False
     uses_image: ClassVar[bool] = False
+    reads_joined: ClassVar[bool] = False
     row_parameters: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -266,6 +270,23 @@ class Method(ABC):
     @abstractmethod
     def fit(self, problem: Problem) -> Fitted:
         """Prepare to invert ``problem.stages``."""
+
+    def fit_stages(self, problem: Problem) -> Fitted:
+        """Fit the stages of ``problem`` that it can read, and refuse several read together where it cannot."""
+        if self.reads_joined:
+            return self.fit(problem)
+        stages = ordinary(problem.stages)
+        refused = {
+            stage: NotApplicable(
+                f"'{self.name}' inverts places in the chain; '{stage}' is several stages read together"
+            )
+            for stage in problem.stages
+            if stage not in stages
+        }
+        if not refused:
+            return self.fit(problem)
+        fitted = self.fit(replace(problem, stages=stages)) if stages else Fitted(Inverter(), no_fit(()))
+        return replace(fitted, refused=fitted.refused | refused)
 
     def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Inverter | None:
         """Return the inverter of an earlier fit for ``problem.stages``, without a look at the fit images.

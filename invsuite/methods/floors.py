@@ -68,6 +68,7 @@ class Mean(Method):
     name = "mean"
     family = "floor"
     source = "the constant predictor of least squared error"
+    reads_joined = True
 
     def fit(self, problem: Problem) -> Fitted:
         """Average the fit images."""
@@ -156,6 +157,7 @@ class Nearest(Method):
     name = "nearest"
     family = "floor"
     source = "nearest neighbour in feature space (Cover & Hart 1967, doi 10.1109/TIT.1967.1053964)"
+    reads_joined = True
     reads_fit = True
 
     def fit(self, problem: Problem) -> Fitted:
@@ -220,6 +222,7 @@ class MeanColour(Method):
     name = "mean-colour"
     family = "floor"
     source = "three values of the image itself"
+    reads_joined = True
     uses_image = True
 
     def fit(self, problem: Problem) -> Fitted:
@@ -293,6 +296,7 @@ class Bicubic(Method):
     name = "bicubic"
     family = "floor"
     source = "as many values of the image itself (Keys 1981, doi 10.1109/TASSP.1981.1163711)"
+    reads_joined = True
     uses_image = True
 
     def fit(self, problem: Problem) -> Fitted:
@@ -363,6 +367,7 @@ class RandomWeights(Method):
     name = "random-weights"
     family = "floor"
     source = "model randomisation test (Adebayo et al. 2018, arXiv 1810.03292)"
+    reads_joined = True
     uses_image = True
     seeded = True
     # those of the inverse at most: a cell's identity then covers too much rather than too little
@@ -387,7 +392,7 @@ class RandomWeights(Method):
     def fit(self, problem: Problem) -> Fitted:
         """Randomise the model and fit the inverse on it."""
         problem = self._randomised(problem)
-        fitted = self.method.fit(problem)
+        fitted = self.method.fit_stages(problem)
         notes = {s: fitted.notes.get(s, {}) | {"weights": problem.model.origin.sha256} for s in problem.stages}
         return Fitted(RandomisedModel(problem.model, fitted.inverter), fitted.cost, notes, fitted.refused)
 

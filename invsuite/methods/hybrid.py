@@ -118,7 +118,7 @@ class TwoPhase(NetworkMethod):
                 "chain_gap": composed[stage] / errors[stage],
             }
         results = {stage: [alone.results[stage], tuned.results[stage]] for stage in problem.stages}
-        return Fitted(ChainInverter(chains, chains), total_cost(initial, [alone, tuned], results), notes)
+        return Fitted(ChainInverter(chains, chains), total_cost([initial], [alone, tuned], results), notes)
 
 
 @register.method
@@ -424,7 +424,7 @@ class SharedChain(NetworkMethod):
                 "entries": list(cut),
                 "selection_image_mse": errors[stage],
             }
-        return Fitted(ChainInverter(chains, modules), total_cost(initial, [report], results), notes)
+        return Fitted(ChainInverter(chains, modules), total_cost([initial], [report], results), notes)
 
     def work(self, facts: WorkFacts) -> Work:
         """Return the work of a chain that is trained from every stage."""

@@ -72,13 +72,13 @@ class ChainInverter(Inverter):
 
 
 def inverse_networks(
-    problem: Problem, settings: InverseSettings, seed_parts: tuple[object, ...]
+    problem: Problem, settings: InverseSettings, seed_parts: tuple[object, ...], chain: Sequence[str]
 ) -> dict[str, InverseNetwork]:
-    """Return a fresh inverse network for every component of the cut, keyed by the stage it reads, in chain order."""
+    """Return a fresh inverse network for every stage of a ``chain`` from the image on, keyed by the stage it reads."""
     model = problem.model
     modules: dict[str, InverseNetwork] = {}
     target, before = image_layout(model.image_size), None
-    for stage in problem.cut:
+    for stage in chain:
         sized = replace(settings, blocks=model.blocks(before, stage))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(problem.seed, *seed_parts, stage))
@@ -125,8 +125,8 @@ class NetworkMethod(Method):
         Every method that trains modules starts from these same values, so that only training tells them apart.
         """
         chain = problem.chain_to(last)
-        modules = inverse_networks(problem, self.settings, ("modular",))
-        modules = {stage: module.to(problem.device) for stage, module in modules.items() if stage in chain}
+        modules = inverse_networks(problem, self.settings, ("modular",), chain)
+        modules = {stage: module.to(problem.device) for stage, module in modules.items()}
         initial = initialise(problem, modules, self.start == "ridge", self.recipe.flip)
         initial.apply(modules)
         return modules, initial
@@ -138,11 +138,11 @@ class NetworkMethod(Method):
         """
         stages = problem.stages
         if self.shares_modules:
-            modules = inverse_networks(problem, self.settings, ())
-            trained: Mapping[str, nn.Module] = {stage: modules[stage] for stage in problem.chain_to(stages[-1])}
+            modules = inverse_networks(problem, self.settings, (), problem.chain_to(stages[-1]))
+            trained: Mapping[str, nn.Module] = modules
             chains = {stage: compose(modules, problem.chain_to(stage)) for stage in stages}
         else:
-            fresh = {stage: inverse_networks(problem, self.settings, ()) for stage in stages}
+            fresh = {stage: inverse_networks(problem, self.settings, (), problem.chain_to(stage)) for stage in stages}
             trained = chains = {stage: compose(fresh[stage], problem.chain_to(stage)) for stage in stages}
         states = unflattened(tensors)
         if not states.keys() >= trained.keys():
@@ -236,7 +236,9 @@ def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) ->
 
 
 def total_cost(
-    initial: Initialisation, reports: Sequence[TrainingReport], per_stage: Mapping[str, Sequence[TrainingResult]]
+    initials: Sequence[Initialisation],
+    reports: Sequence[TrainingReport],
+    per_stage: Mapping[str, Sequence[TrainingResult]],
 ) -> FitCost:
     """Return what initial values and trainings one after the other took.
 
@@ -246,7 +248,7 @@ def total_cost(
     totals = {stage: sum((r.cost for r in results), TrainingCost()) for stage, results in per_stage.items()}
     return FitCost(
         stage_seconds={stage: total.seconds for stage, total in totals.items()},
-        shared_seconds=initial.shared_seconds + sum(report.shared_seconds for report in reports),
+        shared_seconds=sum(i.shared_seconds for i in initials) + sum(report.shared_seconds for report in reports),
         image_passes={stage: total.image_passes for stage, total in totals.items()},
         parameters={stage: results[-1].parameters for stage, results in per_stage.items()},
         fit_flops={stage: total.flops for stage, total in totals.items()},
@@ -282,25 +284,29 @@ class Layerwise(NetworkMethod):
     family = "layer-wise"
     source = "Dosovitskiy & Brox 2016, arXiv 1506.02753"
     shares_modules = False
+    reads_joined = True
 
     def fit(self, problem: Problem) -> Fitted:
         """Train one chain of networks per stage."""
         trainees: list[Trainee] = []
         chains: dict[str, nn.Sequential] = {}
-        initial: Initialisation | None = None
-        for stage in reversed(problem.stages):  # the deepest first: its chain holds all others
+        initials: list[Initialisation] = []
+        for stage in reversed(problem.stages):  # the deepest first: its chain holds all others but joined stages
             chain = problem.chain_to(stage)
-            modules = inverse_networks(problem, self.settings, (self.name, stage))
-            own = {s: modules[s].to(problem.device) for s in chain}
-            initial = initial or initialise(problem, own, self.start == "ridge", self.recipe.flip)
+            own = inverse_networks(problem, self.settings, (self.name, stage), chain)
+            for inverse in own.values():
+                inverse.to(problem.device)
+            initial = next((known for known in initials if known.costs.keys() >= set(chain)), None)
+            if initial is None:
+                initial = initialise(problem, own, self.start == "ridge", self.recipe.flip)
+                initials.append(initial)
             initial.apply(own)
             module = chains[stage] = compose(own, chain)
             loss, images = image_objective(stage), reconstruction(module, stage)
             trainees.insert(0, Trainee(stage, module, (stage,), loss, images, initial_cost=initial.cost_of(chain)))
-        assert initial is not None
         report = train(problem, trainees, self.recipe)
         errors = selection_image_errors(problem, chains)
-        cost = total_cost(initial, [report], {stage: [result] for stage, result in report.results.items()})
+        cost = total_cost(initials, [report], {stage: [result] for stage, result in report.results.items()})
         notes = {s: result.notes() | {"selection_image_mse": errors[s]} for s, result in report.results.items()}
         return Fitted(ChainInverter(chains, chains), cost, notes)
 
@@ -354,7 +360,7 @@ class Modular(NetworkMethod):
         chains = {stage: compose(modules, problem.chain_to(stage)) for stage in problem.stages}
         errors = selection_image_errors(problem, chains)
         # a stage's inverse uses every module before it; each was trained once, whatever the number of stages
-        cost = total_cost(initial, reports, {stage: [results[stage]] for stage in problem.stages})
+        cost = total_cost([initial], reports, {stage: [results[stage]] for stage in problem.stages})
         notes = {
             s: results[s].notes() | {"modules": list(problem.chain_to(s)), "selection_image_mse": errors[s]}
             for s in problem.stages

@@ -18,6 +18,7 @@ from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.methods.training.features import CachePolicy, FeatureCache
 from invsuite.models.base import Model
+from invsuite.models.stage_words import chain_in, ordinary
 
 if TYPE_CHECKING:
     from invsuite.methods.base import Fitted, Method
@@ -139,7 +140,7 @@ class Engine:
 def fit_alone(method: Method, problem: Problem) -> Fitted:
     """Fit ``method`` for one that builds on it, and note the seconds that it took."""
     begun = time.perf_counter()
-    fitted = method.fit(problem)
+    fitted = method.fit_stages(problem)
     fitted.cost.total_seconds += time.perf_counter() - begun
     return fitted
 
@@ -177,7 +178,8 @@ class Problem:
         model: the frozen model whose representations are to be inverted.
         stages: the stages to invert, in chain order.
         cut: every stage at which the suite cuts the chain, in chain order: a modular inverse of a late stage passes
-            through the earlier ones.
+            through the earlier ones. Several stages read together (`invsuite.models.joined`) cut nothing, and are
+            left out.
         fit: images for fitting.
         select: images for choosing among fitted weights or parameters.
         budget: what each trained inverse may spend.
@@ -204,14 +206,20 @@ class Problem:
     seed: int
     context: Context = field(default_factory=Context)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cut", ordinary(self.cut))
+
     @property
     def device(self) -> torch.device:
         """Return the device of the model."""
         return self.model.device
 
     def chain_to(self, stage: str) -> tuple[str, ...]:
-        """Return the stages of the cut from the image up to and including ``stage``."""
-        return self.cut[: self.cut.index(stage) + 1]
+        """Return the stages of the cut from the image up to and including ``stage``.
+
+        Those before several stages that are read together are those before the first of them.
+        """
+        return chain_in(self.model.order([*self.cut, stage]), stage)
 
 
 def derived_seed(*parts: object) -> int:

@@ -343,6 +343,7 @@ class Refined(BuiltOn):
     name = "refined"
     family = "hybrid"
     source = "the suite's own: maximum a posteriori around another inverse, with a Gaussian prior of its errors"
+    reads_joined = True  # where its start does
 
     @property
     def settings(self) -> DescentSettings:

@@ -207,6 +207,7 @@ class Ridge(Method):
     source = "Hoerl & Kennard 1970; lambda by Golub, Heath & Wahba 1979, doi 10.1080/00401706.1979.10489751"
     version = 5
     reads_fit = True
+    reads_joined = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

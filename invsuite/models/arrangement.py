@@ -70,11 +70,13 @@ class Turned:
         layout: of the representation.
         order: the tensor's axes, the batch first and then as they follow in the layout.
         shape: (...) of one image, in that order; it has the layout's values in the layout's order.
+        words: how a person states it.
     """
 
     layout: Layout
     order: tuple[int, ...]
     shape: tuple[int, ...]
+    words: str = ""
 
     def read(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the representation of the module's one tensor."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ from invsuite.data.base import check_images
 from invsuite.data.geometry import BICUBIC, Resampling
 from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
 from invsuite.models.randomise import randomise
+from invsuite.models.stage_words import RANGE, Words, is_joined
+
+if TYPE_CHECKING:
+    from invsuite.models.joined import Joined
 
 LayoutKind = Literal["map", "tokens", "queries", "predictions"]
 TaskKind = Literal["classification", "detection", "embedding"]
@@ -230,15 +234,32 @@ def means_stage(word: str, stage: str) -> bool:
     """Tell whether ``word``, as a person types it, means ``stage``.
 
     A word is the stage's name or a shell pattern of it, its name with other zeros (``block3`` for ``block03``), its
-    number (``3``; ``0`` is the embedding), or ``every``.
+    number (``3``; ``0`` is the embedding), or ``every``. Several stages read together are meant by words for each of
+    them, in any order: ``6+3`` is ``block03+block06``.
     """
     if word == EVERY or fnmatchcase(stage, word):
         return True
+    if is_joined(word) or is_joined(stage):
+        return is_joined(word) and is_joined(stage) and _mean_the_same(Words.of(word), Words.of(stage))
     if word.isdigit():
         number = re.search(r"\d+$", stage)
         return int(word) == (int(number[0]) if number else 0 if stage == "embed" else -1)
     word, stage = (re.sub(r"(?<!\d)0+(?=\d)", "", name) for name in (word, stage))
     return word == stage
+
+
+def _mean_the_same(words: Words, others: Words) -> bool:
+    """Tell whether each item of ``words`` means one of ``others``, all of which are meant."""
+
+    def alike(item: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        return len(item) == len(other) and all(map(means_stage, item, other))
+
+    return (
+        words.summed == others.summed
+        and len(words.items) == len(others.items)
+        and all(any(alike(item, other) for other in others.items) for item in words.items)
+        and all(any(alike(item, other) for item in words.items) for other in others.items)
+    )
 
 
 class Model:
@@ -303,6 +324,10 @@ class Model:
         self.rebuild = rebuild
         self.uncut = uncut
         self.remarks: tuple[str, ...] = ()
+        self._joined: dict[str, Joined] = {}
+        for stage in self.stages:
+            if is_joined(stage):
+                raise UsageError(f"stage '{stage}' of model '{name}' cannot have this name: + and .. join stages")
         for module in (network, *(component.module for component in components)):
             module.eval().requires_grad_(False)
         # for every component the position of the stage that it reads; -1 is the images
@@ -379,14 +404,13 @@ class Model:
         """
         from invsuite.models.module_chain import Description, module_chain
 
-        sides = (size, size) if isinstance(size, int) else tuple(size)
         description = Description(
             name=name or type(network).__name__,
-            stages=dict(stages),
-            size=sides,  # type: ignore[arg-type]
-            mean=tuple(map(float, mean)),
-            std=tuple(map(float, std)),
-            layouts=dict(layouts or {}),
+            stages=stages,
+            size=size,  # type: ignore[arg-type]
+            mean=mean,  # type: ignore[arg-type]
+            std=std,  # type: ignore[arg-type]
+            layouts=layouts or {},
             task=task,
             answer=answer,
             no_object=no_object,
@@ -428,27 +452,82 @@ class Model:
 
     def layout(self, stage: str) -> Layout:
         """Return the layout of the representation at ``stage``."""
+        if is_joined(stage):
+            return self.joined(stage).layout
         return self.components[self.position(stage)].layout
 
     def blocks(self, start: str | None, stop: str) -> int:
         """Return the number of transformer blocks after stage ``start`` (``None``: the image) up to ``stop``."""
+        if is_joined(stop):
+            stop = self.order(self.joined(stop).parts)[-1]
         first = 0 if start is None else self.position(start) + 1
         return sum(component.blocks for component in self.components[first : self.position(stop) + 1])
 
     def order(self, stages: Sequence[str]) -> tuple[str, ...]:
-        """Return ``stages`` without repeats, in chain order, with every name checked."""
-        return tuple(sorted(dict.fromkeys(stages), key=self.position))
+        """Return ``stages`` without repeats, in chain order, with every name checked.
+
+        Several that are read together stand in front of the first of them.
+        """
+
+        def place(stage: str) -> tuple[int, bool]:
+            if is_joined(stage):
+                return min(map(self.position, self.joined(stage).parts)), False
+            return self.position(stage), True
+
+        return tuple(sorted(dict.fromkeys(stages), key=place))
+
+    def joined(self, word: str) -> Joined:
+        """Return the several stages read together that ``word`` means: ``block03+block06``, ``sum(1..12)``.
+
+        Raises:
+            UsageError: for a stage that is not there, or stages whose layouts do not go together.
+        """
+        from invsuite.models.joined import Joined
+
+        if word not in self._joined:
+            words = Words.of(word)
+            items = [tuple(map(self._stage_of, item)) for item in words.items]
+            items.sort(key=lambda item: self.position(item[0]))
+            parts: list[str] = []
+            for first, *last in items:
+                begin, end = self.position(first), self.position(last[0] if last else first)
+                if end < begin:
+                    raise UsageError(f"'{first}{RANGE}{last[0]}' goes backwards in the chain of '{self.name}'")
+                parts += self.stages[begin : end + 1]
+            words = Words(words.summed, tuple(dict.fromkeys(items)))
+            self._joined[word] = Joined.of(words, {part: self.layout(part) for part in self.order(parts)})
+        return self._joined[word]
+
+    def _stage_of(self, word: str) -> str:
+        """Return the one stage that ``word`` means.
+
+        Raises:
+            UsageError: if it means none, or several.
+        """
+        stages = self.find_stages([word])
+        if len(stages) > 1:
+            raise UsageError(f"'{word}' means {len(stages)} stages of model '{self.name}': name one")
+        return stages[0]
 
     def find_stages(self, words: Sequence[str]) -> tuple[str, ...]:
-        """Return the stages that any of ``words`` means (`means_stage`), in chain order.
+        """Return the stages that any of ``words`` means (`means_stage`), in chain order (`order`).
 
         Raises:
             UsageError: listing the stages, for a word that means none.
         """
-        for word in words:
+        single = [word for word in words if not is_joined(word)]
+        for word in single:
             if not any(means_stage(word, stage) for stage in self.stages):
                 raise unknown_name(f"stage of model '{self.name}'", word, self.stages)
-        return tuple(stage for stage in self.stages if any(means_stage(word, stage) for word in words))
+        stages = [stage for stage in self.stages if any(means_stage(word, stage) for word in single)]
+        return self.order([*stages, *(self.joined(word).name for word in words if is_joined(word))])
+
+    def has_stage(self, word: str) -> bool:
+        """Tell whether ``word`` means any of its stages, or several that can be read together."""
+        try:
+            return bool(self.find_stages([word]))
+        except UsageError:
+            return False
 
     def usual_stages(self, count: int = 4) -> tuple[str, ...]:
         """Return the first stage and ``count`` of the rest, spread evenly; the predictions are left out."""
@@ -475,8 +554,27 @@ class Model:
             UsageError: if ``stop`` lies before ``start``.
             NotApplicable: if ``start`` alone does not determine ``stop``, with the stage that does.
         """
+        if start is not None and is_joined(start):
+            raise NotApplicable(f"nothing follows from '{start}', which is several stages read together")
         first = -1 if start is None else self.position(start)
-        last = self.position(stop)
+        if is_joined(stop):
+            joined = self.joined(stop)
+            for part in joined.parts:
+                self._path_from(first, start, self.position(part))
+            tensors = self._tensors({first: tensor}, [self.position(part) for part in joined.parts])
+            return joined.read([tensors[self.position(part)] for part in joined.parts])
+        for index in self._path_from(first, start, self.position(stop))[1:]:
+            tensor = self.components[index].module(tensor)
+        return tensor
+
+    def _path_from(self, first: int, start: str | None, last: int) -> list[int]:
+        """Return the positions of the components that lead from ``first``, that of stage ``start``, to ``last``.
+
+        Raises:
+            UsageError: if that lies before.
+            NotApplicable: if the one alone does not determine the other, with the stage that does.
+        """
+        stop = self.components[last].stage
         if last < first:
             raise UsageError(f"stage '{stop}' lies before '{start}' in the chain of '{self.name}'")
         path = self._path({first}, last)
@@ -487,9 +585,7 @@ class Model:
                 f"stage '{stop}' of model '{self.name}' does not follow from '{start}' alone: run it from '{source}'"
                 + (f" ({self.uncut})" if self.uncut else "")
             )
-        for index in path[1:]:
-            tensor = self.components[index].module(tensor)
-        return tensor
+        return path
 
     @torch.no_grad()
     def represent(self, images: torch.Tensor, stages: Sequence[str]) -> dict[str, Representation]:
@@ -500,16 +596,33 @@ class Model:
         check_images(images)
         self.check_frozen()
         ordered = self.order(stages)
+        joined = {stage: self.joined(stage) for stage in ordered if is_joined(stage)}
+        parts = [part for one in joined.values() for part in one.parts]
+        positions = map(self.position, self.order([*(stage for stage in ordered if stage not in joined), *parts]))
+        tensors = self._tensors({-1: images}, list(positions))
+
+        def tensor_of(stage: str) -> torch.Tensor:
+            if stage in joined:
+                return joined[stage].read([tensors[self.position(part)] for part in joined[stage].parts])
+            return tensors[self.position(stage)]
+
+        return {stage: Representation(tensor_of(stage), self.layout(stage), stage) for stage in ordered}
+
+    def _tensors(self, known: Mapping[int, torch.Tensor], positions: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Return the tensors behind the components at ``positions``, in chain order, from ``known`` ones; -1: images.
+
+        What several of them need is computed once.
+        """
+        tensors = dict(known)
         shared = {i for i in self._sources if self._sources.count(i) > 1}  # read by several: computed once
-        known = {-1: images}
-        for stage in ordered:
-            path = self._path(known, self.position(stage))
-            tensor = known[path[0]]
+        for position in positions:
+            path = self._path(tensors, position)
+            tensor = tensors[path[0]]
             for index in path[1:]:
                 tensor = self.components[index].module(tensor)
                 if index in shared or index == path[-1]:
-                    known[index] = tensor
-        return {stage: Representation(known[self.position(stage)], self.layout(stage), stage) for stage in ordered}
+                    tensors[index] = tensor
+        return tensors
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor) -> Prediction:

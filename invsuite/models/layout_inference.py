@@ -104,7 +104,7 @@ def arrangement_of_shape(name: str, shape: Sequence[int], batch: int, evidence: 
         UsageError: if no reading fits, or several do, saying how to choose.
     """
     reading = _chosen(name, shape, _readings(shape, batch, evidence, words), evidence, words)
-    return Turned(reading.layout, reading.order, reading.shape)
+    return Turned(reading.layout, reading.order, reading.shape, reading.words)
 
 
 def words_of(layout: Layout) -> str:

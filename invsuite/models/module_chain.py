@@ -8,6 +8,7 @@ it does not, the later stage is computed from the images.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ from invsuite.models.partial_forward import Border, Call, Cut, PartialForward, t
 BOX = 4  # values of a box
 HEAD = "head"  # the stage of the network's own answer
 COUNTS = (2, 3)  # images of the two forwards that are compared
+MEASURED = 6  # stages of rows, spread evenly, of which that is measured
 NEAR = 1.5  # how much more, at least, rows of a grid depend on the pixels around their place than on others
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: Rec. 601, as Pillow's mode L
 PATH = re.compile(r"(?P<path>.*?)(?:\[(?P<leaf>\d+)\])?")
@@ -106,7 +108,13 @@ class Description:
     licence: str
 
     def __post_init__(self) -> None:
-        if not self.stages:
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            try:
+                object.__setattr__(self, key, tuple(map(float, values)))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{key} is {values!r}, expected a value per channel, as in [0.5, 0.5, 0.5]") from error
+        if not isinstance(self.stages, Mapping) or not self.stages:
             raise UsageError("no stage is named: stages={'block3': 'blocks.2'} names one by its module")
         for stage in self.stages:
             if not isinstance(stage, str) or not STAGE.fullmatch(stage):
@@ -118,8 +126,14 @@ class Description:
         for stage in self.layouts:
             if stage not in (*self.stages, HEAD):
                 raise unknown_name("stage of 'layouts'", stage, (*self.stages, HEAD))
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise UsageError(f"size is {self.size}, expected (height, width) in pixels")
+        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
+        if (
+            not isinstance(sides, tuple | list)
+            or len(sides) != 2
+            or not all(isinstance(side, int) and side > 0 for side in sides)
+        ):
+            raise UsageError(f"size is {self.size}, expected (height, width) in pixels, or one number for both")
+        object.__setattr__(self, "size", tuple(sides))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise UsageError(
                 f"mean has {len(self.mean)} values and std {len(self.std)}: expected three each, or one of a network "
@@ -186,9 +200,10 @@ def module_chain(network: nn.Module, description: Description) -> Model:
     ]
     _keep_calls(network, [place.path for place in places])
     ended = {call.path: call.ended for call in forwards[0].calls}
+    read = dict(zip(description.stages, arrangements, strict=True))
     cuts = {
-        stage: Cut(Border(place.path, leaves=(place.leaf,)), arrangement)
-        for stage, place, arrangement in zip(description.stages, places, arrangements, strict=True)
+        stage: Cut(Border(place.path, leaves=(place.leaf,)), read[stage])
+        for stage, place in zip(description.stages, places, strict=True)
     }
     cuts = dict(sorted(cuts.items(), key=lambda item: ended[item[1].border.path]))
     _check_places(network, many[:1], cuts, description)
@@ -214,7 +229,9 @@ def module_chain(network: nn.Module, description: Description) -> Model:
             return split(head.read([finish(network(entry(images)))]))
 
         def rebuild(other: nn.Module) -> Model:
-            return module_chain(other, description)
+            # random weights may not show what these showed
+            stated = {stage: arrangement.words for stage, arrangement in read.items()} | {HEAD: head.words}
+            return module_chain(other, replace(description, layouts={s: words for s, words in stated.items() if words}))
 
         components = _components(pieces, cuts, faults, entry, head)
         model = Model(
@@ -466,7 +483,11 @@ def _check_places(network: nn.Module, image: torch.Tensor, cuts: Mapping[str, Cu
         and stage not in description.layouts
         and min(cut.arrangement.layout.grid or (0,)) > 3
     }
-    for stage, nearness in _nearness(network, image, rows).items():
+    if not rows:
+        return
+    step = max(1, -(-len(rows) // MEASURED))
+    some = dict(list(rows.items())[::-1][::step])  # the last one is farthest from the pixels
+    for stage, nearness in _nearness(network, image, some).items():
         if nearness < NEAR:
             layout = rows[stage].arrangement.layout
             grid = "x".join(map(str, layout.grid or ()))
@@ -495,10 +516,10 @@ def _nearness(network: nn.Module, image: torch.Tensor, rows: Mapping[str, Cut]) 
         network.get_submodule(cut.border.path).register_forward_hook(keep(stage, cut.border.leaves[0]))
         for stage, cut in rows.items()
     ]
-    leaf = image.clone().requires_grad_()
+    leaf = image.repeat(4, 1, 1, 1).requires_grad_()  # one for each place
     try:
         with torch.enable_grad():
-            network(leaf * 1.0) if rows else None
+            network(leaf * 1.0)
     except RuntimeError:  # a forward that no gradient goes through
         return {}
     finally:
@@ -508,24 +529,25 @@ def _nearness(network: nn.Module, image: torch.Tensor, rows: Mapping[str, Cut]) 
     for stage, cut in rows.items():
         layout = cut.arrangement.layout
         assert layout.grid is not None
-        with torch.enable_grad():
-            places = layout.to_map(cut.arrangement.read([tensors[stage]]))[0]
+        height, width = layout.grid
+        places = list(itertools.product((height // 4, 3 * height // 4), (width // 4, 3 * width // 4)))
         signs = torch.randint(0, 2, (layout.channels,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-        ratios = []
-        for row in (layout.grid[0] // 4, 3 * layout.grid[0] // 4):
-            for column in (layout.grid[1] // 4, 3 * layout.grid[1] // 4):
-                if not places.requires_grad:
-                    continue
-                with torch.enable_grad():
-                    total = (places[:, row, column] * signs.to(places)).sum()
-                (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)
-                if gradient is None or not gradient.any():
-                    continue
-                energy = F.adaptive_avg_pool2d(gradient.square().sum(1, keepdim=True), layout.grid)[0, 0]
-                around = energy[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
-                ratios.append(float(around.mean() / energy.mean()))
-        if ratios:
-            measured[stage] = sorted(ratios)[len(ratios) // 2]
+        with torch.enable_grad():
+            maps = layout.to_map(cut.arrangement.read([tensors[stage]]))
+            total = torch.stack([maps[number, :, row, column] for number, (row, column) in enumerate(places)]).mul(
+                signs.to(maps)
+            )
+        if not total.requires_grad:
+            continue
+        (gradient,) = torch.autograd.grad(total.sum(), leaf, retain_graph=True, allow_unused=True)
+        if gradient is None or not gradient.any():
+            continue
+        energies = F.adaptive_avg_pool2d(gradient.square().sum(1), layout.grid)
+        ratios = [
+            float(energy[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].mean() / energy.mean())
+            for energy, (row, column) in zip(energies, places, strict=True)
+        ]
+        measured[stage] = sorted(ratios)[len(ratios) // 2]
     return measured
 
 

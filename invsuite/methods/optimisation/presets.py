@@ -72,6 +72,7 @@ class Optimisation(Method, DescentSettings):
 
     name = "optimisation"
     family = "optimisation"
+    reads_joined = True
     source: ClassVar[str] = "Mahendran & Vedaldi 2015, arXiv 1412.0035 (objective; L-BFGS on Fourier coefficients)"
     version = 3
 
