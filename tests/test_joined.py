@@ -218,6 +218,10 @@ def test_they_are_rows_of_the_matrix(tmp_path: Path) -> None:
     ids = [{cell.id for cell in plan.plan.cells} for plan in plans]
     assert ids[0] < ids[1]
     assert not plans[1].cost.unknown
+    added = invsuite.plan(str(without), out=tmp_path / "r", stages=["3+1"], methods=["ridge"])
+    assert {cell.id for cell in added.plan.cells} < ids[1]
+    with pytest.raises(UsageError, match="unknown stage '1\\+30'"):
+        invsuite.plan(str(without), stages=["embed", "1+30"], methods=["ridge"])
     again = invoke("bench", *words, "--methods", "ridge,exact", "--stages", "3+1")
     assert "0 cells computed, 2 reused" in again.stdout
     scenes = invsuite.open_images("scenes", (96, 96), seed=1, count=16)

@@ -31,7 +31,7 @@ from invsuite.metrics import make_metric
 from invsuite.metrics.base import Metric
 from invsuite.models.base import Model, means_stage
 from invsuite.models.load import ALIASES, load_model, name_of
-from invsuite.models.stage_words import chain_in, ordinary
+from invsuite.models.stage_words import chain_in, is_joined, ordinary
 from invsuite.registry import ADAPTERS, METHODS, METRICS, SOURCES
 from invsuite.results.regime import AT
 
@@ -193,13 +193,15 @@ def choose_models(suite: Suite, selection: Selection) -> list[ModelSpec]:
 def cut_of(spec: ModelSpec, model: Model, words: Sequence[str] | None) -> ModelSpec:
     """Return ``spec`` with the stages of ``model`` where its chain is cut.
 
-    They are the suite's, else those that ``words`` mean, else some that are spread evenly.
+    They are the suite's and several of ``words`` that are read together, which cut nothing; else those that ``words``
+    mean, else some that are spread evenly.
 
     Raises:
         UsageError: listing the model's stages, if a word of the suite, or all of ``words``, mean none.
     """
     if spec.stages:
-        return replace(spec, stages=model.find_stages(spec.stages))
+        together = [word for word in words or () if is_joined(word) and model.has_stage(word)]
+        return replace(spec, stages=model.find_stages([*spec.stages, *together]))
     if words is None:
         return replace(spec, stages=model.usual_stages())
     known = [word for word in words if model.has_stage(word)]
@@ -220,9 +222,10 @@ def make_plan(suite: Suite, selection: Selection, note: Callable[[str], None]) -
     rows = _choose_methods(suite, selection)  # refuses names that match nothing before anything is opened
     metrics = make_metrics(suite, selection)
     words = selection.stages
-    if all(spec.stages for spec in specs):
+    together = [word for word in words or () if is_joined(word)]  # what they mean, a model must say
+    if all(spec.stages for spec in specs) and not together:
         _check_stages(words, [stage for spec in specs for stage in spec.stages])
-    specs = [spec for spec in specs if not spec.stages or _may_mean(words, spec.stages)]
+    specs = [spec for spec in specs if not spec.stages or together or _may_mean(words, spec.stages)]
     specs = _with_rows(specs, rows, suite)
     loaded = [_load(spec, words, note) for spec in specs]
     _check_stages(
