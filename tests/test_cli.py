@@ -317,6 +317,10 @@ NEEDED = {
     "efficiency": ("quick",),
     "budget": ("quick",),
     "findings": ("quick",),
+    "privacy": ("quick",),
+    "fit": ("--model", "vit", "--out", "new"),
+    "push": ("a", "hf://me/b"),
+    "transfer": ("a",),
     "compare": ("a", "b"),
     "show": ("a",),
 }

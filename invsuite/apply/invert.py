@@ -63,6 +63,14 @@ class InvertedPhoto:
         rows: the photo as it is, then each edit.
         region: (h, w), true where edits act; None where they act everywhere.
         remark: what must be known of its pictures: descents that were stopped before they converged; "" if nothing.
+
+    Examples:
+        >>> import invsuite
+        >>> scenes = invsuite.open_images("scenes", (96, 96), seed=1, count=24)
+        >>> inverse = invsuite.fit("ridge", "bundled:vit", ["block03"], scenes)
+        >>> [photo] = invsuite.invert(scenes.images([0]), inverse).photos
+        >>> photo.name, photo.stages, photo["block03"].shape
+        ('image', ('block03',), torch.Size([3, 96, 96]))
     """
 
     name: str
