@@ -22,6 +22,7 @@ from invsuite.models.base import Model
 from invsuite.report.markdown import ARROWS
 from invsuite.results.record import Record
 from invsuite.results.regime import regime_of
+from invsuite.results.statistics import summary_text
 from invsuite.single import fit, score
 
 FLOOR = "mean-colour"  # the method that any inverse should beat
@@ -122,8 +123,8 @@ def _cells(name: str, row: Transferred, home: Transferred) -> list[str]:
     one, floor = row.record.measurements.get(name), row.floor.measurements.get(name)
     if one is None or one.mean is None or floor is None or floor.mean is None:
         return ["-", "-", "-"]
-    interval = "" if one.low is None else f" [{one.low:.{one.digits}f}, {one.high:.{one.digits}f}]"
     best = home.record.measurements[name].mean
     gain = None if best is None or best == floor.mean else (one.mean - floor.mean) / (best - floor.mean)
     kept = "-" if gain is None or row is home else f"{100 * gain:.0f} %"
-    return [f"{one.mean:.{one.digits}f}{interval} (n={one.n})", f"{floor.mean:.{one.digits}f}", kept]
+    value = summary_text(one.mean, one.low, one.high, one.n, one.digits)
+    return [value, f"{floor.mean:.{one.digits}f}", kept]

@@ -267,15 +267,16 @@ def decoding_cost(splits: Iterable[Split], known: set[str]) -> tuple[float, int]
     seconds, size = 0.0, 0
     for split in splits:
         rows = split.rows[:IMAGES]
-        name = pixels_name(split.dataset, split.rows, split.digest()) if split.dataset.is_photos and rows else ""
-        if not name or name in known:
+        if not split.dataset.is_photos or not rows:
             continue
-        known.add(name)
-        if not is_decoded(name):
-            begun = time.perf_counter()
-            pixels = images_of(split.dataset, rows)
-            seconds += (time.perf_counter() - begun) / len(rows) * len(split)
+        begun = time.perf_counter()
+        pixels = images_of(split.dataset, rows)
+        taken = time.perf_counter() - begun
+        name = pixels_name(split.digest(), (len(split), *pixels.shape[1:]))
+        if name not in known and not is_decoded(name):
+            seconds += taken / len(rows) * len(split)
             size += pixels[0].numel() * len(split)  # a byte each
+        known.add(name)
     return seconds, size
 
 

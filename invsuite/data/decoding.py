@@ -21,6 +21,7 @@ import PIL
 import torch
 
 from invsuite._system.cache import cache_folder, make_room
+from invsuite._system.devices import processors
 from invsuite._system.spill import SpilledTensor, TensorLike, allocate, memory_budget
 from invsuite.data.base import Dataset, from_unit_range
 from invsuite.data.photo import quiet
@@ -44,7 +45,7 @@ def decode(dataset: Dataset, rows: Sequence[int], digest: str) -> TensorLike | N
     """
     shape = (len(rows), *dataset[rows[0]].image.shape)
     if dataset.is_photos:
-        path = _path(pixels_name(dataset, rows, digest))
+        path = _path(pixels_name(digest, shape))
         kept = _kept(path, shape)
         if kept is not None and _matches(kept, dataset, rows):
             tell(f"{len(rows)} decoded images of '{dataset.name}' come from the cache")
@@ -62,9 +63,8 @@ def decode(dataset: Dataset, rows: Sequence[int], digest: str) -> TensorLike | N
     return pixels
 
 
-def pixels_name(dataset: Dataset, rows: Sequence[int], digest: str) -> str:
-    """Return what the decoded pixels of some rows are called in the cache; arguments as for `decode`."""
-    shape = (len(rows), *dataset[rows[0]].image.shape)
+def pixels_name(digest: str, shape: tuple[int, ...]) -> str:
+    """Return what decoded pixels of this ``shape`` are called in the cache; ``digest`` as for `decode`."""
     return hashlib.sha256(f"{digest} {shape} Pillow {PIL.__version__}".encode()).hexdigest()
 
 
@@ -83,11 +83,6 @@ def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
         return torch.stack([dataset[row].image for row in rows])
     with quiet(), ThreadPoolExecutor(max_workers=processors()) as pool:
         return torch.stack(list(pool.map(lambda row: dataset[row].image, rows)))
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:

@@ -27,7 +27,7 @@ from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import AT, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
-from invsuite.results.statistics import percentile_interval, resampled_means
+from invsuite.results.statistics import percentile_interval, resampled_means, summary_text
 
 END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
 MEASURES = ("psnr", "ssim")
@@ -614,11 +614,8 @@ def _mean(row: Row, measure: Measurement) -> float:
 
 
 def _value(row: Row, measure: Measurement) -> str:
-    own, digits = row.measurement(measure.name), measure.digits
-    if own is None or own.mean is None:
-        return "-"
-    interval = "" if own.low is None else f" [{own.low:.{digits}f}, {own.high:.{digits}f}]"
-    return _with_n(f"{own.mean:.{digits}f}{interval}", own.n)
+    own = row.measurement(measure.name)
+    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _with_n(text: str, n: int) -> str:

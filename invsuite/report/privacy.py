@@ -22,7 +22,7 @@ from invsuite.report.markdown import ARROWS, data_texts
 from invsuite.report.results import Results
 from invsuite.results.record import Measurement, Record
 from invsuite.results.rows import Row, rows_of
-from invsuite.results.statistics import summarise
+from invsuite.results.statistics import summarise, summary_text
 
 MEASURES = ("psnr", "ssim", "lpips")
 UNITS = {"noise": "deviations", "quantise": "bits"}  # of others the amount is a share
@@ -155,17 +155,12 @@ def _usefulness(reading: Reading) -> str:
     if reading.usefulness is None:
         return "-"
     own = summarise(list(reading.usefulness))
-    interval = "" if own.low is None else f" [{own.low:.2f}, {own.high:.2f}]"
-    return f"{own.mean:.2f}{interval} (n={own.n})"
+    return summary_text(own.mean, own.low, own.high, own.n, 2)
 
 
 def _value(row: Row | None, measure: Measurement) -> str:
     own = None if row is None else row.measurement(measure.name)
-    if own is None or own.mean is None:
-        return "-"
-    digits = measure.digits
-    interval = "" if own.low is None else f" [{own.low:.{digits}f}, {own.high:.{digits}f}]"
-    return f"{own.mean:.{digits}f}{interval} (n={own.n})"
+    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _panels(readings: Sequence[Reading]) -> list[list[CurvePanel]]:

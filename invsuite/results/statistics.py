@@ -63,6 +63,14 @@ class Difference:
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
+def summary_text(mean: float | None, low: float | None, high: float | None, n: int, digits: int) -> str:
+    """Return a mean with its interval, where it has one, and n, as tables of pages show it; "-" without a mean."""
+    if mean is None:
+        return "-"
+    interval = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.{digits}f}{interval} (n={n})"
+
+
 def distance_from_best(direction: str, value: Any) -> Any:
     """Return a number (or array) that is smaller for a better ``value``, whatever the measure's direction."""
     return {"higher": -value, "lower": value, "one": abs(value - 1), "zero": abs(value)}[direction]

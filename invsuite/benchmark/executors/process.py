@@ -13,10 +13,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-import psutil
 import torch
 
-from invsuite._system.devices import pick_devices
+from invsuite._system.devices import pick_devices, processors
 from invsuite._system.environment import thread_variables
 from invsuite.benchmark.cells import Plan
 from invsuite.benchmark.executors.base import Job, Lost, Message, Placement, Task
@@ -35,7 +34,7 @@ class Executor:
         self.devices = pick_devices(placement.device)
         self.device = self.devices[0]
         self.placement = placement
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
+        cores = processors()
         if self.device.type == "cpu":
             self.threads = placement.threads or torch.get_num_threads()
             self.workers = placement.workers or max(1, cores // self.threads)
