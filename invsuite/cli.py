@@ -254,11 +254,15 @@ def bench(
         bool, typer.Option("--random-weights", help="Untrained models: the same architectures with random weights.")
     ] = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N; several, comma-separated, with --executor process.")
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; several, comma-separated, have a process each.")
     ] = "auto",
     executor: Annotated[
-        str, typer.Option(help="serial, process (one per device) or ray (the workers of a Ray cluster).")
-    ] = "serial",
+        str,
+        typer.Option(
+            help="serial (this process), process (one per device), ray (the workers of a Ray cluster), or auto: a "
+            "process for each of several models where a CPU has cores for them, else this one."
+        ),
+    ] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many workers (default: one per device, or as many as there is room).")
     ] = None,

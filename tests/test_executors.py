@@ -27,7 +27,7 @@ from typer.testing import Result
 from invsuite._system.devices import pick_devices
 from invsuite._system.provenance import source_digest
 from invsuite.benchmark.cells import Plan, Selection, make_plan
-from invsuite.benchmark.executors import EXECUTORS
+from invsuite.benchmark.executors import EXECUTORS, auto, make_executor
 from invsuite.benchmark.executors.base import (
     Broken,
     CellDone,
@@ -46,10 +46,10 @@ from invsuite.benchmark.executors.pool import Pool, tasks_of
 from invsuite.benchmark.executors.process import environment
 from invsuite.benchmark.executors.worker import Worker
 from invsuite.benchmark.progress import ConsoleReporter
-from invsuite.benchmark.runner import Run, RunOptions, Silent, begin
+from invsuite.benchmark.runner import Run, RunOptions, Silent, begin, problem_record, weights_of, work_left
 from invsuite.benchmark.suite import load_suite
 from invsuite.cli import app
-from invsuite.errors import DiskError, SetupError, UsageError
+from invsuite.errors import DiskError, NotApplicable, SetupError, UsageError
 from invsuite.results.record import to_json
 from invsuite.results.store import Store
 
@@ -420,10 +420,54 @@ def test_what_a_worker_asks_of_ray(
 
 
 @pytest.mark.parametrize(
+    ("options", "left", "cores", "expected"),
+    [
+        ({}, {"vit": 3e4, "detr": 3e4}, 2, ("process", 2, 1)),
+        ({}, {"vit": 3e4, "detr": 3e4, "swin": 3e4}, 8, ("process", 3, 2)),
+        ({}, {"vit": 3e4, "detr": 3e4}, 1, ("serial", None, None)),
+        ({}, {"vit": 3e4, "detr": 100.0}, 2, ("serial", None, None)),  # a process of its own takes longer to start
+        ({}, {"vit": 3e4}, 8, ("serial", None, None)),
+        ({"threads": 2}, {"vit": 3e4, "detr": 3e4}, 2, ("serial", None, 2)),
+        ({"threads": 2}, {"vit": 3e4, "detr": 3e4}, 4, ("process", 2, 2)),
+        ({"workers": 2}, {"vit": 0.0}, 1, ("process", 2, None)),
+        ({"retries": 0}, {"vit": 0.0}, 2, ("serial", None, None)),
+    ],
+)
+def test_a_process_for_each_of_several_models_where_that_pays(
+    options: dict[str, Any],
+    left: dict[str, float],
+    cores: int,
+    expected: tuple[object, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto, "processors", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    placement = auto.Executor(Placement("auto", "cpu", **options)).chosen(left)
+    assert (placement.executor, placement.workers, placement.threads) == expected
+    make_executor(placement)  # which takes no option that is not for it
+
+
+def test_what_is_left_to_compute_is_judged_by_model(plan: Plan, tmp_path: Path) -> None:
+    begun = Run(plan, Store(tmp_path), torch.device("cpu"), Silent(), RunOptions(), {})
+    left = work_left(begun)
+    assert left.keys() == {entry.spec.name for entry in plan.models}
+    first, *others = plan.models[0].cells
+    begun.stamps[first.id] = None
+    begun.finish(first, problem_record(NotApplicable("not here")) | {"weights": weights_of(plan.models[0].model)})
+    less = work_left(begun)
+    assert others
+    assert 0 < less[plan.models[0].spec.name] < left[plan.models[0].spec.name]
+
+
+@pytest.mark.parametrize(
     ("words", "code", "line"),
     [
-        (("--executor", "proces"), 2, "unknown executor 'proces': did you mean process? known: process, ray, serial"),
-        (("--workers", 2), 2, "--workers is not for --executor serial, but for process and ray"),
+        (
+            ("--executor", "proces"),
+            2,
+            "unknown executor 'proces': did you mean process? known: auto, process, ray, serial",
+        ),
+        (("--executor", "serial", "--workers", 2), 2, "--workers is not for --executor serial, but for auto and "),
         (("--executor", "process", "--gpus", 0.5), 2, "--gpus is not for --executor process, but for ray"),
         (("--executor", "process", "--device", "tpu"), 2, "unknown device 'tpu': use auto, cpu, cuda or cuda:N"),
         (("--executor", "ray", "--device", "cuda:1"), 2, "device 'cuda:1': Ray chooses it; use auto, cpu or cuda"),

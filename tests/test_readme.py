@@ -94,7 +94,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 def run(command: str, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=1500
+        ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=2700
     )
 
 

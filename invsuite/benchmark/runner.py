@@ -328,6 +328,17 @@ def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, opti
     return run
 
 
+def work_left(run: Run) -> dict[str, float]:
+    """Return the image passes, roughly, of what a run that has not begun will compute, by model."""
+    return {
+        entry.spec.name: sum(
+            (work(run.plan, cell, todo) for cell in entry.cells if (todo := run.todo(entry, cell)) is not None), 0.0
+        )
+        for entry in run.plan.models
+        if isinstance(entry, LoadedModel)
+    }
+
+
 def run(
     plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None
 ) -> RunOutcome:

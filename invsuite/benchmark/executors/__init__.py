@@ -1,4 +1,4 @@
-"""Who computes the cells of a plan: this process, one process per device, or the workers of a Ray cluster.
+"""Who computes the cells of a plan: this process, one process per device or model, or the workers of a Ray cluster.
 
 Records do not depend on it: every executor computes fits by `invsuite.benchmark.runner.Session`, into the same store.
 Importing this package imports neither torch nor Ray: a worker's environment is set before they are.
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 #: name -> module whose class ``Executor`` it is
 EXECUTORS = {
+    "auto": "invsuite.benchmark.executors.auto",
     "serial": "invsuite.benchmark.executors.serial",
     "process": "invsuite.benchmark.executors.process",
     "ray": "invsuite.benchmark.executors.ray",
 }
 #: executors that understand an option which others do not
 TAKERS = {
-    "workers": ("process", "ray"),
-    "retries": ("process", "ray"),
+    "workers": ("auto", "process", "ray"),
+    "retries": ("auto", "process", "ray"),
     "gpus": ("ray",),
     "address": ("ray",),
 }
