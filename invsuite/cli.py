@@ -758,6 +758,21 @@ def privacy(
 
 
 @command()
+def granularity(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    out: OutOption = Path("results"),
+) -> None:
+    """Write granularity.md: what a finer cut costs and brings.
+
+    Cuts of one network by more or fewer stages stand side by side.
+    """
+    from invsuite.report.granularity import write_granularity
+
+    for path in write_granularity([_results(suite, out) for suite in suites], out):
+        print(path)
+
+
+@command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",

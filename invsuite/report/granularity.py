@@ -1,0 +1,182 @@
+"""Granularity: what a finer or coarser cut of one network costs modular inverses, and what it brings.
+
+Models of a suite that have the same weights and differ by their stages are cuts of one network. At every stage that
+two of them share, the modular rows of all cuts stand side by side, with what training the whole chain of modules down
+to the image took; rows of other methods, which no cut concerns, stand below them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from invsuite._system.files import write_atomically
+from invsuite.errors import UsageError
+from invsuite.report.figures import CurvePanel, draw_curves
+from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.results import Results
+from invsuite.results.record import Measurement, Record
+from invsuite.results.rows import Row, measures_of, rows_of
+from invsuite.results.statistics import summary_text
+
+FAMILY = "modular"
+MEASURES = ("psnr", "ssim", "lpips", "feature_error")
+TERA = 1e12
+
+INTRODUCTION = """\
+# Granularity: how finely should modular inverses cut a model?
+
+Rendered from records. A modular inverse of a late stage is a chain of modules, one for each stage of its cut. The same
+network is cut here at more or fewer stages. Operations, seconds and trained values are of all modules of a chain; each
+module has the budget that its row names. Values are means over images with 95 % bootstrap intervals.
+"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A stage as one cut of the network reads it.
+
+    Attributes:
+        cut: the model's name in the suite.
+        row: with its measurements.
+        chain: the rows of the modules that it is composed of, itself the last; of another method the row alone.
+    """
+
+    cut: str
+    row: Row
+    chain: tuple[Row, ...]
+
+    @property
+    def modular(self) -> bool:
+        """Tell whether it is composed of the modules of its cut."""
+        return self.row.regime.family == FAMILY
+
+    @property
+    def flops(self) -> float | None:
+        """Return the operations of training the chain, frozen passes among them; None where they were not counted."""
+        costs = [record.cost for row in self.chain for record in row.done[:1]]
+        own = [cost.fit_flops for cost in costs if cost is not None]
+        if len(own) < len(self.chain) or None in own:
+            return None
+        frozen = max(cost.fit_frozen_flops or 0.0 for cost in costs if cost is not None)
+        return sum(flops for flops in own if flops is not None) + frozen
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that training the chain took, frozen passes among them."""
+        costs = [record.cost for row in self.chain for record in row.done[:1] if record.cost is not None]
+        return sum(cost.fit_seconds for cost in costs) + max(cost.fit_shared_seconds for cost in costs)
+
+    @property
+    def values(self) -> int:
+        """Return how many values the chain has that were trained or solved."""
+        return sum(row.cost().parameters for row in self.chain)
+
+
+def readings_of(results: Results) -> dict[str, list[Reading]]:
+    """Return, by each stage that cuts of one network reach in more or fewer modules, how every row reads it."""
+    tables = {model: _rows(records) for model, records in results.models.items()}
+    networks: dict[str, list[str]] = {}
+    for model, records in results.models.items():
+        for digest in {record.weights.sha256 for record in records if record.ok and record.weights is not None}:
+            networks.setdefault(digest, []).append(model)
+    readings: dict[str, list[Reading]] = {}
+    for models in networks.values():
+        for stage in dict.fromkeys(stage for model in models for stage, _ in tables[model]):
+            own = [
+                Reading(model, row, _chain(tables[model], row))
+                for model in models
+                for row in tables[model].values()
+                if row.stage == stage
+            ]
+            if len({len(reading.chain) for reading in own if reading.modular}) > 1:
+                readings[stage] = own
+    return readings
+
+
+def _rows(records: Sequence[Record]) -> dict[tuple[str, str], Row]:
+    rows = [row for row in rows_of(records) if row.done and not row.uses_image]
+    return {(row.stage, row.method): row for row in sorted(rows, key=lambda row: row.records[0].cell.position)}
+
+
+def _chain(rows: dict[tuple[str, str], Row], row: Row) -> tuple[Row, ...]:
+    if row.regime.family != FAMILY:
+        return (row,)
+    position = row.records[0].cell.position
+    return tuple(
+        other for other in rows.values() if other.method == row.method and other.records[0].cell.position <= position
+    )
+
+
+def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
+    """Write ``granularity.md`` and its figures to a folder, and return the files.
+
+    Raises:
+        UsageError: for a suite in which no network is cut in two ways.
+        DiskError: if the disk refuses.
+    """
+    lines, paths = [INTRODUCTION], [folder / "granularity.md"]
+    for results in suites:
+        readings = readings_of(results)
+        if not readings:
+            raise UsageError(
+                f"suite '{results.name}' has no two models of the same weights, cut at other stages, with a modular "
+                "row at the same late stage: name one source twice, with other stages before it"
+            )
+        done = [record for records in results.models.values() for record in records if record.ok]
+        lines += [f"## {results.title}", "", *(f"{text}." for text in data_texts(done)), ""]
+        for model, records in results.models.items():
+            stages = dict.fromkeys(r.cell.stage for r in sorted(records, key=lambda r: r.cell.position) if r.ok)
+            lines.append(f"- `{model}`: {', '.join(stages)}")
+        name = f"{results.name}-granularity.png"
+        panels = [[panel for stage, own in readings.items() if (panel := _panel(stage, own)).lines]]
+        if panels[0]:
+            draw_curves("What a finer cut costs and brings", "training, TFLOP", panels, folder / name)
+            paths.append(folder / name)
+            lines += ["", f"![{name}]({name})"]
+        for stage, own in readings.items():
+            lines += ["", f"**{stage}**", "", _table(own)]
+    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
+    return paths
+
+
+def _table(readings: Sequence[Reading]) -> str:
+    known = measures_of([reading.row for reading in readings])
+    measures = [known[name] for name in MEASURES if name in known]
+    head = ["Method", "Cut", "Modules", "Budget", *(f"{m.label} {m.unit} {ARROWS[m.direction]}" for m in measures)]
+    head += ["Fit TFLOP ↓", "Fit s ↓", "Trained values"]
+    body = []
+    for reading in sorted(readings, key=lambda reading: not reading.modular):
+        named = [reading.cut, str(len(reading.chain))] if reading.modular else ["-", "-"]
+        flops = reading.flops
+        body.append(
+            [reading.row.method, *named, reading.row.regime.text]
+            + [_value(reading.row, measure) for measure in measures]
+            + ["-" if flops is None else f"{flops / TERA:.1f}", f"{reading.seconds:.0f}", f"{reading.values:,}"]
+        )
+    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+
+
+def _value(row: Row, measure: Measurement) -> str:
+    own = row.measurement(measure.name)
+    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
+
+
+def _panel(stage: str, readings: Sequence[Reading]) -> CurvePanel:
+    """Return PSNR against operations: a line per method along its cuts, methods without operations as levels."""
+    lines: dict[str, list[tuple[float, float, float, float]]] = {}
+    levels: dict[str, float] = {}
+    label = ""
+    for reading in readings:
+        own, flops = reading.row.measurement(MEASURES[0]), reading.flops
+        if own is None or own.mean is None or own.low is None or own.high is None:
+            continue
+        label = f"{own.label} {own.unit}"
+        if flops is None:
+            levels[reading.row.method] = own.mean
+        else:
+            lines.setdefault(reading.row.method, []).append((flops / TERA, own.mean, own.low, own.high))
+    return CurvePanel(stage, label, {method: sorted(points) for method, points in lines.items()}, levels)
