@@ -119,7 +119,28 @@ def test_it_is_compared_on_the_images_that_both_have(results: Results) -> None:
     values = [of(results, method).measurements["psnr"].values for method in ("ridge", "layerwise@32")]
     differences = [a - b for a, b in zip(*values, strict=False) if a is not None and b is not None]
     assert (compared["n"][0], compared["difference"][0]) == (3, pytest.approx(sum(differences) / 3))
-    assert results.places["psnr"]["vit/block03/ridge"] == 1
+
+
+def test_a_row_of_fewer_images_is_placed_only_where_these_tell_it_apart() -> None:
+    def first(few: int, record: Record) -> Record:
+        psnr = record.measurements["psnr"]
+        shorter = invented.measurement("psnr", list(psnr.values[:few]))
+        return replace(record, images=record.images[:few], measurements={"psnr": shorter})
+
+    names = ("ridge", "modular", "nearest")
+    whole = [planted(name, shift, family="closed form") for name, shift in zip(names, (0.0, 1.0, -2.5), strict=True)]
+    unlike = planted("descent", 1 + 3 * np.resize([1.0, -1.0], 16), **CONVERGED)
+    assert Results([*whole, unlike]).places["psnr"]["vit/embed/descent"] == 1, "of all images it may share a place"
+    places = Results(whole).places["psnr"]
+    assert places == {"vit/embed/modular": 1, "vit/embed/ridge": 2, "vit/embed/nearest": 3}
+    assert Results([*whole, first(4, unlike)]).places["psnr"] == places, "of four it shares none"
+    best = {name: place + 1 for name, place in places.items()} | {"vit/embed/descent": 1}
+    better = first(4, planted("descent", 3.0, **CONVERGED))
+    assert Results([*whole, better]).places["psnr"] == best, "four images tell that it is better"
+    twin = first(4, planted("other", 3.0, **CONVERGED))
+    both = Results([*whole, better, twin]).places["psnr"]
+    assert [both["vit/embed/descent"], both["vit/embed/other"], both["vit/embed/modular"]] == [1, 1, 3]
+    assert Results([whole[0], first(4, unlike)]).places["psnr"] == {}, "nothing is left to be compared with"
 
 
 def test_each_budget_is_spent(results: Results) -> None:
@@ -138,8 +159,8 @@ def test_pages_say_how_many_images_each_row_is_scored_on(results: Results, tmp_p
     assert "(n=3)" in line
 
 
-def planted(method: str, shift: float = 0.0, family: str = "optimisation", seed: int = 0, **notes: Any) -> Record:
-    """A record of 16 images whose PSNR is ``shift`` above that of the others."""
+def planted(method: str, shift: Any = 0.0, family: str = "optimisation", seed: int = 0, **notes: Any) -> Record:
+    """A record of 16 images whose PSNR is ``shift`` (one number, or one for each) above that of the others."""
     values = np.random.default_rng(3).normal(20, 2, 16) + shift
     one = invented.record("vit", "embed", method, seed, [invented.measurement("psnr", values.tolist())], notes=notes)
     return replace(one, cell=replace(one.cell, family=family))

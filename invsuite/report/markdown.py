@@ -32,7 +32,8 @@ NOTES = (
         "(distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of "
         "a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
         "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have. "
+        "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have, and "
+        "shares no place with rows of all images: where it cannot be told apart from each of them it has none. "
         "Rows defined on fewer than half of the images on which others are have no place, and neither have those that "
         "see the image: they mark a level that methods, shown the representation alone, are held to."
     ),

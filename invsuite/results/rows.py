@@ -217,9 +217,10 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
 
     Per-image distances from the best are compared pairwise (`invsuite.results.statistics.places`). Rows without a
     value have no place, and neither have those that see the image or have not converged, nor those defined on fewer
-    than half as many of their images as the row with most there: of them too little is known to let them share one. Of
-    a measure of all images together the rows compete that have as many images as most rows: of fewer it is another
-    number.
+    than half as many of their images as the row with most there: of them too little is known to let them share one.
+    Nor does a row share one that was not scored on images of at least half of the rows: it has a place where the images
+    that it has tell it apart from each row that was. Of a measure of all images together the rows compete that have as
+    many images as most rows: of fewer it is another number.
     """
     having = [row for row in rows if row.having(measure) and not (row.uses_image or row.unconverged)]
     if having and having[0].having(measure)[0].measurements[measure].pooled:
@@ -231,15 +232,17 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     losses = {row.name: row.losses(measure, images) for row in having}
     defined = {name: (~np.isnan(loss)).all(axis=0) for name, loss in losses.items()}
     most = np.stack(list(defined.values()))
-    own = [np.isin(images, row.images) for row in having]
+    own = {row.name: np.isin(images, row.images) for row in having}
     ranked = [
-        name
-        for (name, where), scored in zip(defined.items(), own, strict=True)
-        if where.sum() >= max(2, most[:, scored].sum(axis=1).max() / 2)
+        name for name, where in defined.items() if where.sum() >= max(2, most[:, own[name]].sum(axis=1).max() / 2)
     ]
     if len(ranked) < 2:
         return {}
-    return dict(zip(ranked, places([losses[name] for name in ranked]), strict=True))
+    expected = np.mean([defined[name] for name in ranked], axis=0) >= 0.5
+    partial = [number for number, name in enumerate(ranked) if (expected & ~own[name]).any()]
+    numbers = zip(ranked, places([losses[name] for name in ranked], partial), strict=True)
+    placed = {name: place for name, place in numbers if place is not None}
+    return placed if len(placed) > 1 else {}
 
 
 def all_places(rows: Iterable[Row]) -> Places:

@@ -8,7 +8,7 @@ such as average precision, are computed anew for each resample (`pool`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -157,22 +157,26 @@ def differences(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list
     ]
 
 
-def places(losses: Sequence[Array]) -> list[int]:
+def places(losses: Sequence[Array], partial: Collection[int] = ()) -> list[int | None]:
     """Return the place of each row: one more than the number of rows that are better beyond doubt.
 
     That is by `differences` of all pairs; rows that cannot be told apart from the best share place 1.
 
     Args:
         losses: rows (seeds, images) that are better when lower.
+        partial: numbers of rows that lack images of the others. As few images tell little apart, they share no place
+            with the others: one that cannot be told apart from each of those has none.
     """
     pairs = list(combinations(range(len(losses)), 2))
     count, mean, half = _bands(losses, pairs)
     distinguishable = (count >= 2) & ~((mean - half <= 0) & (mean + half >= 0))
-    ranked = [1] * len(losses)
-    for number in np.flatnonzero(distinguishable):
-        i, j = pairs[number]
-        ranked[i if mean[number] > 0 else j] += 1
-    return ranked
+    ranked, undecided = [1] * len(losses), set()
+    for number, (i, j) in enumerate(pairs):
+        if distinguishable[number]:
+            ranked[i if mean[number] > 0 else j] += 1
+        elif (i in partial) != (j in partial):
+            undecided.add(i if i in partial else j)
+    return [None if row in undecided else place for row, place in enumerate(ranked)]
 
 
 def _bands(rows: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> tuple[NDArray[np.int_], Array, Array]:
