@@ -35,7 +35,7 @@ class FitCost:
         stage_seconds: each stage's own training or solving.
         shared_seconds: what all stages used together: the frozen forward passes.
         image_passes: images seen, with repeats, per stage.
-        parameters: trained or solved values per stage.
+        parameters: values that the inverse of each stage keeps of its fit: trained, solved for, or of fit images.
         fit_flops: operations of each stage's own training, forward and backward, including the frozen model where the
             objective runs through it; a stage that is missing was not counted.
         frozen_flops: operations of the frozen forward passes that each stage would have needed alone (stages trained

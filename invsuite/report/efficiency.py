@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from invsuite.report.budget import END_TO_END, MODULAR, TERA, curves_of, equal_quality, gain_text
-from invsuite.report.markdown import data_texts
+from invsuite.report.markdown import VALUES, data_texts
 from invsuite.report.results import Results
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import regime_of, short, table_of
@@ -35,7 +35,7 @@ class TrainedCell:
         seconds: of the stage's own training.
         flops: of the stage's own training.
         frozen_flops: of the frozen forward passes, which all stages of the method share.
-        parameters: trained values.
+        parameters: values that the inverse holds.
         modules: the stages whose modules this inverse is made of, each trained alone; none where one network was
             trained from this stage.
     """
@@ -181,7 +181,7 @@ def _equal_cost(done: Sequence[Record]) -> list[str]:
                 f"{1000 * cost.invert_seconds_per_image:.0f}",
             ]
         )
-    head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Fit images seen", "Trained values", "Own TFLOP", "Frozen TFLOP"]
+    head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Fit images seen", VALUES, "Own TFLOP", "Frozen TFLOP"]
     head += ["Fit s own + shared", "Invert GFLOP/image", "Invert ms/image"]
     return ["**At equal cost**: every method with its budget.", "", _markdown(body, head), ""]
 

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import ARROWS, NOTES, PUBLISHED, READING, data_texts
+from invsuite.report.markdown import ARROWS, NOTES, PUBLISHED, READING, VALUES, data_texts
 from invsuite.report.results import Results
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
@@ -26,7 +26,7 @@ from invsuite.results.regime import MARK, regime_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
 from invsuite.results.statistics import distance_from_best
 
-COST_HEADS = ("Fit s", "Invert ms/image", "Peak MiB", "Trained values")
+COST_HEADS = ("Fit s", "Invert ms/image", "Peak MiB", VALUES)
 MAP = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](range(256))]
 DARK_BELOW = 0.55  # of the map: there text is white
 CELLS = 1000  # cells whose pictures a page shows; of a larger matrix the first

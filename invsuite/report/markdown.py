@@ -18,6 +18,7 @@ from invsuite.results.rows import Places, Row, by_model, measures_of
 
 #: heading of what papers state: no number of it was computed by the suite
 PUBLISHED = "Published, not run here"
+VALUES = "Values held"  # heading of the size of inverses, which not all are trained
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
 #: What holds for every table; markdown.
@@ -32,8 +33,8 @@ NOTES = (
         "(distance from 1 where 1 is best, else the value, image by image) leaves out 0. The intervals of all pairs of "
         "a stage hold together with 95 % confidence (simultaneous sup-t bootstrap), which corrects for the number of "
         "comparisons within one stage and measure, not across them. Equal places are not equal quality: the images "
-        "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have, and "
-        "shares no place with rows of all images: where it cannot be told apart from each of them it has none. "
+        "are too few to tell. A row that is scored on fewer images is compared with each other row on those both have, "
+        "and shares no place with rows of all images: where it cannot be told apart from each of them it has none. "
         "Rows defined on fewer than half of the images on which others are have no place, and neither have those that "
         "see the image: they mark a level that methods, shown the representation alone, are held to."
     ),
@@ -49,7 +50,8 @@ NOTES = (
         "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table."
     ),
     "**Peak MiB** is resident memory of the process on a CPU, allocated memory on a GPU.",
-    "**Trained values** counts what the stage's own inverse has trained or solved for.",
+    f"**{VALUES}** counts what the stage's own inverse keeps of its fit: weights that were trained or solved for, a "
+    "mean image, or the representations of the fit images among which `nearest` looks.",
 )
 
 READING = (
@@ -183,7 +185,7 @@ def _table(
     one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method", "Budget"]
     head += [_heading(measure, common[measure.name]) for measure in measures]
-    head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", "Trained values"] if costs else []
+    head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", VALUES] if costs else []
     body = []
     for row in rows:
         line = ([row.model] if compact else []) + [row.stage, row.label, row.regime.text]

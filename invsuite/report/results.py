@@ -209,7 +209,7 @@ class Results(Sequence[Record]):
         """Return one line per cell and measure: unit, direction, n, mean and 95 % interval (``low``, ``high``).
 
         Args:
-            costs: whether time, memory, operations and trained values are lines too.
+            costs: whether time, memory, operations and held values are lines too.
         """
         return to_frame(self.records, costs)
 

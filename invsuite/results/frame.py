@@ -59,7 +59,7 @@ def to_frame(records: Iterable[Record], costs: bool = False) -> pd.DataFrame:
 
     Args:
         records: in the order of the lines.
-        costs: whether time, memory, operations and trained values are lines too.
+        costs: whether time, memory, operations and held values are lines too.
     """
     return pd.DataFrame(_lines(records, costs), columns=list(COLUMNS)).astype(COLUMNS)
 

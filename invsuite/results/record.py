@@ -151,7 +151,7 @@ class CellCost:
         fit_frozen_flops: operations of the frozen forward passes it would have needed alone.
         fit_total_seconds: the whole fit, for all its stages.
         fit_peak_bytes: most memory during the fit.
-        parameters: trained or solved values of the stage's inverse.
+        parameters: values that the stage's inverse keeps of its fit: trained, solved for, or of fit images.
         invert_seconds_per_image: forward pass and inversion.
         invert_flops_per_image: operations of the inversion.
         invert_cpu_seconds_per_image: processor time of the inversion.

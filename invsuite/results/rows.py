@@ -26,7 +26,7 @@ class RowCost:
         fit_seconds: of the fit, own and shared.
         invert_seconds: per image.
         peak_bytes: most memory of the fit and the inversion.
-        parameters: trained values.
+        parameters: values that the inverse holds.
     """
 
     fit_seconds: float
@@ -125,7 +125,7 @@ class Row:
         return having
 
     def cost(self) -> RowCost:
-        """Return the mean times over seeds, the largest peak, and the trained values of the first."""
+        """Return the mean times over seeds, the largest peak, and the held values of the first."""
         costs = [record.cost for record in self.done if record.cost is not None]
         return RowCost(
             sum(cost.fit_seconds + cost.fit_shared_seconds for cost in costs) / len(costs),
