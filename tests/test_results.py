@@ -15,7 +15,7 @@ from invsuite.api import load_results
 from invsuite.errors import UsageError
 from invsuite.report.results import Results
 from invsuite.results.baseline import pin
-from invsuite.results.record import Record
+from invsuite.results.record import Record, Weights
 from invsuite.results.store import Store
 
 
@@ -39,6 +39,16 @@ def test_it_is_a_sequence_of_records(results: Results) -> None:
     assert [one.cell.method for one in results[1:]] == ["mean", "modular"]
     assert results.title == "tiny: a suite for tests - small bundled models: vit"
     assert results.states == {"failed": 1, "ok": 2}
+
+
+def test_its_title_names_the_models_that_were_run() -> None:
+    missing = invented.record("detr", status="failed")
+    random = replace(record("ridge", 1.0), cell=replace(record("ridge", 1.0).cell, model="net"))
+    random = replace(random, weights=Weights("timm:net", "b" * 64, random=True))
+    real = replace(record("ridge", 1.0, "2026-03-01T00:00:00"), weights=Weights("timm:vit", "a" * 64))
+    real = replace(real, cell=replace(real.cell, model="vit_tiny", title="tiny: renamed since"))
+    title = Results([missing, random, real]).title
+    assert title == "tiny: renamed since - models: vit_tiny - RANDOM WEIGHTS, untrained: net"
 
 
 def test_a_frame_has_a_line_per_cell_and_measure(results: Results) -> None:

@@ -157,17 +157,20 @@ class Results(Sequence[Record]):
 
     @property
     def title(self) -> str:
-        """Return the suite's title, and which models are not what a reader may take them for.
+        """Return the suite's title as its newest record has it, and which models have numbers.
 
-        These are the small bundled ones and those with random weights, as the records say.
+        A run need not be of all models of the suite. The small bundled ones and those with random weights, as the
+        records say, are named as such, for they are not what a reader may take them for.
         """
         weights = self.weights
         small = [model for model, origin in weights.items() if origin.source.startswith(f"{BUNDLED} ")]
         random = [model for model, origin in weights.items() if origin.random]
         merged = [f"{len(self.stores)} runs merged"] if len(self.stores) > 1 else []
-        kinds = {"small bundled models": small, "RANDOM WEIGHTS, untrained": random}
+        plain = [model for model in by_model(self.done) if model not in {*small, *random}]
+        kinds = {"models": plain, "small bundled models": small, "RANDOM WEIGHTS, untrained": random}
         named = [f"{kind}: {', '.join(models)}" for kind, models in kinds.items() if models]
-        return " - ".join([self.records[0].cell.title, *merged, *named])
+        newest = max(self.records, key=lambda record: record.provenance.written)
+        return " - ".join([newest.cell.title, *merged, *named])
 
     @property
     def states(self) -> dict[str, int]:
