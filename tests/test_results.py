@@ -13,9 +13,10 @@ from invented import measurement
 
 from invsuite.api import load_results
 from invsuite.errors import UsageError
+from invsuite.report.markdown import data_texts
 from invsuite.report.results import Results
 from invsuite.results.baseline import pin
-from invsuite.results.record import Record, Weights
+from invsuite.results.record import DataCounts, Record, Weights
 from invsuite.results.store import Store
 
 
@@ -49,6 +50,23 @@ def test_its_title_names_the_models_that_were_run() -> None:
     real = replace(real, cell=replace(real.cell, model="vit_tiny", title="tiny: renamed since"))
     title = Results([missing, random, real]).title
     assert title == "tiny: renamed since - models: vit_tiny - RANDOM WEIGHTS, untrained: net"
+
+
+def test_how_many_images_there_were_is_said_once() -> None:
+    def one(model: str, method: str, *counts: int) -> Record:
+        return invented.record(model, method=method, data=DataCounts(*counts))
+
+    vit = [one("vit", "mean", 60, 6, 64), one("vit", "descent", 60, 6, 4), one("vit", "refined", 60, 6, 32)]
+    detr = [one("detr", "mean", 60, 6, 64), one("detr", "refined", 60, 6, 32)]
+    few = "Fit on 60 images, selected on 6, scored on 64 (refined on the first 32; descent on the first 4)"
+    assert data_texts([*vit, *detr]) == [f"{few}; the three are disjoint"]
+    [text] = data_texts([*vit, detr[0], one("detr", "refined", 60, 6, 64)])
+    assert "scored on 64 (refined of vit on the first 32; descent on the first 4);" in text
+    assert data_texts([vit[0], *detr, one("big", "mean", 90, 6, 64)]) == [
+        "vit, detr: fit on 60 images, selected on 6, scored on 64 (refined on the first 32); the three are disjoint",
+        "big: fit on 90 images, selected on 6, scored on 64; the three are disjoint",
+    ]
+    assert data_texts([invented.record(status="failed")]) == []
 
 
 def test_a_frame_has_a_line_per_cell_and_measure(results: Results) -> None:

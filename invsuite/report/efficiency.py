@@ -135,9 +135,8 @@ def _where(done: Sequence[Record]) -> list[str]:
     devices = sorted({record.provenance.device for record in done})
     commits = sorted({(record.provenance.git["sha"] or "package")[:10] for record in done})
     return [
-        f"{'. '.join(data_texts(done))}. "
-        f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads. Seed {done[0].cell.seed}. "
-        f"Code: {', '.join(commits)}.",
+        ". ".join([*data_texts(done), f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads"])
+        + f". Seed {done[0].cell.seed}. Code: {', '.join(commits)}.",
         "",
     ]
 

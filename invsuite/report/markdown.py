@@ -127,22 +127,33 @@ def _peers(record: Record) -> tuple[str, str, int, str]:
 
 
 def data_texts(done: Iterable[Record]) -> list[str]:
-    """Return how many images the records of each model were fitted, selected and scored on, the same text once."""
-    return list(dict.fromkeys(_data_text(records) for records in by_model(done).values()))
+    """Return how many images models were fitted, selected and scored on: of all at once, or which where they differ."""
+    alike: dict[tuple[int, int, int], dict[str, list[Record]]] = {}
+    for model, records in by_model(record for record in done if record.data is not None).items():
+        counts = [(data.fit, data.select, data.score) for record in records if (data := record.data) is not None]
+        fit, select, score = (max(of_split) for of_split in zip(*counts, strict=True))
+        alike.setdefault((fit, select, score), {})[model] = records
+    named = [(f"{', '.join(models)}: fit" if len(alike) > 1 else "Fit", models) for models in alike.values()]
+    return [
+        f"{who} on {fit} images, selected on {select}, scored on {score}{_fewer(models, score)}; the three are disjoint"
+        for (fit, select, score), (who, models) in zip(alike, named, strict=True)
+    ]
 
 
-def _data_text(records: Iterable[Record]) -> str:
-    """Return the numbers of images of one model's records; methods that were scored on fewer are named."""
-    scored: dict[int, list[str]] = {}
-    fit, select = 0, 0
-    for record in records:
-        if record.data is not None:
-            fit, select = max(fit, record.data.fit), max(select, record.data.select)
-            scored.setdefault(record.data.score, []).append(record.cell.method)
-    most, *fewer = sorted(scored, reverse=True) or [0]
-    few = [f"{', '.join(dict.fromkeys(scored[count]))} on the first {count}" for count in fewer]
-    named = f" ({'; '.join(few)})" if few else ""
-    return f"Fit on {fit} images, selected on {select}, scored on {most}{named}; the three are disjoint"
+def _fewer(models: Mapping[str, Sequence[Record]], most: int) -> str:
+    """Return which methods were scored on fewer images than most, in brackets; of which models where these differ."""
+    scored: dict[str, dict[int, list[str]]] = {}  # models by method and number of images
+    for model, records in models.items():
+        for record in records:
+            if record.data is not None:
+                scored.setdefault(record.cell.method, {}).setdefault(record.data.score, []).append(model)
+    fewer: dict[int, list[str]] = {}
+    for method, own in scored.items():
+        for count in own.keys() - {most}:
+            whose = f" of {', '.join(dict.fromkeys(own[count]))}" if len(own) > 1 else ""
+            fewer.setdefault(count, []).append(method + whose)
+    texts = [f"{', '.join(fewer[count])} on the first {count}" for count in sorted(fewer, reverse=True)]
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _facts(results: Results) -> list[str]:
@@ -151,9 +162,8 @@ def _facts(results: Results) -> list[str]:
     lines, done = [f"{len(results)} cells: {states}."], results.done
     if done:
         devices = sorted({origin.device for record in done for origin in record.provenances})
-        lines.append(
-            f"{'. '.join(data_texts(done))}. Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
-        )
+        where = f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
+        lines.append(". ".join([*data_texts(done), where]))
         weights = {record.cell.model: record.weights for record in done if record.weights}
         named = ", ".join(f"{model}: {w.source} (SHA-256 {w.sha256[:12]})" for model, w in weights.items())
         lines.append(f"Weights: {named}.")
