@@ -49,6 +49,7 @@ def test_the_page_says_what_each_cut_is(run: tuple[Path, invsuite.Results]) -> N
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if "modular" in line]
     [psnr] = [r.measurements["psnr"].mean for r in results.records if r.cell.row == "fine/block02/modular"]
     assert any(row[1:3] == ["fine", "3"] and row[4].startswith(f"{psnr:.2f}") for row in rows)
+    assert "- PSNR of 3 modules (`fine`) minus that of 2 (`vit`): " in page
     assert (path.parent / "cuts-granularity.png").stat().st_size > 10_000
 
 

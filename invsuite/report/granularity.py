@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
+from invsuite.report.budget import gain_text
 from invsuite.report.figures import CurvePanel, draw_curves
 from invsuite.report.markdown import ARROWS, data_texts
 from invsuite.report.results import Results
@@ -31,7 +32,8 @@ INTRODUCTION = """\
 
 Rendered from records. A modular inverse of a late stage is a chain of modules, one for each stage of its cut. The same
 network is cut here at more or fewer stages. Operations, seconds and trained values are of all modules of a chain; each
-module has the budget that its row names. Values are means over images with 95 % bootstrap intervals.
+module has the budget that its row names. Values are means over images with 95 % bootstrap intervals; differences are
+paired over the same images, in bold where they can be told from 0.
 """
 
 
@@ -138,16 +140,35 @@ def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
             paths.append(folder / name)
             lines += ["", f"![{name}]({name})"]
         for stage, own in readings.items():
-            lines += ["", f"**{stage}**", "", _table(own)]
+            lines += ["", f"**{stage}**", "", *_statements(own), "", _table(own)]
     write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
     return paths
+
+
+def _statements(readings: Sequence[Reading]) -> list[str]:
+    """Return sentences: what the finest cut reads more than the coarsest, and than other methods, and for how much."""
+    modular = sorted((reading for reading in readings if reading.modular), key=lambda reading: len(reading.chain))
+    coarse, fine = modular[0], modular[-1]
+    measure = fine.row.measurement(MEASURES[0])
+    if measure is None or not coarse.row.having(MEASURES[0]):
+        return []
+    others = [coarse, *(reading for reading in readings if not reading.modular and reading.row.having(MEASURES[0]))]
+    lines = []
+    for other in others:
+        name = f"{len(other.chain)} (`{other.cut}`)" if other.modular else f"`{other.row.method}`"
+        cost = f", for {fine.flops / other.flops:.2f} times the operations" if fine.flops and other.flops else ""
+        lines.append(
+            f"- {measure.label} of {len(fine.chain)} modules (`{fine.cut}`) minus that of {name}: "
+            f"{gain_text(fine.row, other.row, measure)} {measure.unit}{cost}."
+        )
+    return lines
 
 
 def _table(readings: Sequence[Reading]) -> str:
     known = measures_of([reading.row for reading in readings])
     measures = [known[name] for name in MEASURES if name in known]
-    head = ["Method", "Cut", "Modules", "Budget", *(f"{m.label} {m.unit} {ARROWS[m.direction]}" for m in measures)]
-    head += ["Fit TFLOP ↓", "Fit s ↓", "Trained values"]
+    labels = [" ".join(filter(None, (m.label, m.unit, ARROWS[m.direction]))) for m in measures]
+    head = ["Method", "Cut", "Modules", "Budget", *labels, "Fit TFLOP ↓", "Fit s ↓", "Trained values"]
     body = []
     for reading in sorted(readings, key=lambda reading: not reading.modular):
         named = [reading.cut, str(len(reading.chain))] if reading.modular else ["-", "-"]
