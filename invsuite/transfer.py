@@ -100,7 +100,17 @@ def transfer_markdown(rows: Sequence[Transferred], inverse: str | Path) -> str:
         "model gives on the same images. Values are means over images with 95 % bootstrap intervals.",
         "",
     ]
-    for stage in dict.fromkeys(row.record.cell.stage for row in rows):
+    stages = list(dict.fromkeys(row.record.cell.stage for row in rows))
+    name, label = next((name, one.label) for name, one in first.measurements.items() if one.mean is not None)
+    kept: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.model != OWN:
+            kept.setdefault((row.model, row.images), []).append(_cells(name, row, _home(rows, row))[2])
+    if kept:
+        table = [[*place, *shares] for place, shares in kept.items()]
+        text = tabulate(table, ["Model", "Images", *stages], tablefmt="github", disable_numparse=True)
+        lines += [f"**Kept of {label}**", "", text, ""]
+    for stage in stages:
         own = [row for row in rows if row.record.cell.stage == stage]
         names = [name for name, one in own[0].record.measurements.items() if one.mean is not None]
         head = ["Model", "Images"]
@@ -109,13 +119,18 @@ def transfer_markdown(rows: Sequence[Transferred], inverse: str | Path) -> str:
             head += [f"{one.label}{f' {one.unit}' if one.unit else ''} {ARROWS[one.direction]}", "floor", "kept"]
         body = []
         for row in own:
-            home = next(other for other in own if (other.model, other.images) == (OWN, row.images))
             line = [row.model, row.images]
             for name in names:
-                line += _cells(name, row, home)
+                line += _cells(name, row, _home(own, row))
             body.append(line)
         lines += [f"**{stage}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _home(rows: Sequence[Transferred], row: Transferred) -> Transferred:
+    """Return what the inverse gave at the same stage on the same images, but for its own model."""
+    place = (OWN, row.images, row.record.cell.stage)
+    return next(one for one in rows if (one.model, one.images, one.record.cell.stage) == place)
 
 
 def _cells(name: str, row: Transferred, home: Transferred) -> list[str]:

@@ -31,7 +31,8 @@ def test_other_weights_keep_little_and_ones_own_all(kept: Path) -> None:
     assert len(set(floors.values())) == 1
     page = transfer_markdown(rows, kept)
     assert "100 %" in page
-    assert page.count("| scenes") == 3
+    assert page.count("| scenes") == 5, "three models at the stage, and two in the summary"
+    assert page.index("**Kept of PSNR**") < page.index("**block03**")
     with pytest.raises(UsageError, match="nothing to score on"):
         transfer(kept, {})
 
