@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import signal
@@ -387,8 +388,11 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_devices("cpu") == [torch.device("cpu")]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what is there comes back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     assert pick_devices("auto") == pick_devices("cuda") == [torch.device("cuda", i) for i in range(3)]
     assert pick_devices("cuda:2, cuda:0") == [torch.device("cuda", 2), torch.device("cuda", 0)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8", "or products on a GPU are not deterministic"
     with pytest.raises(UsageError, match="devices 'cpu,cuda:1' are of two kinds"):
         pick_devices("cpu,cuda:1")
 

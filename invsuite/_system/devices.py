@@ -8,6 +8,9 @@ import torch
 
 from invsuite.errors import SetupError, UsageError
 
+#: with workspaces of a fixed size products on a GPU are deterministic; cuBLAS reads it once, before the first of them
+CUBLAS_WORKSPACES = ":4096:8"
+
 
 def processors() -> int:
     """Return how many processors this process may use."""
@@ -22,15 +25,17 @@ def pick_device(name: str) -> torch.device:
         SetupError: for a device this machine has not.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return pick_device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device '{name}' is not supported: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACES)
     return device
 
 

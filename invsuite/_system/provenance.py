@@ -86,6 +86,7 @@ def set_determinism(seed: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # one more kernel for every tensor that is allocated
 
 
 def provenance_of(device: torch.device, seed: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
     fitted.method, fitted.problem = method, problem
     fitted.cost.total_seconds += meter.seconds
     fitted.cost.peak_bytes = max(fitted.cost.peak_bytes, meter.peak_bytes)
+    fitted.cost.busy = meter.busy
     return fitted
 
 

@@ -623,6 +623,8 @@ class Session:
                 invert_flops_per_image=flops,
                 invert_cpu_seconds_per_image=meter.cpu_seconds / count,
                 invert_peak_bytes=meter.peak_bytes,
+                fit_busy=cost.busy,
+                invert_busy=meter.busy,
             ),
             "notes": notes,
             "flags": flags,

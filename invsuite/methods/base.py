@@ -42,6 +42,8 @@ class FitCost:
             together share them).
         total_seconds: the whole fit; the suite fills it in.
         peak_bytes: most memory during the fit; the suite fills it in.
+        busy: share of the fit's time in which the GPU ran something (0 to 1), None where that is not known; the suite
+            fills it in.
 
     Examples:
         >>> FitCost(image_passes={"block03": 200}, parameters={"block03": 3}).image_passes
@@ -56,6 +58,7 @@ class FitCost:
     frozen_flops: dict[str, float] = field(default_factory=dict)
     total_seconds: float = 0.0
     peak_bytes: int = 0
+    busy: float | None = None
 
 
 @dataclass(frozen=True)

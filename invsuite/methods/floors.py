@@ -7,7 +7,6 @@ a thumbnail - but mark levels on the scale, and tables give them no place.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,11 +71,12 @@ class Mean(Method):
 
     def fit(self, problem: Problem) -> Fitted:
         """Average the fit images."""
-        start = time.perf_counter()
-        total = sum(images.double().sum(0) for images in problem.fit.batches(256))
-        assert isinstance(total, torch.Tensor)
-        image = (total / len(problem.fit)).float().to(problem.device)
-        cost = FitCost(shared_seconds=time.perf_counter() - start)
+        watch = Stopwatch(problem.device)
+        with watch:
+            total = sum(images.double().sum(0) for images in problem.fit.batches(256))
+            assert isinstance(total, torch.Tensor)
+            image = (total / len(problem.fit)).float().to(problem.device)
+        cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         cost.parameters = dict.fromkeys(problem.stages, image.numel())
         return Fitted(MeanImage(image[None]), cost)

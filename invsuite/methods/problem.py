@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from invsuite._system.identity import NOT_IDENTITY, identity_of
+from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, check
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
@@ -139,9 +139,10 @@ class Engine:
 
 def fit_alone(method: Method, problem: Problem) -> Fitted:
     """Fit ``method`` for one that builds on it, and note the seconds that it took."""
-    begun = time.perf_counter()
-    fitted = method.fit_stages(problem)
-    fitted.cost.total_seconds += time.perf_counter() - begun
+    watch = Stopwatch(problem.device)
+    with watch:
+        fitted = method.fit_stages(problem)
+    fitted.cost.total_seconds += watch.seconds
     return fitted
 
 

@@ -8,7 +8,6 @@ representation does not tell stays as the start has it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import NonNegativeFloat, Positive
 from invsuite.data.split import Split
 from invsuite.methods.base import (
@@ -359,9 +359,9 @@ class Refined(BuiltOn):
 
     def fit(self, problem: Problem) -> Fitted:
         """Fit the start, measure the prior of its errors and choose loss and weight for every stage."""
-        begun = time.perf_counter()
-        start = problem.context.fit(self.begun, problem)
-        waited = time.perf_counter() - begun
+        waited = Stopwatch(problem.device)
+        with waited:
+            start = problem.context.fit(self.begun, problem)
         stages = tuple(stage for stage in problem.stages if stage not in start.refused)
         known = start.cost
         cost = FitCost(
@@ -371,17 +371,18 @@ class Refined(BuiltOn):
             parameters={stage: known.parameters.get(stage, 0) for stage in stages},
             fit_flops={stage: known.fit_flops[stage] for stage in stages if stage in known.fit_flops},
             frozen_flops={stage: known.frozen_flops[stage] for stage in stages if stage in known.frozen_flops},
-            total_seconds=known.total_seconds - waited,  # its real cost, also where another row has paid it
+            total_seconds=known.total_seconds - waited.seconds,  # its real cost, also where another row has paid it
             peak_bytes=known.peak_bytes,
         )
         refinements: dict[str, Refinement] = {}
         notes: Notes = {}
         for stage in stages:
-            began = time.perf_counter()
-            search = _Search(self, problem, stage, start.inverter)
-            refinements[stage], own = search.run()
+            watch = Stopwatch(problem.device)
+            with watch:
+                search = _Search(self, problem, stage, start.inverter)
+                refinements[stage], own = search.run()
             notes[stage] = {"start": start.notes.get(stage, {})} | own
-            cost.stage_seconds[stage] += time.perf_counter() - began
+            cost.stage_seconds[stage] += watch.seconds
             cost.image_passes[stage] += search.passes
             cost.parameters[stage] += sum(t.numel() for t in refinements[stage].tensors().values())
             if stage in cost.fit_flops:

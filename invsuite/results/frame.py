@@ -36,7 +36,7 @@ COLUMNS = {
 }
 CSV_NAMES = {"low": "ci95_low", "high": "ci95_high"}
 
-#: What of a cell's cost a table holds, and in which unit.
+#: What of a cell's cost a table holds, and in which unit; less is better but of shares of the time a GPU was used.
 COSTS = {
     "fit_seconds": "s",
     "fit_shared_seconds": "s",
@@ -48,6 +48,8 @@ COSTS = {
     "invert_flops_per_image": "FLOP",
     "fit_peak_bytes": "bytes",
     "invert_peak_bytes": "bytes",
+    "fit_busy": "share",
+    "invert_busy": "share",
 }
 
 
@@ -107,4 +109,5 @@ def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:
     for name, unit in COSTS.items():
         value = getattr(cost, name)
         if value is not None:
-            yield (name, unit, "lower", 1, value, None, None, None, None, f"clock: {cost.clock}")
+            direction = "higher" if unit == "share" else "lower"
+            yield (name, unit, direction, 1, value, None, None, None, None, f"clock: {cost.clock}")

@@ -156,6 +156,8 @@ class CellCost:
         invert_flops_per_image: operations of the inversion.
         invert_cpu_seconds_per_image: processor time of the inversion.
         invert_peak_bytes: most memory during the inversion.
+        fit_busy: share of the fit's time in which the GPU ran something (0 to 1); None where that is not known.
+        invert_busy: the same of the inversion.
     """
 
     clock: str
@@ -171,6 +173,8 @@ class CellCost:
     invert_flops_per_image: float | None = None
     invert_cpu_seconds_per_image: float = 0.0
     invert_peak_bytes: int = 0
+    fit_busy: float | None = None
+    invert_busy: float | None = None
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ scale of pixels, the preset's docstring says what stands here instead.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
+from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
@@ -89,11 +89,11 @@ class Optimisation(Method, DescentSettings):
 
     def fit(self, problem: Problem) -> Fitted:
         """Average the colour of the fit images, and choose the prior's weight for each stage on selection images."""
-        begun = time.perf_counter()
-        descent = self._descent(problem, mean_colour(problem.fit))
-        shared = time.perf_counter() - begun
+        shared = Stopwatch(problem.device)
+        with shared:
+            descent = self._descent(problem, mean_colour(problem.fit))
         descent, cost, notes = fit_descent(descent, problem)
-        cost.shared_seconds = shared
+        cost.shared_seconds = shared.seconds
         return Fitted(descent, cost, notes)
 
     def restore(self, problem: Problem, tensors: NamedTensors, notes: Notes) -> Descent | None:

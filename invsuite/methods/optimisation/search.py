@@ -7,7 +7,6 @@ strongest of those that differ little: where descents are slow, a weaker prior g
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from invsuite._system.flops import count_flops
+from invsuite._system.timing import Stopwatch
 from invsuite.methods.base import FitCost, Notes, no_fit
 from invsuite.methods.optimisation.engine import Descent
 from invsuite.methods.problem import Problem, silent
@@ -119,28 +119,29 @@ def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None
     cost, notes = no_fit(problem.stages), {}
     weights, deviations = dict[str, float](), dict[str, torch.Tensor]()
     for stage in problem.stages:
-        begun = time.perf_counter()
-        cost.fit_flops[stage] = 0.0
-        if settings.loss == "standardised":
-            deviations[stage], looked_at = channel_deviations(problem, stage)
-            cost.image_passes[stage] += len(looked_at)
-            per_image = count_flops(partial(model.represent, looked_at[:1], [stage]))
-            cost.frozen_flops[stage] = float(len(looked_at) * per_image)
-        weight = settings.tv_at.get(stage, settings.tv)
-        if weight == "search":
-            images = problem.select.images(slice(0, settings.search_images)).to(problem.device)
-            representation = model.represent(images, [stage])[stage]
-            search = search_weight(
-                replace(descent, deviations=deviations),
-                representation,
-                images,
-                None if starts is None else starts(representation),
-            )
-            weight, notes[stage] = search.weight, search.notes()
-            cost.image_passes[stage] += search.passes
-            cost.fit_flops[stage] = search.flops
-        weights[stage] = float(weight)
-        cost.stage_seconds[stage] = time.perf_counter() - begun
+        own = Stopwatch(problem.device)
+        with own:
+            cost.fit_flops[stage] = 0.0
+            if settings.loss == "standardised":
+                deviations[stage], looked_at = channel_deviations(problem, stage)
+                cost.image_passes[stage] += len(looked_at)
+                per_image = count_flops(partial(model.represent, looked_at[:1], [stage]))
+                cost.frozen_flops[stage] = float(len(looked_at) * per_image)
+            weight = settings.tv_at.get(stage, settings.tv)
+            if weight == "search":
+                images = problem.select.images(slice(0, settings.search_images)).to(problem.device)
+                representation = model.represent(images, [stage])[stage]
+                search = search_weight(
+                    replace(descent, deviations=deviations),
+                    representation,
+                    images,
+                    None if starts is None else starts(representation),
+                )
+                weight, notes[stage] = search.weight, search.notes()
+                cost.image_passes[stage] += search.passes
+                cost.fit_flops[stage] = search.flops
+            weights[stage] = float(weight)
+        cost.stage_seconds[stage] = own.seconds
     return replace(descent, weights=weights, deviations=deviations), cost, notes
 
 

@@ -492,7 +492,7 @@ def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, Trai
                 start = time.perf_counter()
                 step()
                 if devices:
-                    torch.cuda.synchronize()
+                    torch.cuda.synchronize(problem.device)
                 seconds = time.perf_counter() - start
         if generator is not None and state is not None:
             generator.set_state(state)

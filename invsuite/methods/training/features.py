@@ -279,7 +279,7 @@ class FeatureStream:
         start = time.perf_counter()
         tensors = {s: r.tensor for s, r in self.model.represent(images, self.stages).items()}
         if deciding and images.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(images.device)
         if deciding or not images.is_cuda:
             self.cache.forward_seconds += time.perf_counter() - start
             self.cache.forward_images += len(images)
