@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass, replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from invsuite.data.imagenet import ImageNetSource
 from invsuite.data.scenes import ScenesSource
 from invsuite.data.sources import DataSpec, open_splits
 from invsuite.data.split import HeldBackSource
+from invsuite.data.webdataset import WebDatasetSource
 from invsuite.methods.problem import Budget, Engine
 from invsuite.registry import METHODS, METRICS, SOURCES
 from invsuite.results.published import PublishedValue
@@ -143,7 +146,7 @@ def test_every_parameter_of_a_method_or_measure_is_part_of_the_identity(kind: An
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders of the same eight photos, in Display P3, and two COCO roots of them with two splits each."""
+    """Two folders and two shards of the same eight photos, in Display P3, and two COCO roots with two splits each."""
     root = tmp_path_factory.mktemp("photos")
     images = from_unit_range(scene_split(908, 8).images(slice(0, 8))).permute(0, 2, 3, 1).numpy()
     for name in ("one", "two"):
@@ -153,6 +156,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number, image in enumerate(images[: 8 if "val" not in folder.name else 4]):
                 Image.fromarray(image[:, :80]).save(folder / f"{number:012d}.png", icc_profile=P3)
             if folder.parent == root:
+                with tarfile.open(root / f"{name}.tar", "w") as shard:
+                    shard.add(folder, arcname="")
                 continue
             entries = [
                 {"id": n, "file_name": f"{n:012d}.png", "height": 96, "width": 80}
@@ -165,11 +170,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def hub(name: str, config: str | None, split: str) -> Any:
+def hub(name: str, config: str | None, split: str, streaming: bool = False) -> Any:
     """What ``datasets.load_dataset`` gives: images in Display P3 whose shade follows name, split and column."""
 
-    class Rows(list[dict[str, Image.Image]]):
+    class Rows(list[dict[str, Any]]):
         column_names = ("image", "mask")
+        features = None
 
     def shaded(shade: int) -> Image.Image:
         image = Image.new("RGB", (80, 96), (shade % 256, 60, 60))
@@ -177,7 +183,17 @@ def hub(name: str, config: str | None, split: str) -> Any:
         return image
 
     shades = [sum(f"{name}{split}".encode()) + number for number in range(8)]
-    return Rows({"image": shaded(shade), "mask": shaded(shade + 100)} for shade in shades)
+    rows = ({"image": shaded(shade), "mask": shaded(shade + 100)} for shade in shades)
+    if not streaming:
+        return Rows(rows)
+    return Rows({column: encoded(image) for column, image in row.items()} for row in rows)
+
+
+def encoded(image: Image.Image) -> dict[str, Any]:
+    """An image as a streamed row holds it."""
+    file = io.BytesIO()
+    image.save(file, "PNG", icc_profile=P3)
+    return {"bytes": file.getvalue(), "path": None}
 
 
 def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[str]]:
@@ -193,7 +209,14 @@ def source_digests(kind: type, field: str, photos: Path) -> tuple[set[str], set[
             ImageNetSource(str(photos / "coco-one"), "train2017", 4),
             {"path": str(photos / "coco-two"), "split": "val2017", "count": 3},
         ),
-        HubSource: (HubSource("owner/one", 4), {"name": "owner/two", "split": "test", "column": "mask", "count": 3}),
+        HubSource: (
+            HubSource("owner/one", 4),
+            {"name": "owner/two", "split": "test", "column": "mask", "count": 3, "stream": True},
+        ),
+        WebDatasetSource: (
+            WebDatasetSource(str(photos / "one.tar"), 6),
+            {"path": str(photos / "two.tar"), "count": 5},
+        ),
         HeldBackSource: (HeldBackSource(2), {"count": 3}),
     }
     source, changes = sources[kind]

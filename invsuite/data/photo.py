@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from invsuite.data.shards import content_of
 from invsuite.errors import DataError, reason_of
 
 Colour = Literal["sRGB", "stored"]
@@ -43,6 +45,7 @@ BITS, SAMPLE_FORMAT, PHOTOMETRIC = 258, 339, 262  # TIFF tags
 SAME_COLOUR = 4
 #: the mode of Pillow's that pixels of an ICC profile's colour space are in
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+BYTES = re.compile(r" <_io\.BytesIO.*?>")  # what Pillow calls a photo without a file
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -138,10 +141,10 @@ def open_photo(path: Path, upright: bool = True, colour: Colour = "sRGB") -> Ima
         DataError: naming the file and the reason.
     """
     try:
-        with Image.open(path) as photo:
+        with Image.open(content_of(path)) as photo:
             return to_rgb(photo, upright, colour)
     except Exception as error:
-        named = reason_of(error)
+        named = BYTES.sub("", reason_of(error))
         raise DataError(named if str(path) in named else f"{shown(path)}: {named}") from error
 
 

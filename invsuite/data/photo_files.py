@@ -24,9 +24,9 @@ import PIL
 from PIL import Image
 
 from invsuite._system.cache import cache_folder, cache_limit
-from invsuite._system.files import file_digest
 from invsuite._system.needs import Log
 from invsuite.data.photo import Colour, kinds_of, open_photo, quiet, readable_suffixes, shown
+from invsuite.data.shards import content_of, file_facts, photo_digest
 from invsuite.errors import DataError
 
 SECONDS_OF_SILENCE = 10.0  # between two lines of progress while photos are looked at
@@ -141,7 +141,7 @@ def take(
 def _state(path: Path, colour: Colour) -> State | str:
     """Return the state of a file, or why it cannot be told."""
     try:
-        facts = path.stat()
+        facts = file_facts(path)
     except (OSError, ValueError) as error:
         return f"{shown(path)}: {error}"
     return str(path), facts.st_mtime_ns, facts.st_size, colour
@@ -152,9 +152,9 @@ def _decode(state: State) -> PhotoFile | str:
     path, colour = Path(state[0]), state[3]
     try:
         upright = open_photo(path, colour=colour).size
-        with Image.open(path) as photo:
+        with Image.open(content_of(path)) as photo:
             kinds, stored = kinds_of(photo, colour), photo.size
-        return PhotoFile(path, file_digest(path), kinds, stored, upright)
+        return PhotoFile(path, photo_digest(path), kinds, stored, upright)
     except DataError as error:
         return str(error)
     except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ def _recalled(states: Sequence[State]) -> dict[State, PhotoFile]:
 
 def _unchanged(file: PhotoFile) -> bool:
     try:
-        return file_digest(file.path) == file.sha256
+        return photo_digest(file.path) == file.sha256
     except OSError:
         return False
 
