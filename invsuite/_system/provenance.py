@@ -86,7 +86,8 @@ def set_determinism(seed: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # one more kernel for every tensor that is allocated
+    # filling what is allocated takes one more kernel for every tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def provenance_of(device: torch.device, seed: int) -> dict[str, Any]:
