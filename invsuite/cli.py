@@ -775,7 +775,10 @@ def granularity(
 @command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
-    method: Annotated[str, typer.Option(help="The method whose reconstructions are read.")] = "modular",
+    method: Annotated[
+        str,
+        typer.Option(help="The method whose reconstructions are read; several, comma-separated, beside each other."),
+    ] = "modular",
     out: OutOption = Path("results"),
 ) -> None:
     """Write findings.md: the claims of the paper.
@@ -784,7 +787,7 @@ def findings(
     """
     from invsuite.report.paper_claims import findings_markdown
 
-    _write(out / "findings.md", findings_markdown([_results(suite, out) for suite in suites], method))
+    _write(out / "findings.md", findings_markdown([_results(suite, out) for suite in suites], _names(method) or ()))
 
 
 @command()

@@ -12,6 +12,7 @@ import pytest
 from helpers import TINY_SUITE, invoke
 from invented import measurement
 
+from invsuite.errors import UsageError
 from invsuite.report.paper_claims import (
     CLAIMS,
     Check,
@@ -298,7 +299,7 @@ def test_every_heading_names_the_regime_and_the_largest_budget_is_read() -> None
     assert "### Detail: holds, by `modular` (25.6k passes)" in page
     assert "vit (ViT), 25.6k passes" in page
     assert "| 0.80 [" in page
-    earlier = findings_markdown([Results(records)], "modular@1600")
+    earlier = findings_markdown([Results(records)], ["modular@1600"])
     assert "by `modular@1600` (1.6k passes)" in earlier
     assert "| 0.80 [" not in earlier
 
@@ -321,3 +322,20 @@ def test_what_has_not_converged_is_no_finding() -> None:
         "- `vit` (ViT): embed, read out by `modular` (converged after 300 iterations); encoder up to `embed`. "
         "Left out: block06 (500 iterations, 50 % converged)." in page
     )
+
+
+def test_two_methods_stand_beside_each_other() -> None:
+    """What both say is of the model, what one says alone of the method; each check of the page counts once."""
+    records = matrix(vit=(35.0, 31.0), detr=(25.0, 17.0))
+    worse = [one for one in matrix(vit=(35.0, 18.0), detr=(25.0, 17.0)) if one.cell.method == "modular"]
+    for one in worse:
+        one.cell.method = "layerwise"
+    page = findings_markdown([Results([*records, *worse])], ["modular", "layerwise"])
+    assert "of the methods `modular` and `layerwise`" in page
+    [line] = [line for line in page.splitlines() if line.startswith(f"| {CLAIMS[0].text}")]
+    _, modular, layerwise = (cell.strip() for cell in line.strip("| ").split("|"))
+    assert modular.startswith("**holds**")
+    assert layerwise == "**cannot be told** (2 holds, 2 fails)", "the ViT loses as much there"
+    assert page.index("### Detail: holds, by `modular`") < page.index("### Detail: cannot be told, by `layerwise`")
+    with pytest.raises(UsageError, match="did you mean layerwise"):
+        findings_markdown([Results([*records, *worse])], ["modular", "layerwize"])

@@ -157,7 +157,7 @@ INTRODUCTION = """\
 # Findings: the paper's claims, measured
 
 Generated from records. The claims are those of Rathjens et al. 2024 (arXiv 2412.06534), whose method is `modular`; the
-numbers below are of the method `{method}`, in the regime that each heading names: the image passes of its training at
+numbers below are of {methods}, in the regime that each heading names: the image passes of its training at
 its largest budget, or the iterations after which its search converged; what was stopped before it converged is left
 out. Each number is a mean over images (and seeds, where there are several) with
 its 95 % bootstrap interval; differences between models are paired over the images both were scored on, and unpaired
@@ -167,7 +167,8 @@ one; verdicts are corrected for the {checks} checks of this page by Holm's metho
 approximation to the bootstrap), so that those that stand hold together. What cannot be told says about how many images
 would tell, if mean and spread stay. A claim holds where every check that was measured holds, fails where every one
 fails, and cannot be told as a whole otherwise. Every statement is about these models, these stages and these images,
-and about what this method reads out: what it does not reconstruct may still be there.
+and about what a method reads out: what it does not reconstruct may still be there. What every method says is likely of
+the model; where one says otherwise than another it is of the method.
 """
 
 
@@ -253,43 +254,79 @@ class Subject:
         return "; ".join(f"{', '.join(own)}: {regime}" for regime, own in stages.items())
 
 
-def findings_markdown(suites: Iterable[Results], method: str = "modular") -> str:
+@dataclass(frozen=True)
+class Part:
+    """What one method says of the models of one suite.
+
+    Attributes:
+        results: of the suite.
+        method: whose reconstructions are read.
+        models: of a known family, with finished cells of it.
+        claims: with what records say of their checks.
+    """
+
+    results: Results
+    method: str
+    models: list[Subject]
+    claims: dict[Claim, list[Line]]
+
+
+def findings_markdown(suites: Iterable[Results], methods: Sequence[str] = ("modular",)) -> str:
     """Return the page of findings.
 
     Args:
         suites: results of each suite.
-        method: the row whose reconstructions are read; of rows with several budgets that of the largest.
+        methods: rows whose reconstructions are read, one after the other; of rows with several budgets those of the
+            largest.
 
     Raises:
         UsageError: for a method of which a suite has no records.
     """
-    pages: list[tuple[Results, list[Subject], dict[Claim, list[Line]]]] = []
-    for results in suites:
-        methods = {name for record in results for name in (record.cell.method, table_of(record.cell.method)[0])}
-        if method not in methods:
-            raise unknown_name(f"method of suite '{results.name}'", method, methods)
-        models = subjects(results, method)
-        pages.append((results, models, {claim: lines_of(claim, models) for claim in CLAIMS} if models else {}))
-    every = [entry for *_, claims in pages for rows in claims.values() for row in rows for entry in row.entries]
+    parts = [_part(results, method) for results in suites for method in methods]
+    every = [entry for part in parts for rows in part.claims.values() for row in rows for entry in row.entries]
     known = [p for entry in every if (p := entry.p) is not None]
-    correction, lines = holm(known), [INTRODUCTION.format(method=method, fewest=FEWEST, checks=len(known))]
-    for results, models, claims in pages:
-        lines += [f"## {results.title}", ""]
-        if not models:
-            lines += [f"No model of a known family has finished cells of `{method}`.", ""]
+    named = f"the method{'s' * (len(methods) > 1)} {' and '.join(f'`{method}`' for method in methods)}"
+    correction, lines = holm(known), [INTRODUCTION.format(methods=named, fewest=FEWEST, checks=len(known))]
+    read = [part for part in parts if part.models]
+    if read:
+        head = ["Claim", *(f"{part.results.name}, `{part.method}`" for part in read)]
+        body = [[claim.text, *(_verdict(part.claims[claim], correction) for part in read)] for claim in CLAIMS]
+        lines += [tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+    heading = None
+    for part in parts:
+        if part.results is not heading:
+            lines += [f"## {part.results.title}", ""]
+            heading = part.results
+        if not part.models:
+            lines += [f"No model of a known family has finished cells of `{part.method}`.", ""]
             continue
-        for s in models:
-            read = f"{', '.join(s.rows)}, read out by `{method}` ({s.regime}); encoder up to `{s.encoder[-1]}`"
-            left = (
-                f". Left out: {'; '.join(f'{row.stage} ({row.regime.text})' for row in s.left_out)}"
-                if s.left_out
-                else ""
-            )
-            lines.append(f"- `{s.name}` ({s.family}): {read}{left}.")
-        lines.append("")
-        for claim, rows in claims.items():
-            lines += claim_section(claim, models, rows, method, correction)
+        lines += [_subject_line(subject, part.method) for subject in part.models] + [""]
+        for claim, rows in part.claims.items():
+            lines += claim_section(claim, part.models, rows, part.method, correction)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _part(results: Results, method: str) -> Part:
+    methods = {name for record in results for name in (record.cell.method, table_of(record.cell.method)[0])}
+    if method not in methods:
+        raise unknown_name(f"method of suite '{results.name}'", method, methods)
+    models = subjects(results, method)
+    return Part(results, method, models, {claim: lines_of(claim, models) for claim in CLAIMS} if models else {})
+
+
+def _subject_line(subject: Subject, method: str) -> str:
+    left = "; ".join(f"{row.stage} ({row.regime.text})" for row in subject.left_out)
+    return (
+        f"- `{subject.name}` ({subject.family}): {', '.join(subject.rows)}, read out by `{method}` ({subject.regime}); "
+        f"encoder up to `{subject.encoder[-1]}`{f'. Left out: {left}' if left else ''}."
+    )
+
+
+def _verdict(lines: Sequence[Line], correction: Correction) -> str:
+    """Return the conclusion on a claim, and how many checks say what."""
+    counts = _counts([[_cell(entry, correction) for entry in line.entries] for line in lines])
+    conclusion = overall(counts)
+    return f"**{conclusion}** ({_counted(counts)})" if len(counts) > 1 else f"**{conclusion}** ({counts.total()})"
 
 
 def subjects(results: Results, method: str) -> list[Subject]:
@@ -413,18 +450,25 @@ def claim_section(
         *(f"{s.name} ({s.family}), {s.regime}" for s in models),
         *(f"{a.name} minus {b.name}" for a, b in _pairs(models)),
     ]
-    counts = Counter(conclusion for row in cells for _, conclusion in row if conclusion is not None)
-    known: tuple[Conclusion, ...] = ("holds", "fails", "cannot be told")
-    counted = ", ".join(f"{counts[one]} {one}" for one in known if counts[one]) or "none measured"
+    counts = _counts(cells)
     regimes = " and ".join(dict.fromkeys(subject.regime for subject in models))
     return [
         f"### {claim.title}: {overall(counts)}, by `{method}` ({regimes})",
         "",
-        f"*{claim.text}* Checks: {counted}.",
+        f"*{claim.text}* Checks: {_counted(counts)}.",
         "",
         tabulate(body, head, tablefmt="github", disable_numparse=True),
         "",
     ]
+
+
+def _counts(cells: Sequence[Sequence[tuple[str, Conclusion | None]]]) -> Counter[Conclusion]:
+    return Counter(conclusion for row in cells for _, conclusion in row if conclusion is not None)
+
+
+def _counted(counts: Counter[Conclusion]) -> str:
+    known: tuple[Conclusion, ...] = ("holds", "fails", "cannot be told")
+    return ", ".join(f"{counts[one]} {one}" for one in known if counts[one]) or "none measured"
 
 
 def overall(counts: Counter[Conclusion]) -> str:
