@@ -776,8 +776,7 @@ def granularity(
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[
-        str,
-        typer.Option(help="The method whose reconstructions are read; several, comma-separated, beside each other."),
+        str, typer.Option(help="The method whose reconstructions are read; several, comma-separated, side by side.")
     ] = "modular",
     out: OutOption = Path("results"),
 ) -> None:
