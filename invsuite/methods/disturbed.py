@@ -39,7 +39,8 @@ class Scale:
 
     Attributes:
         mean: of every channel, as it broadcasts on the layout.
-        deviation: likewise, over images and places.
+        deviation: likewise, over images and places, around the channel's mean: a shuffled place is a change too, so that
+            the mean of each place is not taken off as `Moments` do.
         largest: absolute value of all.
     """
 
@@ -51,7 +52,7 @@ class Scale:
     def of(cls, representation: Representation) -> Scale:
         """Return the scale of a representation."""
         tensor, layout = representation.tensor, representation.layout
-        axes = (0, 2, 3) if layout.kind == "map" else (0, 1)
+        axes = layout.pooled_axes
         mean, deviation = (value.view(layout.channel_shape) for value in (tensor.mean(axes), tensor.std(axes)))
         return cls(mean, deviation, tensor.abs().max())
 

@@ -86,6 +86,11 @@ class Layout:
         return (self.channels, 1, 1) if self.kind == "map" else (1, self.channels)
 
     @property
+    def pooled_axes(self) -> tuple[int, ...]:
+        """Return the axes of a batch that what is measured of a channel goes over: images and places."""
+        return (0, 2, 3) if self.kind == "map" else (0, 1)
+
+    @property
     def values(self) -> int:
         """Return how many numbers the representation of one image has."""
         total = 1

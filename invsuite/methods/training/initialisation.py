@@ -56,8 +56,7 @@ class Moments:
         values = tensor - self.centre
         self.count += len(values)
         self.total = self.total + values.sum(0, dtype=torch.float64)
-        axes = (0, 2, 3) if self.layout.kind == "map" else (0, 1)
-        self.square = self.square + values.square().sum(axes, dtype=torch.float64)
+        self.square = self.square + values.square().sum(self.layout.pooled_axes, dtype=torch.float64)
 
     @property
     def mean(self) -> torch.Tensor:
@@ -70,9 +69,8 @@ class Moments:
 
         It has a floor (`DEAD`), so that dividing by it gives a dead channel no weight of its own.
         """
-        axes = (1, 2) if self.layout.kind == "map" else 0
         places = self.layout.values // self.layout.channels
-        offset = (self.total / self.count).square().mean(axes)
+        offset = (self.total / self.count).square()[None].mean(self.layout.pooled_axes)
         std = (self.square / (self.count * places) - offset).clamp(min=0).sqrt()
         std = std.clamp(min=DEAD * float(std.max()) + 1e-12)
         return std.float().view(self.layout.channel_shape)
