@@ -151,18 +151,22 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def boundary(what: str) -> Iterator[None]:
+def boundary(what: str, error_class: type[InvsuiteError] = OutsideError) -> Iterator[None]:
     """Stand around everything that is not the suite's: whatever it raises becomes one line that names ``what``.
 
+    Args:
+        what: how the line begins.
+        error_class: of the error that is raised instead.
+
     Raises:
-        OutsideError: for any exception that the suite does not raise on purpose; `SystemExit` is one.
+        InvsuiteError: of that class, for any exception that the suite does not raise on purpose; `SystemExit` is one.
     """
     try:
         yield
     except InvsuiteError:
         raise
     except (Exception, SystemExit) as error:
-        raise OutsideError(f"{what}: {one_line(error)}") from error
+        raise error_class(f"{what}: {one_line(error)}") from error
 
 
 def exit_code_of(fault: str) -> int:

@@ -285,7 +285,7 @@ def test_a_server_that_says_no_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     def bring(log: object) -> str:
         raise OSError("404 not found\nand a long story")
 
-    with pytest.raises(Unavailable, match=r"^weights x cannot be fetched: 404 not found$"):
+    with pytest.raises(Unavailable, match=r"^weights x cannot be fetched: OSError: 404 not found$"):
         fetch([Need("weights x", 5, bring, "")], lambda _: None)
 
 

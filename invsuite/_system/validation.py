@@ -20,7 +20,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from invsuite.errors import InvsuiteError, UsageError, one_line, unknown_name
+from invsuite.errors import UsageError, boundary, unknown_name
 
 T = TypeVar("T")
 
@@ -102,12 +102,9 @@ def build(cls: type[T], tree: object, where: str = "") -> T:
         if spec.name in types and spec.name not in tree and spec.default is spec.default_factory is MISSING:
             raise UsageError(f"'{key_path(where, spec.name)}' is missing")
     values = {key: convert(value, types[key], key_path(where, key)) for key, value in tree.items()}
-    try:
-        return cls(**values)
-    except InvsuiteError:
-        raise
-    except Exception as error:  # what a plug-in's own class says to its parameters
-        raise UsageError(f"'{where}' is refused: {one_line(error)}") from error
+    with boundary(f"'{where}' is refused", UsageError):  # what a plug-in's own class says to its parameters
+        instance = cls(**values)
+    return instance
 
 
 def check(instance: object, where: str = "") -> None:

@@ -42,7 +42,7 @@ from invsuite.apply.places import find_inverse, is_local, upload
 from invsuite.apply.precision import whole
 from invsuite.apply.recorded import RecordedSplit
 from invsuite.data.split import Split
-from invsuite.errors import InvsuiteError, NotApplicable, UsageError, WeightsError, one_line, unknown_name
+from invsuite.errors import NotApplicable, UsageError, WeightsError, boundary, one_line, unknown_name
 from invsuite.methods import make_method, method_table
 from invsuite.methods.base import FitCost, Fitted, Inverter, Method
 from invsuite.methods.problem import Context, Problem
@@ -405,12 +405,8 @@ def load_inverse(
     )
     set_determinism(card.seed)
     notes = {stage: dict(own) for stage, own in card.notes.items()}
-    try:
+    with boundary(f"'{folder}' does not fit its method '{card.method.kind}'", WeightsError):  # maybe a plug-in's
         inverter = method.restore(problem, tensors, notes)
-    except InvsuiteError:
-        raise
-    except Exception as error:  # whatever a method, maybe a plug-in's, says of tensors that are not its own
-        raise WeightsError(f"'{folder}' does not fit its method '{card.method.kind}': {one_line(error)}") from error
     if inverter is None:
         raise WeightsError(f"'{folder}' lacks tensors that its method '{card.method.kind}' needs: fit it anew")
     for remark in remarks:

@@ -39,8 +39,8 @@ class Scale:
 
     Attributes:
         mean: of every channel, as it broadcasts on the layout.
-        deviation: likewise, over images and places, around the channel's mean: a shuffled place is a change too, so that
-            the mean of each place is not taken off as `Moments` do.
+        deviation: likewise, over images and places, around that mean, where `Moments` take off the mean of each place:
+            a shuffled place is a change too.
         largest: absolute value of all.
     """
 

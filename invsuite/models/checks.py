@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
-from invsuite.errors import InvsuiteError, UsageError, WeightsError, reason_of
+from invsuite.errors import UsageError, WeightsError, boundary
 from invsuite.models.base import Model, Normalise, Prediction
 
 TOLERANCE = 1e-3  # of predictions, absolute and relative: other kernels round otherwise, a fault is far beyond
 
 
-@contextmanager
-def running_on(name: str, size: tuple[int, int]) -> Iterator[None]:
-    """Turn what a library raises while a chain is built into one line.
+def running_on(name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
+    """Return the boundary around a library that builds a chain: what it raises is a `UsageError` of one line.
 
     Args:
         name: of the model.
         size: (H, W) of its images.
-
-    Raises:
-        UsageError: naming both, with the library's reason.
     """
-    try:
-        yield
-    except InvsuiteError:
-        raise
-    except Exception as error:  # whatever a family's own code raises
-        raise UsageError(f"model '{name}' does not run on images of {size[0]}x{size[1]}: {reason_of(error)}") from error
+    return boundary(f"model '{name}' does not run on images of {size[0]}x{size[1]}", UsageError)
 
 
 def check_normalisation(model: Model) -> None:

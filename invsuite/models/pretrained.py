@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from invsuite._system.files import expand_path
 from invsuite._system.needs import Need, path_need
-from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError, WeightsError, reason_of
+from invsuite.errors import InvsuiteError, MissingPath, Unavailable, UsageError, WeightsError, boundary, reason_of
 from invsuite.models.base import WeightsOrigin
 from invsuite.models.checkpoint import check_finite, marked
 from invsuite.models.hub import PICKLED, is_local
@@ -151,12 +151,8 @@ def load_pretrained(source: Source, auto: Any, known: Collection[str] = ()) -> P
     _check_report(path, report)
     check_finite(network, f"'{path}'")
     where = f"{path}/preprocessor_config.json"
-    try:
+    with boundary(f"{where} cannot be understood", UsageError):  # a value of a kind that nobody thought of
         preprocessing = Preprocessing.of(processor, where)
-    except InvsuiteError:
-        raise
-    except Exception as error:  # a value of a kind that nobody thought of
-        raise UsageError(f"{where} cannot be understood: {reason_of(error)}") from error
     canvas = source.canvas or (preprocessing.canvas if source.size is None else None)
     statistics = (preprocessing.mean, preprocessing.std)
     marks = [*(statistics if source.local else ()), *([canvas] if canvas else [])]  # a local file may be edited
