@@ -8,10 +8,12 @@ from pathlib import Path
 from invsuite._system.environment import is_offline
 from invsuite._system.needs import Log, Need
 from invsuite.benchmark.suite import Suite
-from invsuite.errors import InvsuiteError, Unavailable, reason_of, unknown_name
+from invsuite.errors import Unavailable, boundary, unknown_name
 from invsuite.metrics import make_metric
-from invsuite.metrics.backbones import BACKBONES, install
+from invsuite.metrics.backbones import install
+from invsuite.metrics.perceptual import Perceptual
 from invsuite.models.load import needs as model_needs
+from invsuite.registry import METRICS
 
 
 def needs(suite: Suite) -> list[Need]:
@@ -43,17 +45,9 @@ def fetch(needed: Iterable[Need], log: Log) -> list[tuple[str, str]]:
         if is_offline():
             raise Unavailable(f"{need.what} is not here, and --offline forbids to fetch it")
         log(f"fetching {need.what}")
-        try:
+        with boundary(f"{need.what} cannot be fetched", Unavailable):  # whatever a hub client, a server or a disk says
             digests.append((need.what, need.bring(log)))
-        except InvsuiteError:
-            raise
-        except Exception as error:  # whatever a hub client, a server or a disk says
-            raise Unavailable(f"{need.what} cannot be fetched: {reason_of(error)}") from error
     return digests
-
-
-#: which backbones `fetch_from` takes under the name of a measure; ``lpips`` stands for all of its variants
-TAKEN = {"lpips": ("alex", "squeeze", "vgg"), "lpips_squeeze": ("squeeze",), "lpips_vgg": ("vgg",), "dists": ("vgg",)}
 
 
 def fetch_from(measure: str, file: Path) -> tuple[list[Need], list[tuple[str, str]]]:
@@ -63,7 +57,7 @@ def fetch_from(measure: str, file: Path) -> tuple[list[Need], list[tuple[str, st
         What is here now, and (what, digest over its tensors).
 
     Args:
-        measure: its name.
+        measure: its name, which stands for its variants too: ``lpips`` for those of all backbones.
         file: any that `invsuite.metrics.backbones.read_backbone` reads.
 
     Raises:
@@ -72,8 +66,10 @@ def fetch_from(measure: str, file: Path) -> tuple[list[Need], list[tuple[str, st
         WeightsError: if it does not hold the published features.
         DiskError: if the cache cannot be written.
     """
-    if measure not in TAKEN:
-        raise unknown_name("measure with a backbone", measure, TAKEN)
-    backbone = install(file, [BACKBONES[net] for net in TAKEN[measure]])
+    known = {name: metric for name, metric in METRICS.items() if issubclass(metric, Perceptual)}
+    if measure not in known:
+        raise unknown_name("measure with a backbone", measure, known)
+    variants = [metric() for metric in known.values() if issubclass(metric, known[measure])]
+    backbone = install(file, [variant.backbone for variant in variants])
     need = backbone.need()
     return [need], [(need.what, f"sha256:{backbone.sha256}")]

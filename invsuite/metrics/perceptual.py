@@ -12,7 +12,7 @@ import torch
 
 from invsuite._system.needs import Need
 from invsuite.errors import Unavailable
-from invsuite.metrics.backbones import BACKBONES
+from invsuite.metrics.backbones import BACKBONES, Backbone
 from invsuite.metrics.base import Metric, Scoring, Values, by_image
 from invsuite.registry import register
 
@@ -48,7 +48,7 @@ def _lpips(net: str, device: str) -> torch.nn.Module:
 def _dists(device: str) -> torch.nn.Module:
     from torchmetrics.functional.image import dists
 
-    with patch.object(dists, "vgg16", _builder("vgg")), torch.random.fork_rng(devices=[]):
+    with patch.object(dists, "vgg16", _builder(Dists.net)), torch.random.fork_rng(devices=[]):
         network: torch.nn.Module = dists.DISTSNetwork()  # the authors' alpha and beta travel in torchmetrics
     return network.eval().requires_grad_(False).to(device)
 
@@ -60,9 +60,27 @@ def _values(distance: Distance, scoring: Scoring) -> Values:
     return Values(by_image(per_image, scoring.reconstructions, scoring.images, size=BATCH).tolist())
 
 
+class Perceptual(Metric):
+    """A distance of the features of a published network, its backbone.
+
+    Attributes:
+        net: which backbone, a key of `invsuite.metrics.backbones.BACKBONES`.
+    """
+
+    net: str
+
+    @property
+    def backbone(self) -> Backbone:
+        """Return the network."""
+        return BACKBONES[self.net]
+
+    def needs(self) -> tuple[Need, ...]:
+        return (self.backbone.need(),)
+
+
 @register.metric
 @dataclass(frozen=True)
-class Lpips(Metric):
+class Lpips(Perceptual):
     r"""Learned perceptual distance with AlexNet, the variant that agrees best with people's judgements.
 
     Formula:
@@ -99,12 +117,9 @@ class Lpips(Metric):
     tolerance = 0.02
     headline = True
 
-    def needs(self) -> tuple[Need, ...]:
-        return (BACKBONES[self.net].need(),)
-
     def prepare(self, device: torch.device) -> dict[str, str]:
         _lpips(self.net, str(device))
-        return {"variant": f"{self.net} v0.1", "backbone_sha256": BACKBONES[self.net].sha256}
+        return {"variant": f"{self.net} v0.1", "backbone_sha256": self.backbone.sha256}
 
     @torch.no_grad()
     def compute(self, scoring: Scoring) -> Values:
@@ -139,7 +154,7 @@ class LpipsVgg(Lpips):
 
 @register.metric
 @dataclass(frozen=True)
-class Dists(Metric):
+class Dists(Perceptual):
     r"""Deep image structure and texture similarity (Ding et al. 2020), as a distance.
 
     0 for a copy, and tolerant of texture that is resampled, not copied.
@@ -170,13 +185,11 @@ class Dists(Metric):
     label = "DISTS"
     direction = "lower"
     tolerance = 0.02
-
-    def needs(self) -> tuple[Need, ...]:
-        return (BACKBONES["vgg"].need(),)
+    net = "vgg"
 
     def prepare(self, device: torch.device) -> dict[str, str]:
         _dists(str(device))
-        return {"variant": "vgg, published weights", "backbone_sha256": BACKBONES["vgg"].sha256}
+        return {"variant": f"{self.net}, published weights", "backbone_sha256": self.backbone.sha256}
 
     @torch.no_grad()
     def compute(self, scoring: Scoring) -> Values:
