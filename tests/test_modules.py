@@ -441,6 +441,17 @@ def build():
     return network, {"stages": {"embed": "1"}, "size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "licence": "mine"}
 
 
+def rectified():
+    network, arguments = build()
+    network[1] = nn.ReLU()
+    return network, arguments
+
+
+def darker():
+    network, arguments = build()
+    return network, arguments | {"mean": [0.7] * 3}
+
+
 def model():
     import invsuite
 
@@ -486,6 +497,7 @@ def test_a_file_of_the_users_makes_a_model(file: Path) -> None:
     for source in ("build", "model"):
         verdicts = check_unit(f"module:{file}:{source}")
         assert [verdict.outcome for verdict in verdicts] == ["kept"] * len(verdicts)
+    assert len({load_model(f"module:{file}:{function}").origin.sha256 for function in ("build", "rectified")}) == 2
     random = load_model(f"module:{file}:build", random_weights=True)
     assert random.origin.random
     assert [need.state for need in needs(f"module:{file}:build@{file.parent / 'typo.pth'}")] == ["here", "by hand"]
@@ -497,8 +509,18 @@ def test_a_file_of_the_users_makes_a_model(file: Path) -> None:
 def test_an_inverse_of_it_is_kept(file: Path) -> None:
     images = invsuite.open_images("scenes", (SIZE, SIZE), seed=1, count=16)
     inverse = invsuite.fit("ridge", f"module:{file}:build", ["embed"], images)
-    again = invsuite.load_inverse(inverse.save(file.parent / "kept"))
+    folder = inverse.save(file.parent / "kept")
+    again = invsuite.load_inverse(folder)
     assert torch.equal(again(images.images([0])), inverse(images.images([0])))
+    for function in ("rectified", "darker"):
+        other = load_model(f"module:{file}:{function}")
+        assert (other.fingerprint(), other.layout("embed")) == (again.model.fingerprint(), again.model.layout("embed"))
+        with pytest.raises(WeightsError, match=f"{function}.* computes something else from them at embed"):
+            invsuite.load_inverse(folder, other)
+        with pytest.warns(UserWarning, match="do not hold"):
+            assert invsuite.load_inverse(folder, other, force=True).remarks
+    file.write_text(FILE + "\n# edited, and the same function\n")
+    assert not invsuite.load_inverse(folder).remarks
 
 
 def test_weights_of_a_checkpoint_fill_its_network(file: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from invsuite._system.files import write_atomically
 from invsuite._system.seal import is_intact, sealed
 from invsuite._system.validation import Natural, build
+from invsuite.apply.probe import Probe
 from invsuite.errors import MissingPath, OutsideError, UsageError, WeightsError, one_line
 from invsuite.methods.problem import Budget, Engine
 from invsuite.models.base import Layout, TaskKind, WeightsOrigin
@@ -148,6 +149,7 @@ class Card:
         cut: the stages at which the chain was cut when it was fitted.
         refused: why other stages of the fit are not inverted, by stage.
         layouts: of the representation at every stage of the cut.
+        probes: numbers that tell what the model computes there (`invsuite.apply.probe`); empty on cards without them.
         data: the images for fitting (``fit``) and for choosing among fitted weights (``select``).
         budget: that each trained inverse might spend.
         engine: how training ran.
@@ -185,6 +187,7 @@ class Card:
     seed: int
     version: str
     written: str
+    probes: Mapping[str, Probe] = field(default_factory=dict)
     quality: Mapping[str, Mapping[str, Quality]] = field(default_factory=dict)
     scored_on: ImagesFacts | None = None
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -204,7 +207,8 @@ class Card:
     @property
     def recipe(self) -> str:
         """Return 12 hexadecimal digits over all that decides what a fit gives: method, model, data, budget and seed."""
-        parts = (self.method, self.model.fingerprint, self.stages, self.cut, self.data, self.budget, self.engine)
+        weights = (self.model.fingerprint, self.model.weights.sha256)  # the second also tells the code that uses them
+        parts = (self.method, *weights, self.stages, self.cut, self.data, self.budget, self.engine)
         return hashlib.sha256(repr((*parts, self.seed)).encode()).hexdigest()[:12]
 
     @property

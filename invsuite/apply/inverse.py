@@ -40,6 +40,7 @@ from invsuite.apply.card import (
 from invsuite.apply.images import as_images
 from invsuite.apply.places import find_inverse, is_local, upload
 from invsuite.apply.precision import whole
+from invsuite.apply.probe import differing, probe
 from invsuite.apply.recorded import RecordedSplit
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, UsageError, WeightsError, boundary, one_line, unknown_name
@@ -268,13 +269,15 @@ def card_of(method: Method, problem: Problem, model: ModelFacts, row: str = "") 
     """
     table = method_table(method)
     kind = table.pop("kind")
+    layouts = {stage: problem.model.layout(stage) for stage in (*problem.cut, *problem.stages)}
     return Card(
         method=MethodFacts(row or kind, kind, table, method.version, method.family, method.source),
         model=model,
         stages=problem.stages,
         cut=problem.cut,
         refused={},
-        layouts={stage: problem.model.layout(stage) for stage in (*problem.cut, *problem.stages)},
+        layouts=layouts,
+        probes=probe(problem.model, list(layouts)),
         data={name: ImagesFacts.of(split.facts()) for name, split in _splits(problem).items()},
         budget=problem.budget,
         engine=problem.context.engine,
@@ -362,13 +365,13 @@ def load_inverse(
     Args:
         path: its folder, ``hf://USER/NAME`` on the hub, or ``bundled:MODEL/METHOD`` in the package.
         model: that it is for: a loaded one, or its source; by default the source on the card.
-        force: whether to go on where the model's weights are not those that it was fitted to. The numbers on the card
-            do not hold then, and a warning says so.
+        force: whether to go on where the model's weights are not those that it was fitted to, or where it computes
+            something else from them. The numbers on the card do not hold then, and a warning says so.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         Unavailable: if there is no inverse, or its model cannot be had.
-        WeightsError: if a file is damaged, or the model's weights are others.
+        WeightsError: if a file is damaged, or the model's weights are others, or what it computes from them.
         UsageError: if the model has another image size or other layouts, or a stage or the method is unknown.
 
     Examples:
@@ -502,7 +505,7 @@ def _doubts(card: Card, model: Model, folder: Path, force: bool) -> list[str]:
 
     Raises:
         UsageError: if the inverse cannot be applied to it.
-        WeightsError: if its weights are others, unless ``force``.
+        WeightsError: if its weights are others, or what it computes from them, unless ``force``.
     """
     if model.image_size != card.model.image_size:
         raise UsageError(
@@ -514,12 +517,18 @@ def _doubts(card: Card, model: Model, folder: Path, force: bool) -> list[str]:
         if model.layout(stage) != layout:
             raise UsageError(f"stage '{stage}' of '{model.name}' is {model.layout(stage)}, '{folder}' is for {layout}")
     fingerprint = model.fingerprint()
-    if fingerprint == card.model.fingerprint:
+    if fingerprint != card.model.fingerprint:
+        difference = (
+            f"'{folder}' was fitted to weights of fingerprint {card.model.fingerprint[:DIGITS]}..., those of model "
+            f"'{model.name}' have {fingerprint[:DIGITS]}..."
+        )
+    elif stages := differing(card.probes, model):
+        difference = (
+            f"model '{model.name}' ({model.origin.source}) has the weights that '{folder}' was fitted to, and computes "
+            f"something else from them at {', '.join(stages)}: other code, other layers or another normalisation"
+        )
+    else:
         return []
-    difference = (
-        f"'{folder}' was fitted to weights of fingerprint {card.model.fingerprint[:DIGITS]}..., those of model "
-        f"'{model.name}' have {fingerprint[:DIGITS]}..."
-    )
     if not force:
         raise WeightsError(f"{difference}: it is for another model; force it to see what it makes of this one")
     return [f"{difference}: the numbers on its card do not hold for this model"]

@@ -388,7 +388,7 @@ class Model:
             classes: their names, by index.
             resampling: how photos are brought to the size.
             source: where the network comes from, for records.
-            code: SHA-256 of the file that defines the network, for records.
+            code: SHA-256 over the file and function that define the network, for records.
             licence: of the weights, for records.
 
         Raises:

@@ -88,7 +88,7 @@ class Description:
         classes: names by index.
         resampling: of photos.
         source: where the network comes from, as a person would name it.
-        code: SHA-256 of the file that defines it; "" where there is none.
+        code: SHA-256 over the file and function that define it; "" where there are none.
         licence: of the weights.
     """
 

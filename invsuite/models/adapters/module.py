@@ -138,7 +138,7 @@ def _network_of(result: object, source: str) -> tuple[nn.Module, Mapping[str, An
 
 
 def _call(parts: Parts) -> tuple[object, str]:
-    """Return what the function gives, and the SHA-256 of its file.
+    """Return what the function gives, and a SHA-256 over its file and its name.
 
     Raises:
         MissingPath: if the file does not exist.
@@ -166,7 +166,7 @@ def _call(parts: Parts) -> tuple[object, str]:
         if not callable(function):
             known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise unknown_name(f"function of '{parts.file}'", parts.function, known)
-        return function(), code
+        return function(), marked(code, [parts.function])
 
 
 @contextmanager
