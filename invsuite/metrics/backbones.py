@@ -25,6 +25,7 @@ from invsuite.errors import Unavailable, WeightsError, reason_of
 from invsuite.models.checkpoint import Tensors, find_weights, misfit, read_file
 
 FEATURES = "features."  # torchvision's name of the part that is used
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the RGB images in [0, 1] that all of them were trained on
 
 
 @dataclass(frozen=True)

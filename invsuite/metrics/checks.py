@@ -15,11 +15,13 @@ import torch
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Split
 from invsuite.errors import DataError, Unavailable
+from invsuite.metrics.backbones import MEAN, STD
 from invsuite.metrics.base import Metric, Scoring, Subject
 from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOrigin
 
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 SIDE = 96
+ROUNDING = 1e-4  # of what a backbone is shown, in deviations: packages write the normalisation in their own ways
 SCENES = Split(Scenes(seed=990_001, count=6, size=SIDE), tuple(range(6)))
 
 
@@ -115,31 +117,44 @@ def _hue_gain(metric: Metric) -> None:
     _expect(metric, _scoring(_unedited), [0.0] * count, 0.02, "one that ignores edits'")
 
 
-def _lpips_range(metric: Metric) -> None:
-    """Check that black and white reach the network as -1 and 1. Without its backbone the measure is skipped anyway."""
+def _backbone_inputs(metric: Metric) -> None:
+    """Check that images reach the backbone as those it was trained on: RGB, upright, in its range.
+
+    Without its backbone the measure is skipped anyway.
+    """
     try:
         metric.prepare(torch.device("cpu"))
     except Unavailable:
         return
-    from lpips.lpips import ScalingLayer
+    scoring = _scoring(degrade)
+    pairs = (scoring.images[:1], scoring.reconstructions[:1])
+    with _first_inputs() as inputs:
+        metric.compute(replace(scoring, subject=replace(scoring.subject, images=pairs[0]), reconstructions=pairs[1]))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    for images in pairs:
+        expected = (images - mean) / std
+        nearest = min(inputs, key=lambda tensor: _distance(tensor, expected), default=torch.empty(0))
+        if (off := _distance(nearest, expected)) > ROUNDING:
+            alike = nearest.shape == expected.shape
+            shown = f"values that are off by up to {off:.2f}" if alike else f"images of shape {tuple(nearest.shape)}"
+            raise DataError(
+                f"measure '{metric.name}' shows its backbone {shown}, where it was trained on RGB images in [0, 1] of "
+                f"shape {tuple(expected.shape)}, normalised: range, layout or order of channels are wrong"
+            )
 
-    scoring = _scoring(torch.ones_like)
-    with _inputs_of(ScalingLayer) as inputs:
-        metric.compute(replace(scoring, subject=replace(scoring.subject, images=torch.zeros(scoring.images.shape))))
-    low, high = min(float(x.min()) for x in inputs), max(float(x.max()) for x in inputs)
-    if (low, high) != (-1.0, 1.0):
-        raise DataError(
-            f"measure '{metric.name}' shows its network black and white as {low:g} and {high:g}, it expects -1 and 1"
-        )
+
+def _distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference of two tensors; infinity where their shapes differ."""
+    return float((tensor - other).abs().max()) if tensor.shape == other.shape else float("inf")
 
 
 @contextmanager
-def _inputs_of(kind: type[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Collect the inputs of every module of ``kind``."""
+def _first_inputs() -> Iterator[list[torch.Tensor]]:
+    """Collect the inputs of every convolution that takes three channels: of backbones, the first one."""
     collected: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(module, kind):
+        if isinstance(module, torch.nn.Conv2d) and module.in_channels == 3:
             collected.append(inputs[0].detach())
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
@@ -154,7 +169,8 @@ CHECKS: dict[str, tuple[Callable[[Metric], None], ...]] = {
     "ssim": (_ssim,),
     "correspondence": (_correspondence,),
     "hue_gain": (_hue_gain,),
-    "lpips": (_lpips_range,),
-    "lpips_squeeze": (_lpips_range,),
-    "lpips_vgg": (_lpips_range,),
+    "lpips": (_backbone_inputs,),
+    "lpips_squeeze": (_backbone_inputs,),
+    "lpips_vgg": (_backbone_inputs,),
+    "dists": (_backbone_inputs,),
 }

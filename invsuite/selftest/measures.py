@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from invsuite.metrics import make_metric, perceptual
 from invsuite.metrics.backbones import BACKBONES, FEATURES, Backbone, install, tensor_digest
 from invsuite.metrics.base import Values
 from invsuite.metrics.checks import check_measures
+from invsuite.metrics.perceptual import Perceptual
 from invsuite.selftest.base import Fault, Trial, after, plant, swapped
 
 GUARD = "invsuite.metrics.checks.check_measures"
@@ -91,9 +92,20 @@ def _forget_networks() -> None:
             kept.cache_clear()
 
 
-def _lpips_range() -> None:
-    with stand_in("alex"):
-        check_measures([make_metric("lpips")])
+def _inputs(measure: str) -> Trial:
+    """Return the trial of what the backbone of a measure is shown."""
+
+    def trial() -> None:
+        with stand_in(_net(measure)):
+            check_measures([make_metric(measure)])
+
+    return trial
+
+
+def _net(measure: str) -> str:
+    metric = make_metric(measure)
+    assert isinstance(metric, Perceptual)
+    return metric.net
 
 
 def backbone(path: Path) -> Path:
@@ -101,10 +113,16 @@ def backbone(path: Path) -> Path:
     return path
 
 
-def _lpips_backbone() -> None:
-    with stand_in("alex"):
-        backbone(BACKBONES["alex"].path)
-        make_metric("lpips").prepare(torch.device("cpu"))
+def _weights(measure: str) -> Trial:
+    """Return the trial of the weights that a measure finds in the cache."""
+
+    def trial() -> None:
+        net = _net(measure)
+        with stand_in(net):
+            backbone(BACKBONES[net].path)
+            make_metric(measure).prepare(torch.device("cpu"))
+
+    return trial
 
 
 def _other_weights(path: Path) -> Path:
@@ -116,6 +134,11 @@ def _other_weights(path: Path) -> Path:
 def _another_network(path: Path) -> Path:
     save_features(_random(BACKBONES["squeeze"]), path)
     return path
+
+
+def _shown(change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a wrap of a distance that sends its two batches of images through ``change``."""
+    return lambda original: lambda self, a, b, *args, **kwargs: original(self, change(a), change(b), *args, **kwargs)
 
 
 def _lpips_layout() -> None:
@@ -206,15 +229,39 @@ FAULTS = (
             "lpips:LPIPS.forward",
             lambda original: lambda self, a, b, **kwargs: original(self, a, b, **(kwargs | {"normalize": False})),
         ),
-        _lpips_range,
-        "black and white as 0 and 1",
+        _inputs("lpips"),
+        "measure 'lpips' shows its backbone values that are off",
+    ),
+    Fault(
+        "LPIPS fed BGR",
+        "lpips.LPIPS.forward",
+        GUARD,
+        plant("lpips:LPIPS.forward", _shown(lambda images: images.flip(1))),
+        _inputs("lpips_squeeze"),
+        "measure 'lpips_squeeze' shows its backbone values that are off",
+    ),
+    Fault(
+        "LPIPS fed images whose rows are columns",
+        "lpips.LPIPS.forward",
+        GUARD,
+        plant("lpips:LPIPS.forward", _shown(lambda images: images.mT)),
+        _inputs("lpips_squeeze"),
+        "measure 'lpips_squeeze' shows its backbone values that are off",
+    ),
+    Fault(
+        "DISTS fed [-1, 1] instead of [0, 1]",
+        "torchmetrics' DISTSNetwork.forward",
+        GUARD,
+        plant("torchmetrics.functional.image.dists:DISTSNetwork.forward", _shown(lambda images: 2 * images - 1)),
+        _inputs("dists"),
+        "measure 'dists' shows its backbone values that are off",
     ),
     Fault(
         "LPIPS with a random backbone",
         "the backbone in the hub cache",
         "invsuite.metrics.backbones.read_backbone",
         plant(f"{__name__}:backbone", lambda _: _other_weights),
-        _lpips_backbone,
+        _weights("lpips"),
         "holds other weights of alexnet than the published ones",
     ),
     Fault(
@@ -222,8 +269,16 @@ FAULTS = (
         "the backbone in the hub cache",
         "invsuite.metrics.backbones.read_backbone",
         plant(f"{__name__}:backbone", lambda _: _another_network),
-        _lpips_backbone,
+        _weights("lpips"),
         "that of the published features",
+    ),
+    Fault(
+        "DISTS with a random backbone",
+        "the backbone in the hub cache",
+        "invsuite.metrics.backbones.read_backbone",
+        plant(f"{__name__}:backbone", lambda _: _other_weights),
+        _weights("dists"),
+        "holds other weights of vgg16 than the published ones",
     ),
     Fault(
         "LPIPS with kernels whose rows are columns",
