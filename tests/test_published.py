@@ -142,6 +142,7 @@ def test_the_protocol_of_fia_flow_states_what_the_paper_does() -> None:
         assert [stated[model, stage, method] for method in methods] == expected
     assert stated["dinov2_reg_b", "block12", "RAE"] == 18.9
     assert {v.measure for v in suite.published} == {"psnr"}
+    assert {v.source for v in suite.published if "guess" in v.source} == {suite.published[-1].source}
     fit, select, score = suite.data.sources
     assert (fit.count - select.count, score.count) == (4096, 1000)
 

@@ -14,6 +14,7 @@ from invsuite.benchmark.estimate import cell_passes
 from invsuite.benchmark.suite import load_suite
 from invsuite.benchmark.suite_file import bundled_suites
 from invsuite.errors import UsageError
+from invsuite.methods.optimisation.presets import Optimisation
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +32,11 @@ def ids(plan: Plan) -> dict[str, str]:
 def test_bundled_suites_load() -> None:
     assert {"quick", "ci", "photos"} <= set(bundled_suites())
     for name in bundled_suites():
-        assert load_suite(name).name == name
+        suite = load_suite(name)
+        assert suite.name == name
+        for spec in suite.methods:
+            if name != "ci" and isinstance(spec.method, Optimisation) and spec.method.until == "converged":
+                assert spec.method.iterations >= 1000, f"descents of {name}.{spec.name} end before they converge"
 
 
 @pytest.mark.parametrize(
