@@ -14,6 +14,7 @@ import time
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -21,14 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invsuite._system.environment import go_offline, prepare_threads
+from invsuite._system.environment import go_offline, is_helper, prepare_threads, started_together
 from invsuite._system.files import write_atomically
 from invsuite._system.signals import interruptible
 from invsuite.errors import InvsuiteError, UsageError, unknown_name
 from invsuite.registry import load_plugins
 
 if TYPE_CHECKING:
-    from invsuite.benchmark.runner import Redo
+    from invsuite.benchmark.runner import Redo, Reporter
     from invsuite.report.results import Results
     from invsuite.results.record import Record
 
@@ -186,6 +187,14 @@ def _write_report(answer: Results, out: Path) -> Path:
     return table
 
 
+def _reporter() -> AbstractContextManager[Reporter]:
+    """Return what shows progress; of processes that ``torchrun`` started together the first alone shows any."""
+    from invsuite.benchmark.progress import ConsoleReporter
+    from invsuite.benchmark.runner import Silent
+
+    return nullcontext(Silent()) if is_helper() else ConsoleReporter()
+
+
 def _log_notes(results: Results) -> None:
     for note in results.notes:
         _log(f"note: {note}")
@@ -259,8 +268,9 @@ def bench(
     executor: Annotated[
         str,
         typer.Option(
-            help="serial (this process), process (one per device), ray (the workers of a Ray cluster), or auto: a "
-            "process for each of several models where a CPU has cores for them, else this one."
+            help="serial (this process), process (one per device), ray (the workers of a Ray cluster), torchrun (the "
+            "processes that it started, which share each fit), or auto: torchrun if it started this; a process for "
+            "each of several models where a CPU has cores for them; else this one."
         ),
     ] = "auto",
     workers: Annotated[
@@ -306,12 +316,11 @@ def bench(
     """
     from invsuite import _console, api
     from invsuite.benchmark.executors.base import Placement
-    from invsuite.benchmark.progress import ConsoleReporter
     from invsuite.benchmark.runner import RunOptions
 
     kept, command = round(_finite("--keep", keep) * 2**30), shlex.join(["invsuite", *sys.argv[1:]])
     _finite("--cell-seconds", cell_seconds or 0.0)
-    with ConsoleReporter() as reporter:
+    with _reporter() as reporter:
         verb = api.plan if dry_run else api.run
         answer = verb(
             suite,
@@ -326,6 +335,8 @@ def bench(
             options=RunOptions(_redo(retry_failed, only_missing, refresh), cell_seconds, kept, command),
             reporter=reporter,
         )
+    if is_helper():
+        return
     if isinstance(answer, api.Outlook):
         _print(as_json, _console.outlook_tree(answer), _console.outlook_text(answer))
         return
@@ -494,11 +505,11 @@ def fit(
     """Fit an inverse and keep it.
 
     The folder holds a card (what it was fitted to, on what, how good it is) and its tensors; Python reads it with
-    invsuite.load_inverse. A training that was killed goes on when the same command is run again.
+    invsuite.load_inverse. A fit that was killed goes on when the same command is run again. Several processes fit one
+    inverse together where torchrun starts them: torchrun --nproc-per-node 4 -m invsuite fit ...
     """
     from invsuite import _console, single
     from invsuite.apply.inverse import check_folder, check_keepable
-    from invsuite.benchmark.progress import ConsoleReporter
     from invsuite.data.scenes import ScenesSource
     from invsuite.data.split import Split, Splits
     from invsuite.methods import make_method
@@ -510,7 +521,7 @@ def fit(
     check_keepable(unit)  # what cannot be kept is said before hours are spent on it
     check_folder(out)
     unfinished = Path(f"{out.absolute()}.unfinished")  # a training that is killed goes on from here
-    with ConsoleReporter() as reporter:
+    with _reporter() as reporter:
         reporter.begin(1, 1.0)
         inverse = single.fit(
             unit,
@@ -523,10 +534,13 @@ def fit(
             device=device,
             progress=reporter.work(f"fitting {method}", 1.0),
             checkpoints=unfinished,
+            together=started_together(),
         )
         used = inverse.problem
         for remark in Splits(used.fit, used.select, Split(used.fit.dataset, ())).remarks():
             reporter.note(remark)
+    if is_helper():
+        return
     inverse.save(out, licence)
     if unfinished.is_dir() and not any(unfinished.iterdir()):
         unfinished.rmdir()

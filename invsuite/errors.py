@@ -132,6 +132,10 @@ class LostWorkerError(InvsuiteError):
     fault = "lost worker"
 
 
+class PartedError(SetupError):
+    """A fit that broke in one of the processes that did it together: they are out of step, so the run ends."""
+
+
 class OutsideError(InvsuiteError):
     """What code or a file raised that is not the suite's: a model's loader, a plug-in, a photo, a processor."""
 

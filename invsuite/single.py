@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from invsuite._system.devices import pick_device
+from invsuite._system.ranks import ALONE, join
 from invsuite.apply.images import geometry_of
 from invsuite.apply.inverse import Inverse, card_of, model_facts
 from invsuite.apply.recorded import RecordedSplit
@@ -64,6 +65,7 @@ def fit(
     device: str = "auto",
     progress: ProgressHook = silent,
     checkpoints: Path | None = None,
+    together: bool = False,
 ) -> Inverse:
     """Fit a method to a frozen model, and return the inverse: call it with images, save it, score it.
 
@@ -82,9 +84,12 @@ def fit(
         progress: called with (steps done, steps in all, what a step is).
         checkpoints: folder where training leaves its state now and then: the same call goes on from there after it was
             killed. What is left of a fit is deleted when it is done.
+        together: whether the processes that ``torchrun`` started do this fit together, all with this same call. Each
+            returns the inverse, with the same numbers as one process but for rounding; the first alone scores it.
 
     Raises:
-        UsageError: for an unknown method, model or stage, or fewer images than a batch.
+        UsageError: for an unknown method, model or stage, fewer images than a batch, or a method that several
+            processes cannot fit together.
         Unavailable: if weights or images cannot be had.
         DataError: if fitting changed the model.
 
@@ -96,9 +101,12 @@ def fit(
         >>> inverse(scenes.images([0])).shape
         torch.Size([1, 3, 96, 96])
     """
-    chain = load_model(model) if isinstance(model, str) else model
-    chain.to(pick_device(device))
     unit = make_method(method, {}) if isinstance(method, str) else method
+    if together and not unit.divides:
+        raise UsageError(f"several processes cannot fit '{unit.name}' together: fit it in one, without torchrun")
+    ranks, place = join(pick_device(device)) if together else (ALONE, pick_device(device))
+    chain = load_model(model) if isinstance(model, str) else model
+    chain.to(place)
     fit_images = _opened(images, chain)
     held_back: Split | None = None
     if scored:
@@ -111,12 +119,14 @@ def fit(
     if unit.uses_budget and len(fit_images) < spent.batch:
         raise UsageError(f"{len(fit_images)} fit images are fewer than one batch of {spent.batch}")
     cut = chain.find_stages(stages)
-    problem = Problem(chain, cut, cut, fit_images, selection, spent, seed, Context(progress=progress))
+    problem = Problem(chain, cut, cut, fit_images, selection, spent, seed, Context(progress=progress, ranks=ranks))
     facts, state = model_facts(chain), None
     if checkpoints is not None:
         state = checkpoints / card_of(unit, problem, facts).recipe
         problem = replace(problem, context=replace(problem.context, checkpoints=state))
     inverse = Inverse.of(fit_method(unit, problem, facts.fingerprint))
+    if not ranks.first:
+        return inverse
     if state is not None:
         shutil.rmtree(state, ignore_errors=True)
     return inverse if held_back is None or not inverse.stages else inverse.with_quality(score(inverse, held_back))

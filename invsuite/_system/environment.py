@@ -39,3 +39,13 @@ def go_offline() -> None:
 def is_offline() -> bool:
     """Tell whether hub clients must answer from their caches."""
     return os.environ.get(SWITCHES[0], "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def started_together() -> bool:
+    """Tell whether ``torchrun`` started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def is_helper() -> bool:
+    """Tell whether another process than this one writes files and says what happens."""
+    return started_together() and os.environ["RANK"] != "0"

@@ -20,6 +20,7 @@ import torch
 from invsuite._system.files import write_atomically
 from invsuite._system.memory import free_memory, is_out_of_memory
 from invsuite._system.provenance import provenance_of, set_determinism, versions
+from invsuite._system.ranks import ALONE, Ranks
 from invsuite._system.signals import time_limit
 from invsuite._system.spill import TensorLike, collect
 from invsuite._system.timing import Meter, clock_name
@@ -36,6 +37,7 @@ from invsuite.errors import (
     NotApplicable,
     OutOfMemoryError,
     OutsideError,
+    PartedError,
     Unavailable,
     one_line,
 )
@@ -150,6 +152,7 @@ class Run:
         options: which cells, and how.
         stamps: of the records of the cells to compute, when the run began: they tell whether another process wrote one.
         outcome: counts so far.
+        ranks: the processes that do a fit together; this is the first.
     """
 
     plan: Plan
@@ -159,6 +162,7 @@ class Run:
     options: RunOptions
     stamps: dict[str, int | None]
     outcome: RunOutcome = field(default_factory=RunOutcome)
+    ranks: Ranks = ALONE
     _unavailable: dict[str, bool] = field(default_factory=dict)
 
     def todo(self, entry: LoadedModel | UnavailableModel, cell: Cell) -> Todo | None:
@@ -297,14 +301,16 @@ def _depth(method: Method) -> int:
     return max((1 + _depth(other) for other in method.builds_on()), default=0)
 
 
-def begin(plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions) -> Run:
+def begin(
+    plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions, ranks: Ranks = ALONE
+) -> Run:
     """Begin a run of a plan: nothing is computed yet but the records of models that cannot be had.
 
     Raises:
         DataError: if a measure gives wrong values for pictures whose values are known.
         DiskError: if a record cannot be written.
     """
-    run = Run(plan, store, device, report, options, {})
+    run = Run(plan, store, device, report, options, {}, ranks=ranks)
     weight = 0.0
     changed: Counter[str] = Counter()
     for entry in plan.models:
@@ -340,7 +346,12 @@ def work_left(run: Run) -> dict[str, float]:
 
 
 def run(
-    plan: Plan, store: Store, device: torch.device, report: Reporter, options: RunOptions | None = None
+    plan: Plan,
+    store: Store,
+    device: torch.device,
+    report: Reporter,
+    options: RunOptions | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunOutcome:
     """Compute what every cell lacks, or the cells that ``options`` name, one after the other.
 
@@ -352,12 +363,14 @@ def run(
         device: where models and inverse networks run.
         report: where progress is shown.
         options: which cells, and how long they may take.
+        ranks: the processes that do a fit together; this is the first.
 
     Raises:
         DataError: if a measure gives wrong values for pictures whose values are known.
         DiskError: if a record cannot be written; those that were are kept.
+        PartedError: if the processes of a fit are out of step.
     """
-    this = begin(plan, store, device, report, options or RunOptions())
+    this = begin(plan, store, device, report, options or RunOptions(), ranks)
     for entry, fits in this.fits():
         session = Session(this, entry, trained_fits(fits))
         waiting = fits
@@ -513,6 +526,7 @@ class Session:
             progress=lambda: run.report.work(label, weight),
             other=self._other_fit,
             fitted=fitted or self._fitted_before(fit_id, [cell.stage for cell in cells]),
+            ranks=run.ranks,
         )
 
     def _other_fit(self, method: Method, problem: Problem) -> Fitted:
@@ -557,7 +571,7 @@ class Session:
                 fitted = fit.fit()
             if fit.method in self._built_on:
                 self._fitted[fit.fit_id] = fitted
-        except DiskError:
+        except (DiskError, PartedError):
             raise
         except Exception as error:
             for cell in cells:
@@ -567,7 +581,7 @@ class Session:
             try:
                 with time_limit(limit, f"inverting and scoring '{cell.key}'"):
                     body = self._score(fit, cell)
-            except DiskError:
+            except (DiskError, PartedError):
                 raise
             except Exception as error:
                 body = problem_record(error, "inverting and scoring")
@@ -671,7 +685,7 @@ class Session:
                     reconstructions = inverter.scored(scored.subject(cell).images)
                     inverter.keep(reconstructions)
                 measurements = self._measure(inverter, reconstructions, metrics)
-        except DiskError:
+        except (DiskError, PartedError):
             raise
         except Exception as error:  # the record stays as it is
             problem = problem_record(error, "measuring")

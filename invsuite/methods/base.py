@@ -234,6 +234,8 @@ class Method(ABC):
         uses_budget: whether it depends on the budget.
         reads_fit: whether it takes all fit images through the model once, for all stages together.
         uses_image: whether it is a floor that is shown the image itself.
+        divides: whether several processes can fit it together (`Context.ranks`): its fit is the same sum over images,
+            or the same steps of training, whoever computes which part.
         reads_joined: whether it inverts several stages read together (``block03+block06``), which are no place in the
             chain; one that walks the chain back cannot, and is not asked to.
         row_parameters: parameters that are another method, which a suite file names by its row.
@@ -264,6 +266,7 @@ class Method(ABC):
     uses_budget: ClassVar[bool] = False
     reads_fit: ClassVar[bool] = False
     uses_image: ClassVar[bool] = False
+    divides: ClassVar[bool] = False
     reads_joined: ClassVar[bool] = False
     row_parameters: ClassVar[tuple[str, ...]] = ()
 

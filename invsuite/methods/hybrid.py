@@ -238,6 +238,8 @@ class ModularNoised(Modular):
     family = "hybrid"
     source = "Rathjens et al. 2024, with the corruption of denoising autoencoders (Vincent et al. 2008)"
 
+    divides = False  # noise is drawn for whole batches
+
     def fit(self, problem: Problem) -> Fitted:
         """Train every module on noised representations."""
         modules, initial = self.initialised_modules(problem, problem.stages[-1])
@@ -292,6 +294,7 @@ class ModularPredecessor(Modular):
     source = "Rathjens et al. 2024, trained on composed inputs"
 
     uses_whole_cut = True
+    divides = False  # where an image enters follows from its place in the whole batch
 
     def fit(self, problem: Problem) -> Fitted:
         """Train the modules one after the other, deepest first."""

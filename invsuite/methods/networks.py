@@ -111,6 +111,7 @@ class NetworkMethod(Method):
     uses_cut = True
     seeded = True
     uses_budget = True
+    divides = True
     #: Whether the chains of all stages are made of the same modules; else each stage has networks of its own.
     shares_modules: ClassVar[bool] = True
 
@@ -227,12 +228,14 @@ def reconstruction(chain: nn.Module, stage: str) -> Reconstruct:
 def selection_image_errors(problem: Problem, chains: Mapping[str, nn.Module]) -> dict[str, float]:
     """Return the mean squared error of each stage's reconstructions (clamped to [0, 1]) over the selection images."""
     totals = dict.fromkeys(chains, 0.0)
-    batch, stages = problem.budget.batch, problem.model.order(list(chains))
-    for images, tensors in selection_features(problem.model, problem.select, stages, batch, problem.context.features):
+    batch, stages, context = problem.budget.batch, problem.model.order(list(chains)), problem.context
+    part = context.ranks.part(len(problem.select))
+    for images, tensors in selection_features(problem.model, problem.select, stages, batch, context.features, part):
         for stage in chains:
             reconstructions = chains[stage](tensors[stage]).clamp(0, 1)
             totals[stage] += float((reconstructions - images).square().mean()) * len(images)
-    return {stage: total / len(problem.select) for stage, total in totals.items()}
+    parts = context.ranks.gather(totals)
+    return {stage: sum(part[stage] for part in parts) / len(problem.select) for stage in chains}
 
 
 def total_cost(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from invsuite._system.identity import NOT_IDENTITY, identity_of
+from invsuite._system.ranks import ALONE, Ranks
 from invsuite._system.timing import Stopwatch
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, check
 from invsuite.data.split import Split
@@ -160,6 +161,7 @@ class Context:
         part: tells the trainings of one fit apart.
         fit: fits another method to a problem, for a method that builds on it; in a run this is the fit of that method's
             own row, with its cost, and nothing is fitted twice.
+        ranks: the processes that do this fit together, each with the same problem (`Method.divides`).
     """
 
     progress: ProgressHook = silent
@@ -169,6 +171,7 @@ class Context:
     checkpoints: Path | None = None
     part: str = "0"
     fit: Callable[[Method, Problem], Fitted] = fit_alone
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)

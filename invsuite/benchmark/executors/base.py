@@ -22,7 +22,8 @@ class Placement:
     """Where cells are computed; None leaves the choice to the executor.
 
     Attributes:
-        executor: a name of `invsuite.benchmark.executors.EXECUTORS`.
+        executor: a name of `invsuite.benchmark.executors.EXECUTORS`. With ``torchrun`` the first process computes the
+            suite; the others help with its fits, and end when it is done.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``; several, comma-separated, for ``process``.
         workers: how many compute at the same time.
         threads: CPU threads of each, and what it asks of Ray. They change the order of sums, and so the last digits

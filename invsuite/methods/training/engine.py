@@ -10,6 +10,10 @@ operations of a step are counted once, before the loop, on a copy of the network
 number of steps; with seconds the rate schedule follows the share of the time that is spent. A sweep of learning rates
 is part of the budget. After evaluations the whole state goes to a checkpoint, from which a killed training goes on to
 the same weights.
+
+Several processes may train together (`invsuite._system.ranks`): each takes its part of every batch and of the selection
+images, gradients are averaged before they are clipped, and all make the same update. What is counted is the work of all
+of them, what is timed that of the first.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from torch import nn
 from invsuite._system.flops import count_flops
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
-from invsuite.errors import ConvergenceError
+from invsuite.errors import ConvergenceError, UsageError
 from invsuite.methods.problem import Budget, Problem
 from invsuite.methods.training import checkpoint
 from invsuite.methods.training.features import Draw, FeatureCache, FeatureStream, SelectionFeatures, selection_features
@@ -38,6 +42,7 @@ from invsuite.methods.training.recipe import Recipe
 CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, where seconds are the budget
 CHECKPOINT_SECONDS = 5.0  # a checkpoint younger than this is not written anew
 EVALUATED = 1 / 8  # of the images training sees, at most, are looked at in evaluations
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 PATIENT_FROM = 0.5  # share of the budget before which a rising selection loss stops nothing: the rate is still high
 
 Tensors = dict[str, torch.Tensor]
@@ -202,13 +207,13 @@ class Training:
         self, trainee: Trainee, rate: float, problem: Problem, recipe: Recipe, step_cost: TrainingCost
     ) -> None:
         self.trainee, self.rate, self.recipe, self.step_cost = trainee, rate, recipe, step_cost
-        self.batch, self.device = problem.budget.batch, problem.device
+        self.batch, self.device, self.ranks = problem.budget.batch, problem.device, problem.context.ranks
         self.bfloat16 = problem.context.engine.bfloat16(problem.device)
         self.watch = Stopwatch(problem.device)
         parameters = sum(p.numel() for p in trainee.module.parameters())
         self.result = TrainingResult(parameters=parameters, learning_rate=rate)
         self.best: Tensors = {}
-        self.pace = make_pace(problem.budget, trainee, step_cost)
+        self.pace = self.ranks.agree(make_pace(problem.budget, trainee, step_cost))
         affordable = int(EVALUATED * self.pace.steps * problem.budget.batch / len(problem.select))
         self.pace.evaluations = max(1, min(recipe.evaluations, affordable))
         self.steps, self.share, self.since_best = 0, 0.0, 0
@@ -222,7 +227,7 @@ class Training:
         return self.share >= 1 or self.result.stopped_early
 
     def step(self, images: torch.Tensor, tensors: Tensors) -> None:
-        """Make one update."""
+        """Make one update from a batch, or from this process's part of it."""
         module = self.trainee.module
         with self.watch:
             for group in self.optimiser.param_groups:
@@ -231,10 +236,13 @@ class Training:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 loss = self.trainee.objective(module, images, tensors)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.ranks.average_gradients(module, len(images) / self.batch)
             nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip, foreach=True)
             self.optimiser.step()
         self.steps += 1
         self.share = self.pace.spent(self.steps, self.watch)
+        if self.pace.seconds is not None:  # every process has a clock of its own
+            self.share, self.pace.steps = self.ranks.agree((self.share, self.pace.steps))
 
     @property
     def cost(self) -> TrainingCost:
@@ -331,7 +339,9 @@ def train(problem: Problem, trainees: Sequence[Trainee], recipe: Recipe) -> Trai
 
     Raises:
         ConvergenceError: if a loss becomes NaN or infinite, naming the network and the step.
+        UsageError: if several processes cannot share its batches.
     """
+    _check_divisible(problem, trainees)
     for trainee in trainees:
         trainee.module.to(problem.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     costs = _step_costs(problem, trainees)
@@ -351,6 +361,20 @@ def train(problem: Problem, trainees: Sequence[Trainee], recipe: Recipe) -> Trai
         ]
     report.shared_seconds += trials.shared_seconds
     return report
+
+
+def _check_divisible(problem: Problem, trainees: Sequence[Trainee]) -> None:
+    """Raise `UsageError` if the processes of a training cannot share its batches."""
+    ranks, batch = problem.context.ranks, problem.budget.batch
+    if ranks.alone:
+        return
+    if batch < ranks.count:
+        raise UsageError(f"{ranks.count} processes cannot share batches of {batch} images: raise the batch")
+    for trainee in trainees:
+        if trainee.generator is not None:
+            raise UsageError(f"'{trainee.name}' draws random numbers for a whole batch: fit it in one process")
+        if any(isinstance(part, BATCH_NORMS) for part in trainee.module.modules()):
+            raise UsageError(f"'{trainee.name}' is normalised over a whole batch: fit it in one process")
 
 
 def _part(problem: Problem, name: str) -> Problem:
@@ -400,16 +424,20 @@ def _run(
 ) -> TrainingReport:
     """Run the loop: steps, evaluations and checkpoints until every network is done."""
     budget, context, stages = problem.budget, problem.context, _stages(problem, trainees)
+    ranks, own = context.ranks, context.ranks.part(budget.batch)
     trainings = {t.name: Training(t, rates[t.name], problem, recipe, costs[t.name]) for t in trainees}
-    selection = selection_features(problem.model, problem.select, stages, budget.batch, context.features)
+    part = ranks.part(len(problem.select))
+    selection = selection_features(problem.model, problem.select, stages, budget.batch, context.features, part)
     signature = {
         "problem": [problem.model.origin.sha256, list(stages), problem.fit.digest(), problem.select.digest()],
         "settings": [budget.identity(), asdict(recipe), context.engine.identity(), problem.seed],
         "trainings": {name: training.signature() for name, training in trainings.items()},
     }
-    path = context.checkpoints and context.checkpoints / f"training-{context.part}.pt"
+    path = context.checkpoints / f"training-{context.part}.pt" if context.checkpoints and ranks.first else None
     shared, step, saved_at = Stopwatch(problem.device), 0, time.perf_counter()
-    saved = checkpoint.load(path, signature) if path else None
+    saved = ranks.agree(checkpoint.load(path, signature) if path else None)
+    for trainee in trainees:
+        ranks.equalise(trainee.module)
     if saved:
         for name, training in trainings.items():
             training.resume(saved["trainings"][name])
@@ -420,10 +448,12 @@ def _run(
     if context.engine.compiles(problem.device):
         for trainee in trainees:
             trainee.module.compile()
-    expected = max(training.pace.steps for training in trainings.values()) * budget.batch
+    size = own.stop - own.start
+    expected = max(training.pace.steps for training in trainings.values()) * size
     cache = context.features or FeatureCache(context.engine.cache)
-    stream = FeatureStream(problem.model, problem.fit, stages, budget.batch, cache, expected, context.charged)
-    batches = stream.batches(islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), step, None))
+    stream = FeatureStream(problem.model, problem.fit, stages, size, cache, expected, context.charged)
+    order = islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), step, None)
+    batches = stream.batches((rows[own], mirrored[own]) for rows, mirrored in order)
     active = [training for training in trainings.values() if not training.done]
     while active:
         step += 1
@@ -471,9 +501,14 @@ def draws(fit: Split, size: int, seed: int, flip: bool) -> Iterator[Draw]:
 
 
 def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, TrainingCost]:
-    """Return the cost of one step of every network without its update, counted and timed on a copy that is dropped."""
+    """Return the cost of one step of every network without its update, counted and timed on a copy that is dropped.
+
+    Of several processes each takes its part of the batch: seconds are those of the part, operations those of all.
+    """
     model, batch, stages = problem.model, problem.budget.batch, _stages(problem, trainees)
-    images = problem.fit.images([i % len(problem.fit) for i in range(batch)]).to(problem.device)
+    own = problem.context.ranks.part(batch)
+    size = own.stop - own.start
+    images = problem.fit.images([i % len(problem.fit) for i in range(size)]).to(problem.device)
     tensors: Tensors = {stage: r.tensor for stage, r in model.represent(images, stages).items()}
     # every image takes as many, so that one is enough to count
     frozen = {stage: batch * count_flops(partial(model.represent, images[:1], [stage])) for stage in stages}
@@ -487,7 +522,7 @@ def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, Trai
         devices = [problem.device] if problem.device.type == "cuda" else []
         state = None if generator is None else generator.get_state()
         with torch.random.fork_rng(devices=devices):
-            flops, seconds = count_flops(step), 0.0
+            flops, seconds = count_flops(step) * batch // size, 0.0
             if problem.budget.kind == "seconds":
                 start = time.perf_counter()
                 step()
@@ -497,7 +532,7 @@ def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, Trai
         if generator is not None and state is not None:
             generator.set_state(state)
         costs[trainee.name] = TrainingCost(seconds, flops, max((frozen[s] for s in trainee.needs), default=0), batch)
-    return costs
+    return problem.context.ranks.agree(costs)
 
 
 @torch.no_grad()
@@ -521,10 +556,14 @@ def _evaluate(
                 values = -10 * errors.clamp(min=1e-10).log10().double().sum(1)
                 psnrs[trainee.name] = psnrs[trainee.name] + values if trainee.name in psnrs else values
     count = len(problem.select)
+    # of every process: sums over its part of the selection images
+    parts = problem.context.ranks.gather(
+        {name: (float(loss), psnrs[name].tolist() if name in psnrs else []) for name, loss in losses.items()}
+    )
     for training in due:
-        name = training.trainee.name
-        entries = [round(v / count, 4) for v in psnrs[name].tolist()] if name in psnrs else []
-        training.record(float(losses[name]) / count, entries)
+        sums = [part[training.trainee.name] for part in parts]
+        entries = [round(sum(v) / count, 4) for v in zip(*(values for _, values in sums if values), strict=True)]
+        training.record(sum(loss for loss, _ in sums) / count, entries)
     for training in trainings:
         if not training.done:
             training.trainee.module.train()

@@ -291,26 +291,29 @@ class FeatureStream:
 
 
 class SelectionFeatures:
-    """Batches of selection images (B, 3, H, W) with the tensors of ``stages``, computed once where memory allows."""
+    """Batches of a ``part`` of the selection images (B, 3, H, W) with the tensors of ``stages``.
 
-    def __init__(self, model: Model, split: Split, stages: Sequence[str], batch: int) -> None:
-        self.model, self.split, self.stages, self.batch = model, split, tuple(stages), batch
-        size = 4 * len(split) * sum(model.layout(s).values for s in stages)
+    They are computed once where memory allows.
+    """
+
+    def __init__(self, model: Model, split: Split, stages: Sequence[str], batch: int, part: slice) -> None:
+        self.model, self.split, self.stages, self.batch, self.part = model, split, tuple(stages), batch, part
+        size = 4 * (part.stop - part.start) * sum(model.layout(s).values for s in stages)
         self.keeps = size <= memory_budget(model.device)
         self.kept: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
 
-    def serves(self, model: Model, split: Split, stages: Sequence[str], batch: int) -> bool:
+    def serves(self, model: Model, split: Split, stages: Sequence[str], batch: int, part: slice) -> bool:
         """Tell whether these are what such a request would compute."""
-        mine = (self.model, self.split, self.batch)
-        return mine == (model, split, batch) and set(stages) <= set(self.stages)
+        mine = (self.model, self.split, self.batch, self.part)
+        return mine == (model, split, batch, part) and set(stages) <= set(self.stages)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         if self.kept:
             yield from self.kept
             return
         fresh = []
-        for images in self.split.batches(self.batch):
-            images = images.to(self.model.device)
+        for start in range(self.part.start, self.part.stop, self.batch):
+            images = self.split.images(slice(start, min(start + self.batch, self.part.stop))).to(self.model.device)
             tensors = {s: r.tensor for s, r in self.model.represent(images, self.stages).items()}
             if self.keeps:
                 fresh.append((images, tensors))
@@ -319,11 +322,11 @@ class SelectionFeatures:
 
 
 def selection_features(
-    model: Model, split: Split, stages: Sequence[str], batch: int, cache: FeatureCache | None
+    model: Model, split: Split, stages: Sequence[str], batch: int, cache: FeatureCache | None, part: slice
 ) -> SelectionFeatures:
-    """Return the selection images' representations, from ``cache`` where it holds them, and kept there."""
+    """Return a part of the selection images' representations, from ``cache`` where it holds them, and kept there."""
     if cache is None:
-        return SelectionFeatures(model, split, stages, batch)
-    if cache.selection is None or not cache.selection.serves(model, split, stages, batch):
-        cache.selection = SelectionFeatures(model, split, stages, batch)
+        return SelectionFeatures(model, split, stages, batch, part)
+    if cache.selection is None or not cache.selection.serves(model, split, stages, batch, part):
+        cache.selection = SelectionFeatures(model, split, stages, batch, part)
     return cache.selection
