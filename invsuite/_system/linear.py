@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -44,6 +44,12 @@ class Equations(Protocol):
 
     def judge(self, mean_x: torch.Tensor, mean_y: torch.Tensor) -> Judge:
         """Return the error on these rows of weights whose intercepts come from the given means."""
+
+    def state(self) -> dict[str, Any]:
+        """Return tensors and plain values from which `include` makes the same equations."""
+
+    def include(self, state: dict[str, Any], away_x: torch.Tensor, away_y: torch.Tensor) -> None:
+        """Accumulate the rows of other equations, given by their state, after adding ``away`` (d,) and (t,) to each."""
 
 
 @dataclass
@@ -112,6 +118,24 @@ class NormalEquations:
         seen = self.around(mean_x, mean_y)
         return lambda weight: error_of(weight, *seen)
 
+    def state(self) -> dict[str, Any]:
+        """Return the sums."""
+        return {"images": self.images, "xx": self.xx, "xy": self.xy, "yy": self.yy, "x": self.x, "y": self.y}
+
+    def include(self, state: dict[str, Any], away_x: torch.Tensor, away_y: torch.Tensor) -> None:
+        """Add the sums of other images, whose rows have moved ``away``."""
+        images, x, y = state["images"], state["x"], state["y"]
+        if not images:
+            return
+        away_x, away_y, rows = away_x.double(), away_y.double(), images * len(x)
+        all_x, all_y = x.sum(0), y.sum(0)
+        crossed = torch.outer(all_x, away_x)
+        self.images += images
+        self.xx = self.xx + state["xx"] + (crossed + crossed.T + rows * torch.outer(away_x, away_x))
+        self.xy = self.xy + state["xy"] + (torch.outer(all_x, away_y) + torch.outer(away_x, all_y + rows * away_y))
+        self.yy += state["yy"] + 2 * float(all_y @ away_y) + rows * float(away_y.square().sum())
+        self.x, self.y = self.x + x + images * away_x, self.y + y + images * away_y
+
 
 @dataclass
 class Examples:
@@ -165,6 +189,15 @@ class Examples:
         """From the rows."""
         x, y = torch.cat(self.features).double() - mean_x, torch.cat(self.targets).double() - mean_y
         return lambda weight: float((y - x @ weight).square().sum()) / self.rows
+
+    def state(self) -> dict[str, Any]:
+        """Return the rows, by batch."""
+        return {"features": list(self.features), "targets": list(self.targets)}
+
+    def include(self, state: dict[str, Any], away_x: torch.Tensor, away_y: torch.Tensor) -> None:
+        """Add the rows of other images, moved ``away``, behind these."""
+        self.features += [rows + away_x for rows in state["features"]]
+        self.targets += [rows + away_y for rows in state["targets"]]
 
 
 def _columns(x: torch.Tensor, mean: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -121,9 +121,9 @@ def memory_budget(device: torch.device = CPU) -> int:
     return int(MEMORY_SHARE * available_memory(device))
 
 
-def disk_budget() -> int:
-    """Return the bytes that one more thing may keep in temporary files."""
-    return int(DISK_SHARE * shutil.disk_usage(tempfile.gettempdir()).free)
+def disk_budget(folder: Path | None = None) -> int:
+    """Return the bytes that one more thing may keep in files of ``folder``, by default that of temporary ones."""
+    return int(DISK_SHARE * shutil.disk_usage(folder or tempfile.gettempdir()).free)
 
 
 def allocate(shape: Sequence[int], like: torch.Tensor) -> TensorLike | None:

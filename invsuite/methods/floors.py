@@ -7,19 +7,20 @@ a thumbnail - but mark levels on the scale, and tables give them no place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from invsuite._system.spill import TensorLike, allocate
+from invsuite._system.spill import TensorLike
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.methods import make_method
 from invsuite.methods.base import FitCost, Fitted, Inverter, Method, NamedTensors, Notes, Work, WorkFacts, no_fit
+from invsuite.methods.passes import BatchPass, Rows, State
 from invsuite.methods.problem import Problem, derived_seed
 from invsuite.methods.training.initialisation import Moments
 from invsuite.models.base import Model, Representation
@@ -132,6 +133,22 @@ class NearestInverter(Inverter):
             yield self.model.represent(images.to(self.model.device), [stage])[stage].tensor
 
 
+@dataclass(frozen=True)
+class StageMoments:
+    """The moments of every stage, one sum."""
+
+    moments: dict[str, Moments]
+
+    def state(self) -> State:
+        """Return the sums of every stage."""
+        return {stage: moments.state() for stage, moments in self.moments.items()}
+
+    def include(self, state: State) -> None:
+        """Add the sums over other images."""
+        for stage, moments in self.moments.items():
+            moments.include(state[stage])
+
+
 @register.method
 @dataclass(frozen=True)
 class Nearest(Method):
@@ -159,25 +176,28 @@ class Nearest(Method):
     source = "nearest neighbour in feature space (Cover & Hart 1967, doi 10.1109/TIT.1967.1053964)"
     reads_joined = True
     reads_fit = True
+    divides = True
 
     def fit(self, problem: Problem) -> Fitted:
         """Pass the fit images through the model once and keep what it holds of them."""
-        model = problem.model
+        model, count = problem.model, len(problem.fit)
         watch = Stopwatch(problem.device)
-        kept: dict[str, TensorLike | None] = {}
-        sums = {s: Moments(model.layout(s)) for s in problem.stages}
-        done = 0
-        with watch:
-            for images in problem.fit.batches(FIT_BATCH):
-                for stage, representation in model.represent(images.to(problem.device), problem.stages).items():
-                    sums[stage].add(representation.tensor)
-                    features = representation.tensor.cpu()
-                    if stage not in kept:
-                        kept[stage] = allocate((len(problem.fit), *features.shape[1:]), features)
-                    if (place := kept[stage]) is not None:
-                        place[done : done + len(images)] = features
-                done += len(images)
-                problem.context.progress(done, len(problem.fit), "images")
+
+        def make() -> StageMoments:
+            return StageMoments({stage: Moments(model.layout(stage)) for stage in problem.stages})
+
+        def rows(numbers: Sequence[int] | None) -> dict[str, Rows]:
+            return {stage: Rows(FIT_BATCH, count, numbers) for stage in problem.stages}
+
+        whole = BatchPass(problem, [self.name], -(-count // FIT_BATCH), make, {"shared": watch}, rows)
+        for done, number in enumerate(whole, start=1):
+            with watch:
+                images = problem.fit.images(slice(number * FIT_BATCH, (number + 1) * FIT_BATCH)).to(problem.device)
+                for stage, representation in model.represent(images, problem.stages).items():
+                    whole.sums.moments[stage].add(representation.tensor)
+                    whole.rows[stage].put(number, representation.tensor.cpu())
+            problem.context.progress(done, len(whole), f"batches of {FIT_BATCH} images")
+        sums, kept = whole.sums.moments, {stage: rows.kept for stage, rows in whole.rows.items()}
         cost = FitCost(shared_seconds=watch.seconds)
         cost.image_passes = dict.fromkeys(problem.stages, len(problem.fit))
         places = {stage: rows for stage, rows in kept.items() if rows is not None}

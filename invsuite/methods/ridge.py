@@ -23,6 +23,7 @@ from invsuite._system.validation import Positive
 from invsuite.errors import NotApplicable, UsageError
 from invsuite.inverses.convolution import resized
 from invsuite.methods.base import FitCost, Fitted, Inverter, Method, NamedTensors, Notes, flattened, unflattened
+from invsuite.methods.passes import BatchPass, State
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Layout, Representation
 from invsuite.registry import register
@@ -131,21 +132,28 @@ class LinearInverter(Inverter):
 
 @dataclass
 class Accumulator:
-    """The normal equations of every stage, fed one batch at a time; targets are made once for stages that share them.
+    """The equations of every stage, fed one batch at a time; targets are made once for stages that share them.
 
     Sums are taken around the first batch's means: that keeps float32 products exact where channels have large means.
+
+    Attributes:
+        readouts: by stage.
+        shared: clock of what stages share.
+        own: clock of each stage's own.
+        equations: of each split by its name, by stage.
+        centre_x: what sums of features are around, by stage.
+        centre_y: what sums of targets are around, by grid.
     """
 
     readouts: dict[str, Readout]
     shared: Stopwatch
     own: dict[str, Stopwatch]
+    equations: dict[str, dict[str, Equations]]
     centre_x: dict[str, torch.Tensor] = field(default_factory=dict)
     centre_y: dict[object, torch.Tensor] = field(default_factory=dict)
 
-    def add(
-        self, images: torch.Tensor, representations: Mapping[str, Representation], sums: Mapping[str, Equations]
-    ) -> None:
-        """Add a batch of images (B, 3, H, W) and their representations to ``sums``."""
+    def add(self, images: torch.Tensor, representations: Mapping[str, Representation], split: str) -> None:
+        """Add a batch of images (B, 3, H, W) of a ``split`` and their representations."""
         targets: dict[object, tuple[torch.Tensor, TargetSums]] = {}
         for stage, readout in self.readouts.items():
             if readout.layout.grid not in targets:
@@ -156,7 +164,21 @@ class Accumulator:
             with self.own[stage]:
                 features = readout.features(representations[stage].tensor)
                 features = features - self.centre_x.setdefault(stage, features.mean((0, 1)))
-                sums[stage].add(features, *targets[readout.layout.grid])
+                self.equations[split][stage].add(features, *targets[readout.layout.grid])
+
+    def state(self) -> State:
+        """Return the equations, and what they are around."""
+        equations = {name: {s: e.state() for s, e in stages.items()} for name, stages in self.equations.items()}
+        return {"equations": equations, "x": self.centre_x, "y": self.centre_y}
+
+    def include(self, state: State) -> None:
+        """Add equations of other images."""
+        for stage, readout in self.readouts.items() if state["x"] else ():
+            grid = readout.layout.grid
+            away_x = state["x"][stage] - self.centre_x.setdefault(stage, state["x"][stage])
+            away_y = state["y"][grid] - self.centre_y.setdefault(grid, state["y"][grid])
+            for name, stages in state["equations"].items():
+                self.equations[name][stage].include(stages[stage], away_x, away_y)
 
     def uncentred(self, stage: str, solution: Solution) -> dict[str, torch.Tensor]:
         """Return weight and bias for features and targets as they are."""
@@ -207,6 +229,7 @@ class Ridge(Method):
     source = "Hoerl & Kennard 1970; lambda by Golub, Heath & Wahba 1979, doi 10.1080/00401706.1979.10489751"
     version = 5
     reads_fit = True
+    divides = True
     reads_joined = True
 
     def __post_init__(self) -> None:
@@ -241,24 +264,13 @@ class Ridge(Method):
             return replace(fitted, refused=refused)
         shared = Stopwatch(problem.device)
         own = {s: Stopwatch(problem.device) for s in problem.stages}
-        accumulator = Accumulator(readouts, shared, own)
-        fits = {s: readout.equations(len(problem.fit)) for s, readout in readouts.items()}
-        selects = {s: readout.equations(len(problem.select)) for s, readout in readouts.items()}
-        passes = [(problem.fit, fits)] + ([(problem.select, selects)] if self.choose == "selection" else [])
-        total, done = sum(len(split) for split, _ in passes), 0
-        for split, sums in passes:
-            for images in split.batches(BATCH):
-                images = images.to(problem.device)
-                with shared:
-                    representations = problem.model.represent(images, problem.stages)
-                accumulator.add(images, representations, sums)
-                done += len(images)
-                problem.context.progress(done, total, "images")
+        accumulator = self._added_up(problem, readouts, shared, own)
+        fits, selects = accumulator.equations["fit"], accumulator.equations.get("select")
         weights: dict[str, dict[str, torch.Tensor]] = {}
         notes: Notes = {}
         for stage in problem.stages:
             with own[stage]:
-                solution = solve(fits[stage], selects[stage] if self.choose == "selection" else None)
+                solution = solve(fits[stage], None if selects is None else selects[stage])
                 weights[stage] = accumulator.uncentred(stage, solution)
             features, targets = solution.weight.shape
             notes[stage] = {
@@ -276,3 +288,29 @@ class Ridge(Method):
             parameters={s: sum(t.numel() for t in own_weights.values()) for s, own_weights in weights.items()},
         )
         return Fitted(LinearInverter(readouts, weights), cost, notes)
+
+    def _added_up(
+        self, problem: Problem, readouts: dict[str, Readout], shared: Stopwatch, own: dict[str, Stopwatch]
+    ) -> Accumulator:
+        """Return the equations of all fit images and, where lambda is chosen by them, of the selection images."""
+        splits = {"fit": problem.fit} | ({"select": problem.select} if self.choose == "selection" else {})
+        batches = [(name, start) for name, split in splits.items() for start in range(0, len(split), BATCH)]
+
+        def make() -> Accumulator:
+            return Accumulator(
+                readouts,
+                shared,
+                own,
+                {n: {s: r.equations(len(split)) for s, r in readouts.items()} for n, split in splits.items()},
+            )
+
+        watches = {"shared": shared} | {f"own/{stage}": watch for stage, watch in own.items()}
+        whole = BatchPass(problem, [self.name, self.version, self.params()], len(batches), make, watches)
+        for done, number in enumerate(whole, start=1):
+            name, start = batches[number]
+            images = splits[name].images(slice(start, start + BATCH)).to(problem.device)
+            with shared:
+                representations = problem.model.represent(images, problem.stages)
+            whole.sums.add(images, representations, name)
+            problem.context.progress(done, len(whole), f"batches of {BATCH} images")
+        return whole.sums

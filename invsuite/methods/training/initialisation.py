@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,23 @@ class Moments:
         self.count += len(values)
         self.total = self.total + values.sum(0, dtype=torch.float64)
         self.square = self.square + values.square().sum(self.layout.pooled_axes, dtype=torch.float64)
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums, and what they are around."""
+        return {"count": self.count, "centre": self.centre, "total": self.total, "square": self.square}
+
+    def include(self, state: dict[str, Any]) -> None:
+        """Add the sums over other images, taken around these sums' centre."""
+        if not self.count:
+            self.count, self.centre = state["count"], state["centre"]
+            self.total, self.square = state["total"], state["square"]
+        elif state["count"]:
+            away = state["centre"].double() - self.centre.double()
+            axes = (1, 2) if self.layout.kind == "map" else 0
+            moved = 2 * away * state["total"] + state["count"] * away.square()
+            self.count += state["count"]
+            self.total = self.total + state["total"] + state["count"] * away
+            self.square = self.square + state["square"] + moved.sum(axes)
 
     @property
     def mean(self) -> torch.Tensor:
