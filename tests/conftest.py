@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY_SUITE, scene_split
+from helpers import SMALL_MODELS, TINY_SUITE, scene_split
 from torch import nn
 
 from invsuite.data.split import Split
@@ -51,6 +51,16 @@ def vit() -> Model:
 @pytest.fixture(scope="session")
 def detr() -> Model:
     return load_model("bundled:detr")
+
+
+@pytest.fixture(scope="session")
+def small_vit() -> Model:
+    return load_model(SMALL_MODELS["vit"], "vit")
+
+
+@pytest.fixture(scope="session")
+def small_detr() -> Model:
+    return load_model(SMALL_MODELS["detr"], "detr")
 
 
 @pytest.fixture(scope="session")
@@ -100,9 +110,11 @@ class Head(nn.Module):
 
 
 def linear_model(network: nn.Module) -> Model:
-    """The linear chain over (patches, token-wise map, head)."""
+    """The linear chain over (patches, token-wise map, head), of images of 3 x 3 patches."""
     first, second, head = network.children()
-    tokens = Layout("tokens", 192, (3, 3), 9)
+    convolution = first.patch
+    values, side = convolution.out_channels, 3 * convolution.kernel_size[0]
+    tokens = Layout("tokens", values, (3, 3), 9)
     components = [
         Component("first", first, tokens),
         Component("second", second, tokens),
@@ -116,19 +128,31 @@ def linear_model(network: nn.Module) -> Model:
         return split(head(second(first(images))))
 
     origin = WeightsOrigin("a test", "0" * 64)
-    size = (24, 24)
+    size = (side, side)
     return Model("linear", network, components, size, "classification", origin, split, reference, linear_model)
+
+
+def orthogonal_chain(patch: int) -> Model:
+    """A known, invertible, linear model: each patch of an image of 3 x 3 by an orthogonal map, then by another."""
+    torch.manual_seed(5)
+    values = 3 * patch**2
+    convolution = nn.Conv2d(3, values, patch, stride=patch, bias=False)
+    nn.init.orthogonal_(convolution.weight.view(values, values))
+    mix = nn.Linear(values, values, bias=False)
+    nn.init.orthogonal_(mix.weight)
+    return linear_model(nn.Sequential(Patches(convolution), mix, Head(nn.Linear(values, 8))))
 
 
 @pytest.fixture(scope="session")
 def linear_chain() -> Model:
-    """A known, invertible, linear model: patch 8 of a 24 px image to 192 values by an orthogonal map, then another."""
-    torch.manual_seed(5)
-    patch = nn.Conv2d(3, 192, 8, stride=8, bias=False)
-    nn.init.orthogonal_(patch.weight.view(192, 192))
-    mix = nn.Linear(192, 192, bias=False)
-    nn.init.orthogonal_(mix.weight)
-    return linear_model(nn.Sequential(Patches(patch), mix, Head(nn.Linear(192, 8))))
+    """The chain of orthogonal maps at 24 px: 192 values a patch."""
+    return orthogonal_chain(8)
+
+
+@pytest.fixture(scope="session")
+def small_chain() -> Model:
+    """The chain of orthogonal maps at 12 px, 48 values a patch: for what trains many times."""
+    return orthogonal_chain(4)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,10 @@ def in_context(problem: Problem, **changes: Any) -> Problem:
     return replace(problem, context=replace(problem.context, **changes))
 
 
-TINY_SUITE = """
+#: sources of small models with random weights, in place of the bundled ones: a third of the time on the same paths
+SMALL_MODELS = {name: f"module:{Path(__file__).with_name('small_models.py')}:{name}" for name in ("vit", "detr")}
+
+TINY_SUITE = f"""
 name = "tiny"
 title = "tiny: a suite for tests"
 seeds = [0]
@@ -59,11 +63,11 @@ seed = 33
 count = 6
 
 [models.vit]
-source = "bundled:vit"
+source = "{SMALL_MODELS["vit"]}"
 stages = ["embed", "block03"]
 
 [models.detr]
-source = "bundled:detr"
+source = "{SMALL_MODELS["detr"]}"
 stages = ["backbone", "decoder"]
 
 [methods.mean]
@@ -77,7 +81,8 @@ depth = 1
 width = 16
 depth = 1
 """
-
+#: the same of the bundled models
+BUNDLED_SUITE = TINY_SUITE.replace(SMALL_MODELS["vit"], "bundled:vit").replace(SMALL_MODELS["detr"], "bundled:detr")
 
 SMALL_NETWORK = "{ width = 8, depth = 1 }"
 
@@ -90,13 +95,15 @@ def small_suite(
     passes: int = 32,
     counts: tuple[int, int, int] = (24, 4, 4),
     seed: int = 61,
+    source: str = SMALL_MODELS["vit"],
 ) -> str:
-    """A suite of the bundled ViT on scenes of ``seed`` and the two after it.
+    """A suite of a ViT on scenes of ``seed`` and the two after it.
 
     Args:
         methods: names, each with its parameters as a TOML table.
         passes: images that a trained method sees.
         counts: of the fit, selection and scored images.
+        source: of the model.
     """
     lines = [
         f"name = {json.dumps(name)}",
@@ -108,7 +115,7 @@ def small_suite(
     ]
     for place, (part, count) in enumerate(zip(("fit", "select", "score"), counts, strict=True)):
         lines.append(f'data.{part} = {{ kind = "scenes", seed = {seed + place}, count = {count} }}')
-    lines.append(f'models.vit = {{ source = "bundled:vit", stages = {json.dumps(stages)} }}')
+    lines.append(f"models.vit = {{ source = {json.dumps(source)}, stages = {json.dumps(stages)} }}")
     lines += [f"methods.{method} = {table}" for method, table in methods.items()]
     return "\n".join([*lines, ""])
 

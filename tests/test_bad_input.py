@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import TINY_SUITE, invoke
+from helpers import BUNDLED_SUITE, invoke
 
 from invsuite.results.record import SCHEMA
 
@@ -31,10 +31,10 @@ def model(source: str, *words: object) -> Callable[[Path], Words]:
 
 def edited(old: str, new: str, *words: object) -> Callable[[Path], Words]:
     """`bench` of the tiny suite with ``old`` replaced by ``new``."""
-    assert old in TINY_SUITE
+    assert old in BUNDLED_SUITE
 
     def build(folder: Path) -> Words:
-        (folder / "tiny.toml").write_text(TINY_SUITE.replace(old, new, 1))
+        (folder / "tiny.toml").write_text(BUNDLED_SUITE.replace(old, new, 1))
         return (*bench("--methods", "mean", "--models", "vit", "--stages", "embed")(folder), *words)
 
     return build
@@ -225,7 +225,7 @@ CASES: dict[str, tuple[Callable[[Path], Words], int, str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_one_line_and_the_right_code(case: str, tmp_path: Path) -> None:
     build, code, said = CASES[case]
-    (tmp_path / "tiny.toml").write_text(TINY_SUITE)
+    (tmp_path / "tiny.toml").write_text(BUNDLED_SUITE)
     result = invoke(*build(tmp_path))
     assert result.exit_code == code, result.output
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

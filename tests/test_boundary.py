@@ -232,8 +232,8 @@ def identities(folder: Path, body: str) -> tuple[str, str, Any]:
     registry.forget_plugins()
     load_plugins([plugin(folder, body)])
     path = folder / "s.toml"
-    text = small_suite("s", {"mine": "{}"}, stages=("embed",), metrics=("own",))
-    path.write_text(text.replace("bundled:vit", "mylab:x"))
+    text = small_suite("s", {"mine": "{}"}, stages=("embed",), metrics=("own",), source="mylab:x")
+    path.write_text(text)
     plan = make_plan(load_suite(str(path)), Selection(), lambda text: None)
     [entry], [cell] = plan.models, plan.cells
     assert isinstance(entry, LoadedModel)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_SUITE, invoke, scene_split, scoring
+from helpers import BUNDLED_SUITE, invoke, scene_split, scoring
 from PIL import Image
 
 from invsuite.benchmark import cells
@@ -105,7 +105,7 @@ def test_without_a_witness_the_error_is_not_defined() -> None:
 
 
 def plan_of(tmp_path: Path, witness: str = "", metrics: str = '"psnr", "witness_error"') -> Plan:
-    text = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', metrics)
+    text = BUNDLED_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', metrics)
     if witness:
         text = text.replace('source = "bundled:vit"', f'source = "bundled:vit"\nwitness = "{witness}"')
     path = tmp_path / "suite.toml"
@@ -137,7 +137,7 @@ def test_a_model_is_not_its_own_witness(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_witness_that_cannot_be_had_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "suite.toml"
-    text = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', '"psnr", "witness_error"')
+    text = BUNDLED_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', '"psnr", "witness_error"')
     path.write_text(text.replace('source = "bundled:vit"', 'source = "bundled:vit"\nwitness = "detr:/no/such/folder"'))
     words = ("--models", "vit", "--methods", "mean", "--stages", "embed", "--json")
     result = invoke("bench", "--suite", path, "--out", tmp_path / "results", *words)

@@ -211,7 +211,9 @@ def test_every_measure_says_the_same_on_a_gpu(source: str, kind: str) -> None:
 
 def test_a_run_on_a_gpu_has_its_clock_and_the_numbers_of_one_on_a_processor(kind: str, tmp_path: Path) -> None:
     methods = {"mean": "{}", "ridge": "{}", "modular": "{ width = 8, depth = 1 }"}
-    text = small_suite("device", methods, metrics=("psnr", "hue_gain", "feature_error"), passes=16)
+    text = small_suite(
+        "device", methods, metrics=("psnr", "hue_gain", "feature_error"), passes=16, source="bundled:vit"
+    )
     file = tmp_path / "device.toml"
     file.write_text(text.replace("edits = 2", 'edits = 2\nengine = { compile = "off", precision = "float32" }'))
     own = invsuite.run(str(file), out=tmp_path / "cpu", placement=Placement(device="cpu"))

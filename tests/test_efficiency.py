@@ -98,7 +98,7 @@ def test_pages_come_from_a_real_run(tmp_path: Path) -> None:
     assert "Left out, because they were stopped before they converged: `optimisation` at embed (3 iterations, " in page
     assert "What modules save" in page
     board = (out / "tiny.md").read_text()
-    assert "| vit     | embed   | 96 of 192 |" in board, "rank of the bundled ViT's embedding"
+    assert "| vit     | embed   | 32 of 192 |" in board, "rank of the bundled ViT's embedding"
     assert "## Fixed points" in board
     assert "not applicable: stage 'block03' of model 'vit' is not an affine map" in board
     assert "| block03 | exact" not in board

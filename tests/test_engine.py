@@ -18,6 +18,7 @@ from invsuite._system.spill import SpilledTensor
 from invsuite.errors import UsageError
 from invsuite.inverses.closed_form import RANK, ClosedFormPath, QueryPath, readable_grid, with_neighbours
 from invsuite.methods import make_method
+from invsuite.methods.base import Fitted
 from invsuite.methods.networks import compose
 from invsuite.methods.problem import Engine, Problem
 from invsuite.methods.ridge import Ridge
@@ -29,7 +30,7 @@ from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Layout, Model, image_layout
 
 MakeProblem = Callable[..., Problem]
-STAGES = {"vit": ("embed", "block03"), "detr": ("backbone", "encoder", "decoder")}
+STAGES = {"small_vit": ("embed", "block03"), "small_detr": ("backbone", "encoder", "decoder")}
 
 
 def count_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -45,7 +46,7 @@ def count_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("which", ["vit", "detr"])
+@pytest.mark.parametrize("which", ["small_vit", "small_detr"])
 @pytest.mark.parametrize("policy", ["auto", "memory", "disk"])
 def test_kept_representations_are_those_of_the_forward_bit_for_bit(
     which: str, policy: str, make_problem: MakeProblem, request: pytest.FixtureRequest
@@ -118,37 +119,36 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("name", ["layerwise", "modular-noised", "modular-finetuned", "shared-chain"])
-@pytest.mark.parametrize("kill_at", [0.3, 0.8])
 def test_a_killed_fit_goes_on_to_the_same_weights(
-    name: str,
-    kill_at: float,
-    linear_chain: Model,
-    make_problem: MakeProblem,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, small_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed early, and what goes on killed again late."""
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
     params = {"width": 16, "depth": 1, "start": "random", "recipe": {"patience": 0}}
-    problem = make_problem(linear_chain, ("first", "second"), passes=1280)
-    whole = make_method(name, params).fit(problem)
-
-    def kill(done: int, total: int, note: str) -> None:
-        if note == "training steps" and done > kill_at * total:
-            raise Killed
-
-    with pytest.raises(Killed):
-        make_method(name, params).fit(in_context(problem, progress=kill, checkpoints=tmp_path))
-    assert list(tmp_path.glob("*.pt"))
+    problem = make_problem(small_chain, ("first", "second"), passes=1280)
     steps: list[int] = []
 
-    def note_step(done: int, total: int, note: str) -> None:
-        if note == "training steps":
-            steps.append(done)
+    def fit(kill_at: float = 1.0, checkpoints: Path | None = tmp_path) -> Fitted:
+        def progress(done: int, total: int, note: str) -> None:
+            if note == "training steps":
+                steps.append(done)
+                if done > kill_at * total:
+                    raise Killed
 
-    resumed = make_method(name, params).fit(in_context(problem, progress=note_step, checkpoints=tmp_path))
+        steps.clear()
+        return make_method(name, params).fit(in_context(problem, progress=progress, checkpoints=checkpoints))
+
+    whole = fit(checkpoints=None)
+    assert len(steps) >= 80
+    for kill_at in (0.3, 0.8):
+        with pytest.raises(Killed):
+            fit(kill_at)
+        assert list(tmp_path.glob("*.pt"))
+    assert len(steps) < 0.8 * 80, "it did not begin anew"
+    resumed = fit()
     assert len(steps) < 80, "it did not begin anew"
-    images = scene_split(904, 2, 24).images(slice(0, 2))
-    found = linear_chain.represent(images, problem.stages)
+    images = scene_split(904, 2, 12).images(slice(0, 2))
+    found = small_chain.represent(images, problem.stages)
     for stage in problem.stages:
         one, two = (f.invert(found[stage], images) for f in (whole, resumed))
         assert torch.equal(one, two)
@@ -159,19 +159,19 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
 
 
 def test_a_checkpoint_of_something_else_is_not_taken_up(
-    linear_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
-    problem = in_context(make_problem(linear_chain, ("first",), passes=64), checkpoints=tmp_path)
+    problem = in_context(make_problem(small_chain, ("first",), passes=64), checkpoints=tmp_path)
     method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
-    images = scene_split(904, 2, 24).images(slice(0, 2))
-    found = linear_chain.represent(images, ("first",))["first"]
+    images = scene_split(904, 2, 12).images(slice(0, 2))
+    found = small_chain.represent(images, ("first",))["first"]
 
     def made(problem: Problem) -> torch.Tensor:
         return method.fit(problem).invert(found, images)
 
     first = made(problem)
-    for other in (replace(problem, seed=1), make_problem(linear_chain, ("first",), passes=128)):
+    for other in (replace(problem, seed=1), make_problem(small_chain, ("first",), passes=128)):
         clean = made(in_context(other, checkpoints=None))
         assert torch.equal(made(in_context(other, checkpoints=tmp_path)), clean)
     (file,) = tmp_path.glob("*.pt")
@@ -179,8 +179,8 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(
     assert torch.equal(made(problem), first), "a truncated file counts as none"
 
 
-def test_a_sweep_chooses_a_rate_and_is_part_of_the_budget(linear_chain: Model, make_problem: MakeProblem) -> None:
-    problem = make_problem(linear_chain, ("first", "second"), passes=640)
+def test_a_sweep_chooses_a_rate_and_is_part_of_the_budget(small_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(small_chain, ("first", "second"), passes=640)
     rates = [1e-6, 1e-3]
     params = {"width": 16, "depth": 1, "start": "random", "recipe": {"sweep": rates, "patience": 0}}
     for name in ("layerwise", "modular", "modular-noised", "shared-chain"):
@@ -324,10 +324,10 @@ def test_rows_of_places_are_in_the_order_of_a_pixel_shuffle() -> None:
     assert torch.equal(shuffled, image)
 
 
-def test_bfloat16_steps_train_float32_weights(linear_chain: Model, make_problem: MakeProblem) -> None:
-    problem = make_problem(linear_chain, ("first",), passes=960, fit=160)
-    images = scene_split(904, 4, 24).images(slice(0, 4))
-    found = linear_chain.represent(images, ("first",))["first"]
+def test_bfloat16_steps_train_float32_weights(small_chain: Model, make_problem: MakeProblem) -> None:
+    problem = make_problem(small_chain, ("first",), passes=960, fit=160)
+    images = scene_split(904, 4, 12).images(slice(0, 4))
+    found = small_chain.represent(images, ("first",))["first"]
     method = make_method("layerwise", {"width": 16, "depth": 1, "start": "random"})
     made = {}
     for precision in ("float32", "bfloat16"):
@@ -344,7 +344,7 @@ def test_bfloat16_steps_train_float32_weights(linear_chain: Model, make_problem:
 
 
 def test_no_step_reads_a_value_back(
-    linear_chain: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+    small_chain: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading a loss waits for the device: the number of reads does not grow with the number of steps."""
     reads: list[int] = []
@@ -366,6 +366,6 @@ def test_no_step_reads_a_value_back(
         inside[0] = False
 
     monkeypatch.setattr(engine.Training, "step", watched)
-    problem = make_problem(linear_chain, ("first", "second"), passes=160)
+    problem = make_problem(small_chain, ("first", "second"), passes=160)
     make_method("modular", {"width": 16, "depth": 1, "start": "random"}).fit(problem)
     assert reads == []

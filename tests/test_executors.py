@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from helpers import TINY_SUITE, invoke
+from helpers import SMALL_MODELS, TINY_SUITE, invoke
 from kill_resume import quality
 from rich.console import Console
 from typer.main import get_command
@@ -80,10 +80,11 @@ class Fragile(Modular):
 
         return super().fit(replace(problem, context=replace(problem.context, progress=kill_once)))
 """
-SUITE = TINY_SUITE.replace('["psnr", "ssim", "lpips", "correspondence", "hue_gain"]', '["psnr", "ssim"]').replace(
-    '"embed", "block03"', '"embed"'
-)
-SUITE = SUITE.replace('"backbone", "decoder"', '"backbone"') + "[methods.fragile]\nwidth = 8\ndepth = 1\n"
+SUITE = TINY_SUITE.replace('["psnr", "ssim", "lpips", "correspondence", "hue_gain"]', '["psnr", "ssim"]')
+SUITE = SUITE.replace('"embed", "block03"', '"embed"').replace('"backbone", "decoder"', '"block01"')
+# a second ViT, for which no worker has to import transformers
+SUITE = SUITE.replace("models.detr", "models.twin").replace(SMALL_MODELS["detr"], SMALL_MODELS["vit"])
+SUITE += "[methods.fragile]\nwidth = 8\ndepth = 1\n"
 METHOD_NAMES = "mean,optimisation,fragile"
 PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 SCRIPT = "import sys; from invsuite.cli import app; app(sys.argv[1:])"
@@ -198,7 +199,7 @@ def without_mailbox(folder: Path, address: str) -> Result:
     (folder / "lost.pid").write_text("no worker is killed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RayCrew, "submit", submit_and_lose)
-        return bench(folder, "lost", "--executor", "ray", "--address", address)
+        return bench(folder, "lost", "--executor", "ray", "--address", address, "--workers", 1)
 
 
 def test_a_signal_stops_the_workers_and_ends_with_130(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import invented
 import numpy as np
 import pytest
-from helpers import TINY_SUITE, invoke
+from helpers import BUNDLED_SUITE, invoke
 from invented import measurement
 
 from invsuite.errors import UsageError
@@ -37,7 +37,7 @@ from invsuite.results.record import Record, RelationName, RelationRecord, Weight
 from invsuite.results.store import Store
 
 N = 24
-SUITE = TINY_SUITE.replace('"embed", "block03"', '"embed", "block06"').replace(
+SUITE = BUNDLED_SUITE.replace('"embed", "block03"', '"embed", "block06"').replace(
     '"backbone", "decoder"', '"backbone", "encoder", "decoder"'
 )
 STAGES = {"vit": ("embed", "block06"), "detr": ("backbone", "encoder", "decoder")}

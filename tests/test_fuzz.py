@@ -164,7 +164,7 @@ def test_finished_cells_stay_whatever_a_loader_raises(
         raise error
 
     path = tmp_path / "s.toml"
-    path.write_text(small_suite("s", {"mean": "{}"}, stages=("embed",)))
+    path.write_text(small_suite("s", {"mean": "{}"}, stages=("embed",), source="bundled:vit"))
     store = Store(tmp_path / "r")
     store.write(record(method="mean", measurements=[measurement("psnr", [1.0])]))
     [before] = store.folder.glob("*.json")

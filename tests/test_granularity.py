@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import SMALL_NETWORK, invoke, small_suite
+from helpers import SMALL_MODELS, SMALL_NETWORK, invoke, small_suite
 
 import invsuite
 from invsuite.errors import UsageError
@@ -16,7 +16,7 @@ from invsuite.report.granularity import readings_of, write_granularity
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, invsuite.Results]:
     folder = tmp_path_factory.mktemp("granularity")
     text = small_suite("cuts", {"ridge": '{ models = ["vit"] }', "modular": SMALL_NETWORK}, ("embed", "block02"))
-    text += 'models.fine = { source = "bundled:vit", stages = ["embed", "block01", "block02"] }\n'
+    text += f'models.fine = {{ source = "{SMALL_MODELS["vit"]}", stages = ["embed", "block01", "block02"] }}\n'
     path = folder / "cuts.toml"
     path.write_text(text)
     return path, invsuite.run(str(path), out=folder)

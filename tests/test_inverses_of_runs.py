@@ -25,7 +25,7 @@ METHODS = {
     "begun": '{ kind = "refined", start = "wide", iterations = 2, search_iterations = 2, images = 2, edits = 0 }',
 }
 KEPT = {"vit-exact-s0", "vit-wide-s0", "vit-modular-s0", "vit-begun-s0"}
-IMAGES = scene_split(75, 2).images([0, 1])
+IMAGES = scene_split(75, 2, 48).images([0, 1])
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def folders(out: Path) -> set[str]:
     return {path.name for path in inverses_folder(out, "kept").iterdir()}
 
 
-def test_every_fit_that_can_be_kept_has_an_inverse_with_its_quality(vit: Model, run: tuple[Path, Path]) -> None:
+def test_every_fit_that_can_be_kept_has_an_inverse_with_its_quality(small_vit: Model, run: tuple[Path, Path]) -> None:
     _, out = run
     assert folders(out) == KEPT
     records = {r.cell.row: r for r in Store(out / "records" / "kept").records()}
     for name in KEPT:
         card = read_card(inverses_folder(out, "kept") / name)
         assert card.name == name
-        assert card.model.fingerprint == vit.fingerprint()
+        assert card.model.fingerprint == small_vit.fingerprint()
         for stage in card.stages:
             measured = records[f"vit/{stage}/{card.method.row}"].measurements["psnr"]
             assert (card.quality[stage]["psnr"].mean, card.quality[stage]["psnr"].n) == (measured.mean, measured.n)
@@ -69,12 +69,11 @@ def test_every_fit_that_can_be_kept_has_an_inverse_with_its_quality(vit: Model, 
     assert (exact.stages, list(exact.refused)) == (("embed",), ["block03"])
 
 
-def test_it_is_the_inverse_that_was_scored(vit: Model, run: tuple[Path, Path]) -> None:
+def test_it_is_the_inverse_that_was_scored(small_vit: Model, run: tuple[Path, Path]) -> None:
     _, out = run
-    model = invsuite.load_model("bundled:vit")
     for name in ("vit-modular-s0", "vit-wide-s0"):
-        inverse = invsuite.load_inverse(inverses_folder(out, "kept") / name, model)
-        score = invsuite.open_images("scenes", (96, 96), seed=63, count=4)
+        inverse = invsuite.load_inverse(inverses_folder(out, "kept") / name, small_vit)
+        score = invsuite.open_images("scenes", (48, 48), seed=63, count=4)
         for record in invsuite.score(inverse, score, ["psnr"]):
             expected = Store(out / "records" / "kept").find(f"vit-{record.cell.stage}-{inverse.card.method.row}-")
             assert record.measurements["psnr"].values == expected.measurements["psnr"].values

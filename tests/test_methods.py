@@ -109,7 +109,8 @@ def test_every_method_is_tested_and_explains_itself() -> None:
 
 @pytest.mark.parametrize("name", TRIED)
 @pytest.mark.parametrize(
-    ("which", "stages"), [("vit", ("embed", "block03")), ("detr", ("backbone", "encoder", "decoder"))]
+    ("which", "stages"),
+    [("small_vit", ("embed", "block03")), ("small_detr", ("backbone", "encoder", "decoder"))],
 )
 def test_contract(
     name: str, which: str, stages: tuple[str, ...], make_problem: MakeProblem, request: pytest.FixtureRequest
@@ -118,9 +119,9 @@ def test_contract(
     the same seed gives the same images, and so does an inverter that is restored from what it keeps."""
     model: Model = request.getfixturevalue(which)
     before = model.fingerprint()
-    images = scene_split(904, 3).images(slice(0, 3))
+    images = scene_split(904, 3, 48).images(slice(0, 3))
     problem = make_problem(model, stages)
-    if (name, which) == ("fixedpoint", "detr"):
+    if (name, which) == ("fixedpoint", "small_detr"):
         with pytest.raises(NotApplicable, match="backbone"):
             small(name).fit(problem)
         return
@@ -146,10 +147,10 @@ def test_contract(
 
 
 @pytest.mark.parametrize("name", ["layerwise", "modular", "modular-finetuned"])
-def test_networks_of_the_paper_are_restored(name: str, detr: Model, make_problem: MakeProblem) -> None:
+def test_networks_of_the_paper_are_restored(name: str, small_detr: Model, make_problem: MakeProblem) -> None:
     """Batch-normalised decoders and transposed convolutions too, whose weights lie channels last."""
-    images = scene_split(904, 3).images(slice(0, 3))
-    problem = make_problem(detr, ("backbone", "encoder"), passes=32)
+    images = scene_split(904, 3, 48).images(slice(0, 3))
+    problem = make_problem(small_detr, ("backbone", "encoder"), passes=32)
     method = make_method(name, {"architecture": "paper", "depth": 1})
     fitted = method.fit(problem)
     first, second = (invert(f, problem, images) for f in (fitted, restore(method, fitted, problem)))
@@ -163,10 +164,10 @@ def test_nothing_is_restored_from_other_tensors(linear_chain: Model, make_proble
         assert small(name).restore(problem, fitted.inverter.tensors() or {}, {}) is None, name
 
 
-def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem) -> None:
+def test_costs_are_accounted_for(small_chain: Model, make_problem: MakeProblem) -> None:
     """Every stage has its passes and parameters; every trained method spends the budget, and counts its operations."""
     stages = ("first", "second")
-    problem = make_problem(linear_chain, stages, passes=80)
+    problem = make_problem(small_chain, stages, passes=80)
     for name in TRIED:
         cls = METHODS[name]
         fitted = small(name).fit(problem)
@@ -190,26 +191,26 @@ def test_costs_are_accounted_for(linear_chain: Model, make_problem: MakeProblem)
         ("random-weights", {}, 0, 30.0),
         ("exact", {}, 0, 90.0),
         ("exact", {"metric": "euclidean"}, 0, 90.0),
-        ("optimisation", {"iterations": 300, "tv": 0.0}, 0, 30.0),
-        ("optimisation", {"iterations": 300, "tv": 0.0, "loss": "cosine"} | ADAM, 0, 25.0),
-        ("optimisation", {"iterations": 300, "tv": 0.0, "loss": "standardised"}, 0, 30.0),
-        ("mahendran2015", {"iterations": 300, "tv": 0.0, "alpha": 0.0}, 0, 30.0),
-        ("mahendran2016", {"iterations": 300, "jitter": 1, "tv": 0.0, "alpha": 0.0}, 0, 20.0),
-        ("plugin", {"iterations": 300, "colour_shift": 0.01}, 0, 25.0),
+        ("optimisation", {"iterations": 150, "tv": 0.0}, 0, 30.0),
+        ("optimisation", {"iterations": 150, "tv": 0.0, "loss": "cosine"} | ADAM, 0, 25.0),
+        ("optimisation", {"iterations": 150, "tv": 0.0, "loss": "standardised"}, 0, 30.0),
+        ("mahendran2015", {"iterations": 150, "tv": 0.0, "alpha": 0.0}, 0, 30.0),
+        ("mahendran2016", {"iterations": 150, "jitter": 1, "tv": 0.0, "alpha": 0.0}, 0, 20.0),
+        ("plugin", {"iterations": 150, "colour_shift": 0.01}, 0, 25.0),
         ("fourier", {"iterations": 300, "tv": 0.0}, 0, 30.0),
-        ("dip", {"iterations": 400, "width": 16, "depth": 3}, 0, 20.0),
-        ("layerwise", TRAINED, 3000, 25.0),
-        ("modular", TRAINED, 3000, 25.0),
+        ("dip", {"iterations": 200, "width": 16, "depth": 3}, 0, 20.0),
+        ("layerwise", TRAINED, 2400, 25.0),
+        ("modular", TRAINED, 2400, 25.0),
         ("modular-finetuned", TRAINED, 1600, 20.0),
         ("modular-cycle", TRAINED, 960, 20.0),
         ("modular-noised", TRAINED, 960, 20.0),
         ("modular-predecessor", TRAINED, 960, 20.0),
         ("shared-chain", TRAINED, 1600, 20.0),
-        ("layerwise", TRAINED | {"architecture": "paper"}, 3000, 20.0),
+        ("layerwise", TRAINED | {"architecture": "paper"}, 2400, 20.0),
     ],
 )
 def test_recovers_images_from_a_known_linear_chain(
-    linear_chain: Model,
+    small_chain: Model,
     make_problem: MakeProblem,
     name: str,
     params: dict[str, object],
@@ -217,8 +218,8 @@ def test_recovers_images_from_a_known_linear_chain(
     least: float,
 ) -> None:
     """Two orthogonal maps lose nothing: a method that works finds the images again, far above the mean image."""
-    problem = make_problem(linear_chain, ("first", "second"), passes=passes, fit=160)
-    images = scene_split(905, 4, 24).images(slice(0, 4))
+    problem = make_problem(small_chain, ("first", "second"), passes=passes, fit=160)
+    images = scene_split(905, 4, 12).images(slice(0, 4))
     made = reconstruct(make_method(name, params), problem, images)
     floor = psnr(reconstruct(small("mean"), problem, images)["first"], images)
     for stage, image in made.items():
@@ -233,28 +234,28 @@ def test_mean_is_the_mean_of_the_fit_images(linear_chain: Model, make_problem: M
 
 
 def test_trained_methods_do_not_depend_on_which_stages_train_together(
-    linear_chain: Model, make_problem: MakeProblem
+    small_chain: Model, make_problem: MakeProblem
 ) -> None:
-    images = scene_split(904, 2, 24).images(slice(0, 2))
-    together = make_problem(linear_chain, ("first", "second"))
+    images = scene_split(904, 2, 12).images(slice(0, 2))
+    together = make_problem(small_chain, ("first", "second"))
     for name in ("layerwise", "modular", "modular-finetuned", "modular-noised", "modular-predecessor", "shared-chain"):
         alone = replace(together, stages=("first",))
         both = reconstruct(small(name), together, images)["first"]
         assert torch.equal(reconstruct(small(name), alone, images)["first"], both), name
 
 
-def test_the_seed_matters_to_trained_methods_only(linear_chain: Model, make_problem: MakeProblem) -> None:
-    images = scene_split(904, 2, 24).images(slice(0, 2))
+def test_the_seed_matters_to_trained_methods_only(small_chain: Model, make_problem: MakeProblem) -> None:
+    images = scene_split(904, 2, 12).images(slice(0, 2))
     for name in TRIED:
         cls = METHODS[name]
-        one = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=0), images)["first"]
-        two = reconstruct(small(name), make_problem(linear_chain, ("first",), seed=1), images)["first"]
+        one = reconstruct(small(name), make_problem(small_chain, ("first",), seed=0), images)["first"]
+        two = reconstruct(small(name), make_problem(small_chain, ("first",), seed=1), images)["first"]
         assert torch.equal(one, two) != cls.seeded, name
 
 
-def test_equal_footing(vit: Model, make_problem: MakeProblem) -> None:
+def test_equal_footing(small_vit: Model, make_problem: MakeProblem) -> None:
     """Layer-wise and modular train the same networks, on the same passes, with the same recipe."""
-    problem = make_problem(vit, ("embed", "block03"), passes=160)
+    problem = make_problem(small_vit, ("embed", "block03"), passes=160)
     layerwise, modular = small("layerwise").fit(problem), small("modular").fit(problem)
     assert Layerwise().recipe == Modular().recipe
     assert layerwise.cost.image_passes == modular.cost.image_passes == {"embed": 160, "block03": 160}
@@ -469,11 +470,13 @@ def test_predictions_are_read_as_decisions_or_probabilities() -> None:
         assert not torch.allclose(network(answer), network(elsewhere))
 
 
-def test_batch_normalised_inverses_use_running_statistics_when_scoring(detr: Model, make_problem: MakeProblem) -> None:
+def test_batch_normalised_inverses_use_running_statistics_when_scoring(
+    small_detr: Model, make_problem: MakeProblem
+) -> None:
     """An image's reconstruction does not depend on which others are in its batch, and the statistics were trained."""
-    problem = make_problem(detr, ("backbone",))
+    problem = make_problem(small_detr, ("backbone",))
     fitted = make_method("layerwise", {"architecture": "paper"}).fit(problem)
-    found = detr.represent(scene_split(904, 3).images(slice(0, 3)), ("backbone",))["backbone"]
+    found = small_detr.represent(scene_split(904, 3, 48).images(slice(0, 3)), ("backbone",))["backbone"]
     together = fitted.inverter.invert(found)
     alone = fitted.inverter.invert(found[slice(0, 1)])
     torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=0)
@@ -483,12 +486,12 @@ def test_batch_normalised_inverses_use_running_statistics_when_scoring(detr: Mod
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
-@pytest.mark.parametrize(("which", "last"), [("vit", "head"), ("detr", "prediction")])
+@pytest.mark.parametrize(("which", "last"), [("small_vit", "head"), ("small_detr", "prediction")])
 def test_predictions_are_a_stage(
     which: str, last: str, architecture: str, make_problem: MakeProblem, request: pytest.FixtureRequest
 ) -> None:
     model: Model = request.getfixturevalue(which)
-    images = scene_split(904, 2).images(slice(0, 2))
+    images = scene_split(904, 2, 48).images(slice(0, 2))
     assert model.stages[-1] == last
     problem = make_problem(model, (model.stages[-2], last), passes=16)
     for name, params in (("modular", {"architecture": architecture, "width": 16, "depth": 1}), ("ridge", {})):

@@ -207,7 +207,7 @@ def test_without_a_cache_all_is_the_same(photos: Photos, monkeypatch: pytest.Mon
 def test_a_dry_run_counts_decoding_once_and_says_what_does_not_fit(
     photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = small_suite("dry", {"mean": "{}"}, stages=("embed",), counts=(16, 2, 2))
+    text = small_suite("dry", {"mean": "{}"}, stages=("embed",), counts=(16, 2, 2), source="bundled:vit")
     text = text.replace('kind = "scenes", seed = 62, count = 2', f'kind = "folder", path = "{photos().root}"')
     (tmp_path / "dry.toml").write_text(text.replace('scenes", seed = 63, count = 2', 'scenes", seed = 63, count = 3'))
     plan = make_plan(load_suite(str(tmp_path / "dry.toml")), Selection(), lambda _: None)

@@ -9,7 +9,7 @@ from typing import Any
 import invented
 import numpy as np
 import pytest
-from helpers import small_suite
+from helpers import SMALL_MODELS, small_suite
 
 import invsuite
 from invsuite.report.charts import charts
@@ -49,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("rows")
     suite = folder / "rows.toml"
     text = small_suite("rows", METHODS, metrics=METRICS, counts=(24, 4, 5))
-    suite.write_text(text.replace('source = "bundled:vit"', 'source = "bundled:vit", witness = "bundled:detr"'))
+    suite.write_text(text.replace("stages = [", f'witness = "{SMALL_MODELS["detr"]}", stages = ['))
     return invsuite.run(str(suite), out=folder / "out")
 
 
@@ -106,7 +106,7 @@ def test_its_values_are_those_of_a_run_on_all_images(results: Results, tmp_path:
     """What a measure says of an image does not depend on how many others are scored."""
     suite = tmp_path / "rows.toml"
     text = small_suite("rows", {"ridge": "{ }"}, stages=("embed", "block03"), metrics=METRICS, counts=(24, 4, 5))
-    suite.write_text(text.replace('source = "bundled:vit"', 'source = "bundled:vit", witness = "bundled:detr"'))
+    suite.write_text(text.replace("stages = [", f'witness = "{SMALL_MODELS["detr"]}", stages = ['))
     whole = of(invsuite.run(str(suite), stages=["block03"], out=tmp_path / "out"), "ridge")
     few = of(results, "ridge")
     for name in METRICS:

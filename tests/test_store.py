@@ -12,7 +12,7 @@ from pathlib import Path
 
 import invented
 import pytest
-from helpers import SMALL_NETWORK, invoke, small_suite
+from helpers import SMALL_MODELS, SMALL_NETWORK, invoke, small_suite
 
 from invsuite.errors import DiskError, UsageError
 from invsuite.results.record import SCHEMA, Record
@@ -126,7 +126,7 @@ app(sys.argv[2:])
 def test_two_processes_share_the_fits_and_lose_nothing(suite: Path, tmp_path: Path) -> None:
     words = ("bench", "--suite", suite, "--out", tmp_path / "r", "--device", "cpu", "--json")
     both = [python(COUNTED, tmp_path / "fits.log", *words) for _ in range(2)]
-    said = [process.communicate(timeout=180) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     trees = [json.loads(out) for out, _ in said]
     assert sum(tree["computed"] for tree in trees) == 8, "every cell was computed by one of the two"
@@ -206,7 +206,7 @@ def test_a_model_that_cannot_be_had_later_does_not_hide_its_results(suite: Path,
     out = tmp_path / "r"
     words = ("--suite", suite, "--out", out)
     assert invoke("bench", *words, "--device", "cpu", "--methods", "mean").exit_code == 0
-    suite.write_text(SUITE.replace("bundled:vit", "detr:/no/such/checkpoint"))
+    suite.write_text(SUITE.replace(SMALL_MODELS["vit"], "detr:/no/such/checkpoint"))
     assert "2 skipped" in invoke("bench", *words, "--device", "cpu", "--methods", "mean").stdout
     suite.write_text(SUITE)
     assert invoke("report", *words).exit_code == 0

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import TINY_SUITE
+from helpers import BUNDLED_SUITE
 from PIL import Image
 
 from invsuite.benchmark.cells import LoadedModel, Plan, Selection, UnavailableModel, choose, make_plan
@@ -19,7 +19,7 @@ from invsuite.methods.optimisation.presets import Optimisation
 ROOT = Path(__file__).parents[1]
 
 
-def plan_of(tmp_path: Path, text: str = TINY_SUITE, selection: Selection | None = None) -> Plan:
+def plan_of(tmp_path: Path, text: str = BUNDLED_SUITE, selection: Selection | None = None) -> Plan:
     path = tmp_path / "suite.toml"
     path.write_text(text)
     return make_plan(load_suite(str(path)), selection or Selection(), lambda note: None)
@@ -64,9 +64,9 @@ def test_bundled_suites_load() -> None:
     ],
 )
 def test_errors_name_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
-    assert old in TINY_SUITE
+    assert old in BUNDLED_SUITE
     path = tmp_path / "broken.toml"
-    path.write_text(TINY_SUITE.replace(old, new, 1))
+    path.write_text(BUNDLED_SUITE.replace(old, new, 1))
     with pytest.raises(UsageError, match=message) as caught:
         load_suite(str(path))
     assert "broken.toml" in str(caught.value)
@@ -116,19 +116,19 @@ def test_seeds_multiply_trained_methods_only(tmp_path: Path) -> None:
     ],
 )
 def test_identity_covers_what_changes_a_result(tmp_path: Path, old: str, new: str, changed: set[str]) -> None:
-    before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, TINY_SUITE.replace(old, new, 1)))
+    before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, BUNDLED_SUITE.replace(old, new, 1)))
     moved = {key.split("/")[2] for key in before if key.startswith("vit/block03") and before[key] != after[key]}
     assert moved == changed
 
 
 def test_a_stage_that_a_modular_inverse_does_not_pass_is_not_part_of_its_identity(tmp_path: Path) -> None:
-    later = TINY_SUITE.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
+    later = BUNDLED_SUITE.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
     before, after = ids(plan_of(tmp_path)), ids(plan_of(tmp_path, later))
     assert all(before[key] == after[key] for key in before)
 
 
 def test_a_later_cut_is_part_of_the_identity_of_methods_that_train_all_stages_together(tmp_path: Path) -> None:
-    text = TINY_SUITE + "[methods.shared-chain]\nwidth = 16\n[methods.modular-finetuned]\nwidth = 16\n"
+    text = BUNDLED_SUITE + "[methods.shared-chain]\nwidth = 16\n[methods.modular-finetuned]\nwidth = 16\n"
     later = text.replace('stages = ["embed", "block03"]', 'stages = ["embed", "block03", "block06"]')
     before, after = ids(plan_of(tmp_path, text)), ids(plan_of(tmp_path, later))
     moved = {key.split("/")[2] for key in before if key.startswith("vit/") and before[key] != after[key]}
@@ -140,7 +140,7 @@ def rows_of_plan(plan: Plan) -> list[str]:
 
 
 def test_a_list_of_budgets_makes_a_row_of_each(tmp_path: Path) -> None:
-    own = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = [32, 640]")
+    own = BUNDLED_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = [32, 640]")
     before, plan = plan_of(tmp_path), plan_of(tmp_path, own)
     assert rows_of_plan(plan) == ["mean", "ridge", "optimisation", "layerwise", "modular@32", "modular@640"]
     assert {c.identity["budget"]["image_passes"] for c in plan.cells if c.method.table == "modular"} == {32, 640}
@@ -154,8 +154,8 @@ def test_a_list_of_budgets_makes_a_row_of_each(tmp_path: Path) -> None:
 
 
 def test_one_budget_of_a_row_keeps_its_name_and_is_the_cell_of_a_suite_with_that_budget(tmp_path: Path) -> None:
-    own = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = 640")
-    common = TINY_SUITE.replace("image_passes = 64", "image_passes = 640")
+    own = BUNDLED_SUITE.replace("[methods.modular]", "[methods.modular]\nimage_passes = 640")
+    common = BUNDLED_SUITE.replace("image_passes = 64", "image_passes = 640")
     named, whole = ids(plan_of(tmp_path, own)), ids(plan_of(tmp_path, common))
     assert {key: named[key] for key in named if "modular" in key} == {
         key: whole[key] for key in whole if "modular" in key
@@ -163,7 +163,7 @@ def test_one_budget_of_a_row_keeps_its_name_and_is_the_cell_of_a_suite_with_that
 
 
 def test_fewer_images_change_the_cell_and_not_the_fit(tmp_path: Path) -> None:
-    few = TINY_SUITE.replace("[methods.modular]", "[methods.modular]\nimages = 4")
+    few = BUNDLED_SUITE.replace("[methods.modular]", "[methods.modular]\nimages = 4")
     before, after = plan_of(tmp_path), plan_of(tmp_path, few)
     moved = {key.split("/")[2] for key in ids(before) if ids(before)[key] != ids(after)[key]}
     assert moved == {"modular"}
@@ -191,7 +191,7 @@ def test_fewer_images_change_the_cell_and_not_the_fit(tmp_path: Path) -> None:
     ],
 )
 def test_errors_name_the_key_of_a_row(tmp_path: Path, method: str, keys: str, message: str) -> None:
-    table = TINY_SUITE.partition(f"[methods.{method}]")[0] + f"[methods.{method}]\n{keys}\n"
+    table = BUNDLED_SUITE.partition(f"[methods.{method}]")[0] + f"[methods.{method}]\n{keys}\n"
     with pytest.raises(UsageError, match=message):
         plan_of(tmp_path, table)
 
@@ -201,7 +201,7 @@ def test_images_are_counted_once_a_folder_is_open(tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (96, 96), (40 * number, 0, 0)).save(folder / f"{number}.png")
-    text = TINY_SUITE.replace('kind = "scenes"\nseed = 33\ncount = 6', f'kind = "folder"\npath = "{folder}"')
+    text = BUNDLED_SUITE.replace('kind = "scenes"\nseed = 33\ncount = 6', f'kind = "folder"\npath = "{folder}"')
     text = text.replace("[methods.mean]", "[methods.mean]\nimages = 4")
     [entry, _] = plan_of(tmp_path, text).models
     assert isinstance(entry, UnavailableModel)
@@ -239,7 +239,7 @@ def test_patterns_select() -> None:
 
 
 def test_a_model_that_cannot_be_had_does_not_stop_the_others(tmp_path: Path) -> None:
-    text = TINY_SUITE.replace('source = "bundled:detr"', 'source = "detr:/no/such/checkpoint"')
+    text = BUNDLED_SUITE.replace('source = "bundled:detr"', 'source = "detr:/no/such/checkpoint"')
     plan = plan_of(tmp_path, text)
     opened, refused = plan.models
     assert isinstance(opened, LoadedModel)
@@ -249,7 +249,7 @@ def test_a_model_that_cannot_be_had_does_not_stop_the_others(tmp_path: Path) -> 
 
 
 def test_fewer_fit_images_than_a_batch_is_refused(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, TINY_SUITE.replace("count = 64", "count = 8"))
+    plan = plan_of(tmp_path, BUNDLED_SUITE.replace("count = 64", "count = 8"))
     assert isinstance(plan.models[0], UnavailableModel)
     assert "fewer than one batch" in str(plan.models[0].error)
 

@@ -96,7 +96,7 @@ def test_options_that_are_no_finite_number_are_usage(said: str) -> None:
 
 
 def suite_with(old: str, new: str) -> Callable[[], str]:
-    text = small_suite("s", {"mean": "{}"}, stages=("embed",))
+    text = small_suite("s", {"mean": "{}"}, stages=("embed",), source="bundled:vit")
     assert old in text
     return lambda: text.replace(old, new, 1)
 
