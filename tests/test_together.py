@@ -20,6 +20,7 @@ from invsuite.benchmark.fitting import fit_method
 from invsuite.errors import UsageError
 from invsuite.methods import floors, passes, ridge
 from invsuite.methods.base import Method
+from invsuite.methods.problem import Budget
 from invsuite.methods.training.initialisation import Moments
 from invsuite.models.base import Layout
 from invsuite.results.store import Store
@@ -78,6 +79,20 @@ def test_a_budget_of_seconds_ends_at_the_same_step_in_all(found: dict[str, Any])
     assert passes_of_first == passes_of_second
     assert min(passes_of_first.values()) >= 15
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_that_is_killed_goes_on_together_or_alone(found: dict[str, Any], folder: Path) -> None:
+    assert found["resumed steps"] == [(5, 16)] * 2, "from the checkpoint of step 4"
+    steps: list[int] = []
+    alone = problem(
+        Budget(image_passes=240, batch=15),
+        checkpoints=folder / "alone" / "trained",
+        progress=lambda done, total, note: steps.append(done) if "training" in note else None,
+    )
+    close(found["resumed"], answers(fit_method(LAYERWISE[0], alone, FINGERPRINT)), 1e-4)
+    assert (steps[0], steps[-1]) == (5, 16), "one process goes on with what two have left"
+    unbroken = problem(Budget(image_passes=240, batch=15))
+    close(found["resumed"], answers(fit_method(LAYERWISE[0], unbroken, FINGERPRINT)), 1e-4)
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 tests/together.py FOLDER
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from invsuite.errors import UsageError
 from invsuite.methods import floors, make_method, passes, ridge
 from invsuite.methods.base import Fitted
 from invsuite.methods.problem import Budget, Context, Problem
+from invsuite.methods.training import engine
 from invsuite.models.load import load_model
 
 STAGES = ("embed", "block03")
@@ -45,11 +47,11 @@ class Killed(Exception):
     """Stands for the end of a process in the middle of a fit."""
 
 
-def killer(after: int) -> Callable[[int, int, str], None]:
-    """A progress hook that ends the fit when so many batches are added."""
+def killer(after: int, at: str = "") -> Callable[[int, int, str], None]:
+    """A progress hook that ends the fit when so many batches are added, or steps done, ``at`` what is counted."""
 
     def hook(done: int, total: int, note: str) -> None:
-        if done == after:
+        if done == after and at in note:
             raise Killed
 
     return hook
@@ -92,6 +94,19 @@ def main(folder: Path) -> None:
     found["passes"], found["flops"] = inverse.fitted.cost.image_passes, inverse.fitted.cost.fit_flops
     timed = fit_method(method, problem(Budget(seconds=0.4, batch=15), ranks=ranks), FINGERPRINT)
     found["timed"] = ranks.gather((timed.cost.image_passes, timed.inverter.tensors()))
+    engine.CHECKPOINT_SECONDS = 0.0
+    long, steps = Budget(image_passes=240, batch=15), list[int]()
+    killed = problem(long, checkpoints=folder / "trained", progress=killer(6, "training"), ranks=ranks)
+    try:
+        method.fit(killed)
+    except Killed:
+        ranks.gather(None)
+    if ranks.first:
+        shutil.copytree(folder / "trained", folder / "alone" / "trained")
+    ranks.gather(None)
+    on = replace(killed.context, progress=lambda done, total, note: steps.append(done) if "training" in note else None)
+    found["resumed"] = answers(fit_method(method, replace(killed, context=on), FINGERPRINT))
+    found["resumed steps"] = ranks.gather((steps[0], steps[-1]))
     ridge.BATCH = floors.FIT_BATCH = SMALL
     passes.SAVE_SECONDS, passes.SAVE_SHARE = 0.0, float("inf")
     for kind in SUMS:
@@ -101,10 +116,7 @@ def main(folder: Path) -> None:
         except Killed:
             ranks.gather(None)  # so that nobody looks for what the other has not left yet
         if ranks.first:
-            copy = folder / "alone" / kind.name
-            copy.mkdir(parents=True)
-            for path in (folder / "killed" / kind.name).iterdir():
-                (copy / path.name).write_bytes(path.read_bytes())
+            shutil.copytree(folder / "killed" / kind.name, folder / "alone" / kind.name)
         ranks.gather(None)
         added: list[int] = []
         context = replace(killed.context, progress=lambda done, total, note, added=added: added.append(total))
