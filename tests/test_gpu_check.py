@@ -41,6 +41,8 @@ def sources(tmp_path: Path) -> Path:
 
 def test_a_pack_arrives_in_parts_and_is_as_large_as_it_may_be(sources: Path, tmp_path: Path) -> None:
     words = ["pack", "--out", tmp_path / "out", "--photos", sources / "photos", "--coco", sources / "coco"]
+    (sources / "known.onnx").write_bytes(b"a network")
+    words += ["--detector", sources / "known.onnx"]
     words += ["--scored", 2, "--side", 48, "--mib", 0.02, "--part", 0.02, "--wheels", "", "--model", ""]
     options = parser().parse_args([str(word) for word in words])
     said = pack(options)
@@ -60,6 +62,7 @@ def test_a_pack_arrives_in_parts_and_is_as_large_as_it_may_be(sources: Path, tmp
     assert [entry["id"] for entry in kept["images"]] == [0, 1]
     assert [entry["image_id"] for entry in kept["annotations"]] == [0, 1]
     assert (coco / "val2017" / "1.jpg").read_bytes() == (sources / "coco" / "val2017" / "1.jpg").read_bytes()
+    assert Path(environment["INVSUITE_DETECTOR"]).name == "known.onnx", "its card is found by this name"
     parts[0].unlink()
     with pytest.raises(SystemExit, match="lacks part 1"):
         unpack(tmp_path / "out", work)
@@ -132,13 +135,17 @@ def test_the_page_has_rates_and_every_cell_with_its_cost(tmp_path: Path, monkeyp
     suite.write_text(text)
     invsuite.run(str(suite), out=tmp_path / "run", placement=Placement(device="cpu"))
     steps = [{"step": "bench", "outcome": "done", "seconds": 4.0}]
-    (tmp_path / "steps.json").write_text(json.dumps({"steps": steps}))
+    (tmp_path / "steps.json").write_text(json.dumps({"steps": steps, "suite": "some/gpu.toml"}))
     page.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path), "--device", "cpu"])
     text = (tmp_path / "gpu.md").read_text()
     assert "Steps: the suite: done, 4 s." in text
+    assert "# gpu" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| vit") and "| ridge" in line]
     assert line.count("|") == 12
     (rated,) = [line for line in text.splitlines() if line.startswith("| float32")]
     assert f"{first['images_per_second']:,.0f}" in rated
     assert "![" not in text
     assert (tmp_path / "gpu.csv").stat().st_size > 100
+    (tmp_path / "rate.json").unlink()
+    page.main(["--run", str(tmp_path / "nothing"), "--out", str(tmp_path), "--device", "cpu"])
+    assert (tmp_path / "gpu.md").read_text().startswith("# The suite some/gpu.toml left no records\n")

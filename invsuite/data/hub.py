@@ -166,10 +166,13 @@ class StreamedRows:
     def numbers(self) -> Iterator[int]:
         """Yield the number of every row, once it is there."""
         row = self._first or self._pull()
-        while row is not None:
-            self._keep(row[self._column])
-            yield len(self._places) - 1
-            row = self._pull()
+        try:
+            while row is not None:
+                self._keep(row[self._column])
+                yield len(self._places) - 1
+                row = self._pull()
+        finally:
+            self._source = iter(())  # nobody asks for more: what it holds open is closed
 
     def _pull(self) -> Any:
         """Return the next row, None behind the last.

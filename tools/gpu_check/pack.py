@@ -35,7 +35,8 @@ def pack(options: argparse.Namespace) -> str:
         if options.backbone:
             _backbone(options.backbone, folder / "torch")
         if options.detector:
-            shutil.copy(options.detector, folder / "detector.onnx")
+            (folder / "detector").mkdir()  # under its own name, by which its stages are known
+            shutil.copy(options.detector, folder / "detector")
         scored = _coco(options.coco, folder / "coco", options.scored)
         room = round(options.mib * MIB) - _size(folder)
         fit = _photos(options.photos, folder / "photos", options.side, room)

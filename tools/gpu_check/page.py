@@ -36,22 +36,23 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder with steps.json and rate.json")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args(words)
-    results = load_results(options.run)
-    tables = options.run / "tables"
-    results.report(tables)
-    steps = json.loads((options.out / "steps.json").read_text())["steps"]
+    facts = json.loads((options.out / "steps.json").read_text())
     rate = options.out / "rate.json"
-    lines = [f"# {results.title}", "", *machine(pick_device(options.device)), "", *_steps(steps), ""]
-    if rate.is_file():
-        lines += ["## How fast a fit is", "", *rates(json.loads(rate.read_text())), ""]
-    lines += ["## What every cell took", "", READING, "", costs(results.records), ""]
-    own = (tables / f"{results.name}.md").read_text().replace(f"# {results.title}", "", 1)
-    lines.append("## Quality")
-    for line in own.splitlines():
-        if not line.startswith("!["):  # pictures of photos stay where their licence lets them be
-            lines.append(f"#{line}" if line.startswith("## ") else line)
-    (options.out / f"{results.name}.md").write_text("\n".join(lines) + "\n")
-    (options.out / f"{results.name}.csv").write_bytes((tables / f"{results.name}.csv").read_bytes())
+    timed = ["## How fast a fit is", "", *rates(json.loads(rate.read_text())), ""] if rate.is_file() else []
+    name, title, cells = Path(facts["suite"]).stem, f"The suite {facts['suite']} left no records", list[str]()
+    if (options.run / "records").is_dir():
+        results = load_results(options.run)
+        tables = options.run / "tables"
+        results.report(tables)
+        name, title = results.name, results.title
+        cells = ["## What every cell took", "", READING, "", costs(results.records), "", "## Quality"]
+        own = (tables / f"{name}.md").read_text().replace(f"# {title}", "", 1)
+        for line in own.splitlines():
+            if not line.startswith("!["):  # pictures of photos stay where their licence lets them be
+                cells.append(f"#{line}" if line.startswith("## ") else line)
+        (options.out / f"{name}.csv").write_bytes((tables / f"{name}.csv").read_bytes())
+    lines = [f"# {title}", "", *machine(pick_device(options.device)), "", *_steps(facts["steps"]), "", *timed, *cells]
+    (options.out / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
 def machine(device: torch.device) -> list[str]:
