@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-def executed(name: str, folder: Path) -> NotebookNode:
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One kernel for all notebooks, which has to import torch once."""
+    manager = KernelManager(kernel_name="python3")
+    yield manager
+    if manager.has_kernel:
+        manager.shutdown_kernel(now=True)
+
+
+def executed(name: str, folder: Path, kernel: KernelManager) -> NotebookNode:
     """The notebook of this name with its outputs; a cell that raises fails the test."""
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # the repository holds none
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    notebook.cells.insert(0, new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"))
+    NotebookClient(notebook, timeout=600, km=kernel).execute()
     return notebook
 
 
@@ -34,8 +47,8 @@ def printed(notebook: NotebookNode) -> str:
 
 
 @pytest.mark.slow
-def test_a_photo_is_inverted(tmp_path: Path) -> None:
-    notebook = executed("invert_a_photo.ipynb", tmp_path)
+def test_a_photo_is_inverted(tmp_path: Path, kernel: KernelManager) -> None:
+    notebook = executed("invert_a_photo.ipynb", tmp_path, kernel)
     assert pictures(notebook) == 4
     text = printed(notebook)
     assert re.search(r"block06: \d\d\.\d dB PSNR on 64 images", text)
@@ -44,8 +57,8 @@ def test_a_photo_is_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_model_is_compared(tmp_path: Path) -> None:
-    notebook = executed("what_does_my_model_see.ipynb", tmp_path)
+def test_a_fine_tuned_model_is_compared(tmp_path: Path, kernel: KernelManager) -> None:
+    notebook = executed("what_does_my_model_see.ipynb", tmp_path, kernel)
     assert pictures(notebook) == 3
     text = printed(notebook)
     assert "it is for another model" in text  # the old inverse refuses the new weights
