@@ -131,7 +131,7 @@ def test_the_page_has_rates_and_every_cell_with_its_cost(tmp_path: Path, monkeyp
     assert "nonsense" in second["problem"]
 
     suite = tmp_path / "gpu.toml"
-    text = small_suite("gpu", {"mean": "{}", "ridge": "{}"}, ("embed",), counts=(8, 2, 2))
+    text = small_suite("gpu", {"mean": "{}", "ridge": "{}"}, ("embed",), counts=(8, 2, 2), source="bundled:vit")
     suite.write_text(text)
     invsuite.run(str(suite), out=tmp_path / "run", placement=Placement(device="cpu"))
     steps = [{"step": "bench", "outcome": "done", "seconds": 4.0}]

@@ -40,6 +40,7 @@ SUITE = small_suite(
     {"ridge": "{}", "layerwise": '{ width = 8, depth = 1, start = "random" }', "modular-noised": SMALL_NETWORK},
     stages=("embed",),
     counts=(40, 5, 3),
+    source="bundled:vit",
 )
 
 
