@@ -46,3 +46,7 @@ def trained_on(rate: float, colours: float) -> invsuite.Model:
         loss.backward()
         optimiser.step()
     return model.rebuild(network.eval())
+
+
+if __name__ == "__main__":
+    print(__doc__)

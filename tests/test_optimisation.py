@@ -23,7 +23,7 @@ from invsuite.methods.optimisation.optimisers import LBFGS
 from invsuite.methods.optimisation.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
 from invsuite.methods.optimisation.presets import Mahendran2015, Optimisation
 from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variation
-from invsuite.methods.optimisation.search import GAIN
+from invsuite.methods.optimisation.search import GAIN, search_weight
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
 
@@ -237,6 +237,19 @@ def test_the_weight_is_chosen_by_the_error_on_selection_images(vit: Model, make_
         assert cost.stage_seconds["embed"] > 0
         weights.append(notes["tv"])
     assert weights[0] < weights[1], "smooth images want the stronger prior"
+
+
+def test_priors_under_which_nothing_moves_do_not_end_the_search(linear_chain: Model, make_problem: MakeProblem) -> None:
+    """Weak ones are tried too: a plateau of strong ones says nothing of them."""
+    problem = make_problem(linear_chain, ("first",))
+    images = problem.select.images(slice(0, 2))
+    [target] = linear_chain.represent(images, ["first"]).values()
+    inverter = make_method("optimisation", {"tv": 0.1, "search_iterations": 60}).fit(problem).inverter
+    assert isinstance(inverter, Descent)
+    strong = [10.0**power for power in (12, 11, 10, 9)]
+    search = search_weight(inverter, target, images, weights=[*strong, 0.1])
+    assert len({round(psnr, 3) for _, psnr in search.tried[:4]}) == 1, "these hold every image at the mean colour"
+    assert search.weight == 0.1
 
 
 @pytest.mark.parametrize("params", [{}, {"loss": "standardised"}, {"loss": "cosine"}])

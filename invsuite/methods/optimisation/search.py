@@ -26,6 +26,7 @@ from invsuite.models.base import Representation
 WEIGHTS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 GAIN = 0.05  # dB by which a weaker prior must be better to be kept
 WORSE = 2  # weights in a row without a gain that end the path
+STILL = 50.0  # dB between two images above which a descent has not moved
 MEASURED = 64  # fit images whose representations tell the deviations of channels
 
 #: from representations to images (B, 3, H, W) to begin at
@@ -80,16 +81,18 @@ def search_weight(
     )
     per_pass = flops_per_pass(short, representation, starts)
     tried: list[tuple[float, float]] = []
-    passes, best = 0, 0
+    passes, best, worse = 0, 0, 0
     for weight in weights:
         descended = replace(short, weights={stage: weight}).descend(representation, starts)
+        moved = starts is None or psnr_of(descended.images, starts) < STILL
         starts = descended.images
         passes += int(descended.iterations.sum())
         tried.append((weight, psnr_of(starts, images)))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
+        worse += moved  # under a prior that lets nothing move, nothing is learned of weaker ones
         if tried[-1][1] > tried[best][1] + GAIN:
-            best = len(tried) - 1
-        if len(tried) - 1 - best >= WORSE:
+            best, worse = len(tried) - 1, 0
+        if worse >= WORSE:
             break
     return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * per_pass))
 
