@@ -37,7 +37,7 @@ def test_a_run_writes_tables_pictures_and_records(finished: tuple[Path, Path, Re
     for method in METHODS:
         assert f" {method} " in result.stdout
     table = (out / "tiny.md").read_text()
-    assert table.splitlines()[0] == "# tiny: a suite for tests"
+    assert table.splitlines()[0] == "# tiny: a suite for tests - models: vit, detr"
     leaderboard, _, gaps = table.partition("## Chain gap")
     assert leaderboard.count("| modular") == 4 * 3, "a line in each table: fidelity, space, colour"
     assert gaps.count("| modular") == 4
@@ -320,6 +320,7 @@ NEEDED = {
     "efficiency": ("quick",),
     "budget": ("quick",),
     "findings": ("quick",),
+    "granularity": ("quick",),
     "privacy": ("quick",),
     "fit": ("--model", "vit", "--out", "new"),
     "push": ("a", "hf://me/b"),

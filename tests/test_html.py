@@ -84,7 +84,7 @@ def numbers(texts: list[str]) -> list[float]:
 
 
 def test_it_opens_and_is_small(page: Page, run: Path) -> None:
-    assert page.locator("h1").inner_text() == "tiny: a suite for tests"
+    assert page.locator("h1").inner_text() == "tiny: a suite for tests - models: vit, detr"
     assert (run / "tiny.html").stat().st_size < 2_000_000
     assert page.locator("#board tbody tr").count() == 17  # of 20 cells, 3 do not apply
     pictures = page.locator("img")
