@@ -104,7 +104,8 @@ def fit(
     unit = make_method(method, {}) if isinstance(method, str) else method
     if together and not unit.divides:
         raise UsageError(f"several processes cannot fit '{unit.name}' together: fit it in one, without torchrun")
-    ranks, place = join(pick_device(device)) if together else (ALONE, pick_device(device))
+    place = pick_device(device)
+    ranks, place = join(place) if together else (ALONE, place)
     chain = load_model(model) if isinstance(model, str) else model
     chain.to(place)
     fit_images = _opened(images, chain)

@@ -19,7 +19,7 @@ from invsuite.data.sources import open_images
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.models.base import Model
-from invsuite.report.markdown import ARROWS
+from invsuite.report.markdown import heading
 from invsuite.results.record import Record
 from invsuite.results.regime import regime_of
 from invsuite.results.statistics import summary_text
@@ -115,8 +115,7 @@ def transfer_markdown(rows: Sequence[Transferred], inverse: str | Path) -> str:
         names = [name for name, one in own[0].record.measurements.items() if one.mean is not None]
         head = ["Model", "Images"]
         for name in names:
-            one = own[0].record.measurements[name]
-            head += [f"{one.label}{f' {one.unit}' if one.unit else ''} {ARROWS[one.direction]}", "floor", "kept"]
+            head += [heading(own[0].record.measurements[name]), "floor", "kept"]
         body = []
         for row in own:
             line = [row.model, row.images]

@@ -21,13 +21,13 @@ from tabulate import tabulate
 from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
 from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.markdown import data_texts, heading, value_text
 from invsuite.report.results import Results
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import AT, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
-from invsuite.results.statistics import percentile_interval, resampled_means, summary_text
+from invsuite.results.statistics import percentile_interval, resampled_means
 
 END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
 MEASURES = ("psnr", "ssim")
@@ -540,18 +540,17 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
     body = []
     for curve in curves.curves:
         for point in curve.points:
-            values = [_value(point.rows[stage], measure) for stage in curves.stages]
+            values = [value_text(point.rows[stage], measure) for stage in curves.stages]
             seconds = f"{point.seconds:.0f}" if curves.timed else "-"
             spent = [f"{point.flops / TERA:.3f}", f"{point.frozen_flops / TERA:.3f}", seconds]
             regimes = dict.fromkeys(point.rows[stage].regime.text for stage in curves.stages)
             body.append([curve.method, "; ".join(regimes), *spent, *values])
     for method, rows in curves.levels.items():
         regimes = dict.fromkeys(row.regime.text for stage, row in rows.items() if stage in curves.stages)
-        values = [_value(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
+        values = [value_text(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
         body.append([method, "; ".join(regimes), "", "", "", *values])
-    unit = f" {measure.unit}" if measure.unit else ""
     head = ["Method", "Budget", "Own TFLOP", "Frozen TFLOP", "Fit s", *curves.stages]
-    return [f"**{measure.label}{unit} {ARROWS[measure.direction]}**", "", _markdown(body, head), ""]
+    return [f"**{heading(measure)}**", "", _markdown(body, head), ""]
 
 
 def _figure(curves: Curves, seconds: bool) -> tuple[str, str, list[list[CurvePanel]]]:
@@ -611,11 +610,6 @@ def _level(curves: Curves, row: Row, measure: Measurement) -> float:
 def _mean(row: Row, measure: Measurement) -> float:
     own = row.measurement(measure.name)
     return float("nan") if own is None or own.mean is None else own.mean
-
-
-def _value(row: Row, measure: Measurement) -> str:
-    own = row.measurement(measure.name)
-    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _with_n(text: str, n: int) -> str:

@@ -17,11 +17,10 @@ from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
 from invsuite.report.budget import gain_text
 from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.markdown import data_texts, heading, value_text
 from invsuite.report.results import Results
-from invsuite.results.record import Measurement, Record
+from invsuite.results.record import Record
 from invsuite.results.rows import Row, measures_of, rows_of
-from invsuite.results.statistics import summary_text
 
 FAMILY = "modular"
 MEASURES = ("psnr", "ssim", "lpips", "feature_error")
@@ -167,7 +166,7 @@ def _statements(readings: Sequence[Reading]) -> list[str]:
 def _table(readings: Sequence[Reading]) -> str:
     known = measures_of([reading.row for reading in readings])
     measures = [known[name] for name in MEASURES if name in known]
-    labels = [" ".join(filter(None, (m.label, m.unit, ARROWS[m.direction]))) for m in measures]
+    labels = [heading(measure) for measure in measures]
     head = ["Method", "Cut", "Modules", "Budget", *labels, "Fit TFLOP ↓", "Fit s ↓", "Trained values"]
     body = []
     for reading in sorted(readings, key=lambda reading: not reading.modular):
@@ -175,15 +174,10 @@ def _table(readings: Sequence[Reading]) -> str:
         flops = reading.flops
         body.append(
             [reading.row.method, *named, reading.row.regime.text]
-            + [_value(reading.row, measure) for measure in measures]
+            + [value_text(reading.row, measure) for measure in measures]
             + ["-" if flops is None else f"{flops / TERA:.1f}", f"{reading.seconds:.0f}", f"{reading.values:,}"]
         )
     return tabulate(body, head, tablefmt="github", disable_numparse=True)
-
-
-def _value(row: Row, measure: Measurement) -> str:
-    own = row.measurement(measure.name)
-    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _panel(stage: str, readings: Sequence[Reading]) -> CurvePanel:

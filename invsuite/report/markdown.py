@@ -15,6 +15,7 @@ from invsuite.results.published import PublishedValue, published_measures, publi
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import MARK, table_of
 from invsuite.results.rows import Places, Row, by_model, measures_of
+from invsuite.results.statistics import summary_text
 
 #: heading of what papers state: no number of it was computed by the suite
 PUBLISHED = "Published, not run here"
@@ -194,7 +195,7 @@ def _table(
     clocks = "/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall"
     one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method", "Budget"]
-    head += [_heading(measure, common[measure.name]) for measure in measures]
+    head += [heading(measure, common[measure.name]) for measure in measures]
     head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", VALUES] if costs else []
     body = []
     for row in rows:
@@ -214,7 +215,7 @@ def _published(values: Sequence[PublishedValue]) -> list[str]:
     if not values:
         return []
     measures = published_measures(values)
-    head = ["Stage", "Method", *(_heading(measure, None) for measure in measures.values()), "n", "Budget", "Source"]
+    head = ["Stage", "Method", *(heading(measure) for measure in measures.values()), "n", "Budget", "Source"]
     body = []
     for row in published_rows(values):
         numbers = [f"{v.value:.{v.digits}f}" if (v := row.values.get(name)) else "-" for name in measures]
@@ -223,9 +224,16 @@ def _published(values: Sequence[PublishedValue]) -> list[str]:
     return [f"**{PUBLISHED}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
 
 
-def _heading(measure: Measurement | PublishedValue, n: int | None) -> str:
+def heading(measure: Measurement | PublishedValue, n: int | None = None) -> str:
+    """Return how tables head a measure: its label, unit and direction, and n where all rows have the same."""
     unit = f" {measure.unit}" if measure.unit else ""
     return f"{measure.label}{unit} {ARROWS[measure.direction]}" + (f" (n={n})" if n else "")
+
+
+def value_text(row: Row | None, measure: Measurement) -> str:
+    """Return a row's mean of a measure with its interval and n, with the digits of ``measure``; "-" without one."""
+    own = None if row is None else row.measurement(measure.name)
+    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _common_n(rows: Sequence[Row], name: str) -> int | None:

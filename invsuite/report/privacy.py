@@ -18,7 +18,7 @@ from tabulate import tabulate
 from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
 from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import ARROWS, data_texts
+from invsuite.report.markdown import ARROWS, data_texts, value_text
 from invsuite.report.results import Results
 from invsuite.results.record import Measurement, Record
 from invsuite.results.rows import Row, rows_of
@@ -134,13 +134,13 @@ def _stage_lines(stage: str, records: Sequence[Record], readings: Sequence[Readi
         head += [f"{start}{', told' if told else ''} ({regime}): {m.label} {ARROWS[m.direction]}" for m in measures]
     undisturbed = ["none", "1.00"]
     for start, _ in starts:
-        undisturbed += [_value(clean.get(start), m) for m in measures]
+        undisturbed += [value_text(clean.get(start), m) for m in measures]
     body.append(undisturbed)
     for words in dict.fromkeys(reading.disturbance for reading in readings):
         own = {(r.start, r.told): r for r in readings if r.disturbance == words}
         line = [words, _usefulness(next(iter(own.values())))]
         for key in starts:
-            line += [_value(own[key].row if key in own else None, m) for m in measures]
+            line += [value_text(own[key].row if key in own else None, m) for m in measures]
         body.append(line)
     return [f"**{stage}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
 
@@ -156,11 +156,6 @@ def _usefulness(reading: Reading) -> str:
         return "-"
     own = summarise(list(reading.usefulness))
     return summary_text(own.mean, own.low, own.high, own.n, 2)
-
-
-def _value(row: Row | None, measure: Measurement) -> str:
-    own = None if row is None else row.measurement(measure.name)
-    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
 
 
 def _panels(readings: Sequence[Reading]) -> list[list[CurvePanel]]:

@@ -34,8 +34,8 @@ class Executor:
 
     def run(self, plan: Plan, job: Job, report: Reporter) -> RunOutcome:
         """Compute model by model in this process, or give each of several models to a process of its own."""
-        left = work_left(Run(plan, Store(job.folder), self.device, report, job.options, {}))
-        placement = self.chosen(left)
+        ahead = Run(plan, Store(job.folder), self.device, report, job.options, {})
+        placement = self.chosen(work_left(ahead) if self.room > 1 else {})  # which reads every record
         if placement.executor == "serial":
             return serial.Executor(placement).run(plan, job, report)
         crew = process.Executor(placement)
@@ -46,16 +46,18 @@ class Executor:
             )
         return crew.run(plan, job, report)
 
+    @property
+    def room(self) -> int:
+        """Return how many processes have cores of their own; on a GPU one."""
+        return processors() // (self.placement.threads or 1) if self.device.type == "cpu" else 1
+
     def chosen(self, left: Mapping[str, float]) -> Placement:
         """Return which executor computes, given the image passes that are ``left`` by model."""
         asked = self.placement
         if asked.workers is not None or "," in asked.device:
             return replace(asked, executor="process")
-        models = sum(passes >= LONG for passes in left.values())
-        if self.device.type == "cpu":
-            room = processors() // (asked.threads or 1)
-            workers = min(room, models)
-            if workers > 1:
-                threads = asked.threads or min(torch.get_num_threads(), processors() // workers)
-                return replace(asked, executor="process", workers=workers, threads=threads)
+        workers = min(self.room, sum(passes >= LONG for passes in left.values()))
+        if workers > 1:
+            threads = asked.threads or min(torch.get_num_threads(), processors() // workers)
+            return replace(asked, executor="process", workers=workers, threads=threads)
         return replace(asked, executor="serial", retries=None)

@@ -70,11 +70,10 @@ class Moments:
             self.total, self.square = state["total"], state["square"]
         elif state["count"]:
             away = state["centre"].double() - self.centre.double()
-            axes = (1, 2) if self.layout.kind == "map" else 0
             moved = 2 * away * state["total"] + state["count"] * away.square()
             self.count += state["count"]
             self.total = self.total + state["total"] + state["count"] * away
-            self.square = self.square + state["square"] + moved.sum(axes)
+            self.square = self.square + state["square"] + moved[None].sum(self.layout.pooled_axes)
 
     @property
     def mean(self) -> torch.Tensor:
