@@ -787,6 +787,21 @@ def granularity(
 
 
 @command()
+def stability(
+    suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
+    out: OutOption = Path("results"),
+) -> None:
+    """Write stability.md: whether similar images are reconstructed alike.
+
+    Of images that hardly change it says how much reconstructions do, method by method and stage by stage.
+    """
+    from invsuite.report.stability import write_stability
+
+    for path in write_stability([_results(suite, out) for suite in suites], out):
+        print(path)
+
+
+@command()
 def findings(
     suites: Annotated[list[str], typer.Argument(help="Suites with records: names of bundled ones, or TOML files.")],
     method: Annotated[

@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
 from invsuite.apply.inverse import Inverse, load_inverse
 from invsuite.data.sources import open_images
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.models.base import Model
-from invsuite.report.markdown import heading
+from invsuite.report.texts import heading, markdown_table
 from invsuite.results.record import Record
 from invsuite.results.regime import regime_of
 from invsuite.results.statistics import summary_text
@@ -107,8 +105,7 @@ def transfer_markdown(rows: Sequence[Transferred], inverse: str | Path) -> str:
         if row.model != OWN:
             kept.setdefault((row.model, row.images), []).append(_cells(name, row, _home(rows, row))[2])
     if kept:
-        table = [[*place, *shares] for place, shares in kept.items()]
-        text = tabulate(table, ["Model", "Images", *stages], tablefmt="github", disable_numparse=True)
+        text = markdown_table([[*place, *shares] for place, shares in kept.items()], ["Model", "Images", *stages])
         lines += [f"**Kept of {label}**", "", text, ""]
     for stage in stages:
         own = [row for row in rows if row.record.cell.stage == stage]
@@ -122,7 +119,7 @@ def transfer_markdown(rows: Sequence[Transferred], inverse: str | Path) -> str:
             for name in names:
                 line += _cells(name, row, _home(own, row))
             body.append(line)
-        lines += [f"**{stage}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+        lines += [f"**{stage}**", "", markdown_table(body, head), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

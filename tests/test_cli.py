@@ -322,6 +322,7 @@ NEEDED = {
     "findings": ("quick",),
     "granularity": ("quick",),
     "privacy": ("quick",),
+    "stability": ("quick",),
     "fit": ("--model", "vit", "--out", "new"),
     "push": ("a", "hf://me/b"),
     "transfer": ("a",),

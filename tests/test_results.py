@@ -13,8 +13,8 @@ from invented import measurement
 
 from invsuite.api import load_results
 from invsuite.errors import UsageError
-from invsuite.report.markdown import data_texts
 from invsuite.report.results import Results
+from invsuite.report.texts import data_texts
 from invsuite.results.baseline import pin
 from invsuite.results.record import DataCounts, Record, Weights
 from invsuite.results.store import Store

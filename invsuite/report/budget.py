@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tabulate import tabulate
 
-from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
-from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import data_texts, heading, value_text
+from invsuite.report.figures import CurvePanel
+from invsuite.report.page import Page
 from invsuite.report.results import Results
+from invsuite.report.texts import budgets_text, difference_text, heading, listed, markdown_table, value_text
 from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import AT, short, table_of
@@ -215,7 +214,7 @@ def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Resul
         UsageError: for a suite in which no method has rows at several budgets.
         DiskError: if the disk refuses.
     """
-    lines, paths = [INTRODUCTION], [folder / "budget.md"]
+    page, every = Page(folder / "budget.md", TITLE, READING), []
     others = [record for results in beside for record in results.records]
     for results in suites:
         records = {model: with_others(own, others) for model, own in results.models.items()}
@@ -225,21 +224,52 @@ def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Resul
                 f"no method of suite '{results.name}' has rows at several budgets; a method's table gives them by "
                 "image_passes = [1600, 6400, 25600]"
             )
-        lines += [f"## {results.title}", ""]
+        page.suite(results)
+        every += models
         for curves in models:
-            names = [f"{results.name}-{curves.model}-curves.png"]
-            names += [f"{results.name}-{curves.model}-curves-seconds.png"] if curves.timed else []
-            for name, seconds in zip(names, (False, True), strict=False):
-                draw_curves(*_figure(curves, seconds), folder / name)
-                paths.append(folder / name)
-            lines += model_lines(curves, records[curves.model], names)
-    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
-    return paths
+            page.model(curves.model, records[curves.model])
+            if curves.left_out:
+                page.lines += [f"Left out: {'; '.join(curves.left_out)}.", ""]
+            for seconds in (False, True) if curves.timed else (False,):
+                name = f"{results.name}-{curves.model}-curves{'-seconds' * seconds}.png"
+                page.curves(name, *_figure(curves, seconds))
+            page.lines += answers(curves)
+    return page.write(_opening(every))
 
 
-INTRODUCTION = """\
-# Budget: quality against the cost of fitting
+def _opening(models: Sequence[Curves]) -> list[str]:
+    """Return three sentences: what the page shows, at which budgets, and where modules are cheaper."""
+    curves = [(own, curve) for own in models for curve in own.curves]
+    rows = [point.rows[stage] for own, curve in curves for point in curve.points for stage in own.stages]
+    passes = listed(short(count) for count in sorted({point.passes for _, curve in curves for point in curve.points}))
+    levels = [row for own in models for rows_of_method in own.levels.values() for row in rows_of_method.values()]
+    beside = f", beside {budgets_text(levels)}" if levels else ""
+    counts = listed(dict.fromkeys(str(len(row.images)) for row in rows))
+    return [
+        f"This page shows what reconstruction quality costs to fit, on {listed(f'`{own.model}`' for own in models)} "
+        f"with {counts} scored images.",
+        f"Methods are {listed(dict.fromkeys(f'`{curve.method}`' for _, curve in curves))} at {passes} image passes"
+        f"{beside}.",
+        " ".join(_cheaper(own) for own in models),
+    ]
 
+
+def _cheaper(curves: Curves) -> str:
+    """Return whether modules are cheaper at equal quality by the first measure, or what rises most where none are."""
+    measures, modular = curves.measures(), curves.of(MODULAR)
+    others = [curve for curve in curves.curves if curve is not modular]
+    if not measures:
+        return f"`{curves.model}` has no measure that all rows share."
+    if modular is not None and others:
+        own = [sentence(curves, curve, modular, measures[0]) for curve in others]
+        return " ".join(f"On `{curves.model}`, {one[0].lower()}{one[1:]}" for one in own)
+    curve = curves.curves[0]
+    gains = [f"{gain_text(curve.last.rows[s], curve.points[0].rows[s], measures[0])} at {s}" for s in curves.stages]
+    return f"`{curves.model}`: from its smallest budget to its largest `{curve.method}` gains {listed(gains)}."
+
+
+TITLE = "Budget: quality against the cost of fitting"
+READING = """\
 Rendered from records. A point is one method at one budget of image passes: the images that the training of each of its
 inverses may see, with repeats (one that stops early sees fewer: "192 of 256 passes"). Its cost is that of all stages
 of the model together, because stages share modules and chains; *own* operations (TFLOP, a multiply-add is two) are
@@ -253,14 +283,10 @@ one by one, not all at once. What holds at these budgets says nothing of larger 
 """
 
 
-def model_lines(curves: Curves, records: Sequence[Record], figures: Sequence[str]) -> list[str]:
-    """Return the lines of one model: figures, answers and points."""
+def answers(curves: Curves) -> list[str]:
+    """Return lines that answer the questions of the page for one model, and the points of its curves."""
     measures = curves.measures()
-    lines = [f"### {curves.model}", "", *(f"{text}." for text in data_texts(r for r in records if r.ok)), ""]
-    if curves.left_out:
-        lines += [f"Left out: {'; '.join(curves.left_out)}.", ""]
-    for name in figures:
-        lines += [f"![{name}]({name})", ""]
+    lines: list[str] = []
     if curves.of(MODULAR) is not None and len(curves.curves) > 1:
         lines += equal_quality(curves, measures)
         lines += _table("Where do the curves cross?", _CROSSING, curves, measures, _crossing_line)
@@ -468,10 +494,8 @@ def gain_text(better: Row, worse: Row, measure: Measurement, factor: float = 1.0
     gain = advantage(better, worse, measure.name)
     if gain.mean is None:
         return "no image in common"
-    text = f"{factor * gain.mean:+.{measure.digits}f}"
-    if gain.low is not None and gain.high is not None:
-        text += f" [{factor * gain.low:+.{measure.digits}f}, {factor * gain.high:+.{measure.digits}f}]"
-    return _with_n(f"**{text}**" if gain.distinguishable else text, gain.n)
+    low, high = (None if end is None else factor * end for end in (gain.low, gain.high))
+    return difference_text(factor * gain.mean, low, high, gain.n, measure.digits, gain.distinguishable)
 
 
 def _table(
@@ -495,7 +519,12 @@ def _table(
             if itself or curve is not modular:
                 body.append([measure.label, curve.method, *line(curves, curve, modular, measure)])
     budgets = ", ".join(f"{curve.method} {short(curve.last.passes)} passes" for curve in curves.curves)
-    return [f"**{title}** {text.format(budgets=budgets)}", "", _markdown(body, ["By", "Method", *curves.stages]), ""]
+    return [
+        f"**{title}** {text.format(budgets=budgets)}",
+        "",
+        markdown_table(body, ["By", "Method", *curves.stages]),
+        "",
+    ]
 
 
 def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
@@ -512,7 +541,7 @@ def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
         "**Which still rise?** What four times the image passes bring, from the last two budgets, paired over images; "
         "bold where that is told from nothing."
     )
-    return [text, "", _markdown(body, ["By", "Method", "Passes", *curves.stages]), ""]
+    return [text, "", markdown_table(body, ["By", "Method", "Passes", *curves.stages]), ""]
 
 
 def _over_levels(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
@@ -532,7 +561,7 @@ def _over_levels(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
         "**From which budget on is training as good as what has none?** Image passes of each curve; ∞: at no budget "
         "tried; ≤: at its smallest already."
     )
-    return [text, "", _markdown(body, ["By", "As good as", "Method", *curves.stages]), ""]
+    return [text, "", markdown_table(body, ["By", "As good as", "Method", *curves.stages]), ""]
 
 
 def _points(curves: Curves, measure: Measurement) -> list[str]:
@@ -550,7 +579,7 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
         values = [value_text(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
         body.append([method, "; ".join(regimes), "", "", "", *values])
     head = ["Method", "Budget", "Own TFLOP", "Frozen TFLOP", "Fit s", *curves.stages]
-    return [f"**{heading(measure)}**", "", _markdown(body, head), ""]
+    return [f"**{heading(measure)}**", "", markdown_table(body, head), ""]
 
 
 def _figure(curves: Curves, seconds: bool) -> tuple[str, str, list[list[CurvePanel]]]:
@@ -619,7 +648,3 @@ def _with_n(text: str, n: int) -> str:
 def _tera(cost: float) -> str:
     """Return operations as TFLOP, from their logarithm."""
     return f"{np.exp(cost) / TERA:.3g}"
-
-
-def _markdown(body: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)

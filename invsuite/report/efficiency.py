@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from invsuite.report.budget import END_TO_END, MODULAR, TERA, curves_of, equal_quality, gain_text
-from invsuite.report.markdown import VALUES, data_texts
+from invsuite.report.markdown import VALUES
 from invsuite.report.results import Results
+from invsuite.report.texts import data_texts, markdown_table
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import regime_of, short, table_of
 from invsuite.results.rows import Row
@@ -309,4 +308,4 @@ def _tera(flops: float | None) -> str:
 
 
 def _markdown(body: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+    return markdown_table(body, head)

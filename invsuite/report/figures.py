@@ -287,7 +287,12 @@ class CurvePanel:
 
 
 def draw_curves(
-    title: str, x_label: str, panels: Sequence[Sequence[CurvePanel]], path: Path, logarithmic: bool = True
+    title: str,
+    x_label: str,
+    panels: Sequence[Sequence[CurvePanel]],
+    path: Path,
+    logarithmic: bool = True,
+    ticks: Sequence[str] = (),
 ) -> None:
     """Draw quality against cost, with intervals.
 
@@ -299,6 +304,7 @@ def draw_curves(
         panels: rows of panels; all have the same lines and levels.
         path: of the PNG file.
         logarithmic: whether the axis of costs is.
+        ticks: names of the costs 0, 1, 2 ..., where these are places of something else.
     """
     rows, columns = len(panels), len(panels[0])
     size = (3.4 * columns + 0.6, 2.7 * rows + 1.3)
@@ -332,6 +338,8 @@ def draw_curves(
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_locator(NullLocator())
+        if ticks:
+            axis.set_xticks(range(len(ticks)), ticks)
         axis.set_title(panel.title, fontsize=10)
         axis.set_ylabel(panel.y_label, fontsize=9)
         axis.tick_params(labelsize=8)

@@ -11,14 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
-from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
 from invsuite.report.budget import gain_text
-from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import data_texts, heading, value_text
+from invsuite.report.figures import CurvePanel
+from invsuite.report.page import Page
 from invsuite.report.results import Results
+from invsuite.report.texts import budgets_text, data_texts, heading, listed, markdown_table, value_text
 from invsuite.results.record import Record
 from invsuite.results.rows import Row, measures_of, rows_of
 
@@ -26,9 +24,8 @@ FAMILY = "modular"
 MEASURES = ("psnr", "ssim", "lpips", "feature_error")
 TERA = 1e12
 
-INTRODUCTION = """\
-# Granularity: how finely should modular inverses cut a model?
-
+TITLE = "Granularity: how finely should modular inverses cut a model?"
+READING = """\
 Rendered from records. A modular inverse of a late stage is a chain of modules, one for each stage of its cut. The same
 network is cut here at more or fewer stages. Operations, seconds and trained values are of all modules of a chain; each
 module has the budget that its row names. Values are means over images with 95 % bootstrap intervals; differences are
@@ -119,29 +116,43 @@ def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
         UsageError: for a suite in which no network is cut in two ways.
         DiskError: if the disk refuses.
     """
-    lines, paths = [INTRODUCTION], [folder / "granularity.md"]
+    page, every = Page(folder / "granularity.md", TITLE, READING), []
     for results in suites:
         readings = readings_of(results)
+        every.append(readings)
         if not readings:
             raise UsageError(
                 f"suite '{results.name}' has no two models of the same weights, cut at other stages, with a modular "
                 "row at the same late stage: name one source twice, with other stages before it"
             )
         done = [record for records in results.models.values() for record in records if record.ok]
-        lines += [f"## {results.title}", "", *(f"{text}." for text in data_texts(done)), ""]
+        page.suite(results)
+        page.lines += [*(f"{text}." for text in data_texts(done)), ""]
         for model, records in results.models.items():
             stages = dict.fromkeys(r.cell.stage for r in sorted(records, key=lambda r: r.cell.position) if r.ok)
-            lines.append(f"- `{model}`: {', '.join(stages)}")
-        name = f"{results.name}-granularity.png"
+            page.lines.append(f"- `{model}`: {', '.join(stages)}")
+        page.lines.append("")
         panels = [[panel for stage, own in readings.items() if (panel := _panel(stage, own)).lines]]
         if panels[0]:
-            draw_curves("What a finer cut costs and brings", "training, TFLOP", panels, folder / name)
-            paths.append(folder / name)
-            lines += ["", f"![{name}]({name})"]
+            name = f"{results.name}-granularity.png"
+            page.curves(name, "What a finer cut costs and brings", "training, TFLOP", panels)
         for stage, own in readings.items():
-            lines += ["", f"**{stage}**", "", *_statements(own), "", _table(own)]
-    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
-    return paths
+            page.lines += [f"**{stage}**", "", *(f"- {one}" for one in _statements(own)), "", _table(own), ""]
+    return page.write(_opening(every))
+
+
+def _opening(suites: Sequence[dict[str, list[Reading]]]) -> list[str]:
+    """Return three sentences: what the page shows, at which budget, and what the finest cut is worth where it ends."""
+    every = [reading for readings in suites for own in readings.values() for reading in own]
+    cuts = sorted({len(reading.chain) for reading in every if reading.modular})
+    counts = sorted({len(reading.row.images) for reading in every})
+    last = [(stage, _statements(own)) for readings in suites for stage, own in list(readings.items())[-1:]]
+    return [
+        f"This page shows what chains of {listed(map(str, cuts))} modules read of the same stages of one network, and "
+        f"what they cost, on {listed(map(str, counts))} scored images.",
+        f"The rows are {budgets_text(reading.row for reading in every)}; a chain has this budget for each module.",
+        " ".join(f"At {stage}: {said[0] if said else 'nothing was measured.'}" for stage, said in last),
+    ]
 
 
 def _statements(readings: Sequence[Reading]) -> list[str]:
@@ -157,7 +168,7 @@ def _statements(readings: Sequence[Reading]) -> list[str]:
         name = f"{len(other.chain)} (`{other.cut}`)" if other.modular else f"`{other.row.method}`"
         cost = f", for {fine.flops / other.flops:.2f} times the operations" if fine.flops and other.flops else ""
         lines.append(
-            f"- {measure.label} of {len(fine.chain)} modules (`{fine.cut}`) minus that of {name}: "
+            f"{measure.label} of {len(fine.chain)} modules (`{fine.cut}`) minus that of {name}: "
             f"{gain_text(fine.row, other.row, measure)} {measure.unit}{cost}."
         )
     return lines
@@ -177,7 +188,7 @@ def _table(readings: Sequence[Reading]) -> str:
             + [value_text(reading.row, measure) for measure in measures]
             + ["-" if flops is None else f"{flops / TERA:.1f}", f"{reading.seconds:.0f}", f"{reading.values:,}"]
         )
-    return tabulate(body, head, tablefmt="github", disable_numparse=True)
+    return markdown_table(body, head)
 
 
 def _panel(stage: str, readings: Sequence[Reading]) -> CurvePanel:

@@ -16,8 +16,9 @@ from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import ARROWS, NOTES, PUBLISHED, READING, VALUES, data_texts
+from invsuite.report.markdown import NOTES, PUBLISHED, READING, VALUES
 from invsuite.report.results import Results
+from invsuite.report.texts import ARROWS, data_texts
 from invsuite.results.matrices import Matrix
 from invsuite.results.pictures import EACH, best_and_worst, ranking
 from invsuite.results.published import published_measures, published_rows

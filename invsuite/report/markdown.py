@@ -9,18 +9,17 @@ from typing import Any
 from tabulate import tabulate
 
 from invsuite.report.results import Results
+from invsuite.report.texts import ARROWS, data_texts, heading, markdown_table
 from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
 from invsuite.results.published import PublishedValue, published_measures, published_rows
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import MARK, table_of
-from invsuite.results.rows import Places, Row, by_model, measures_of
-from invsuite.results.statistics import summary_text
+from invsuite.results.rows import Places, Row, measures_of
 
 #: heading of what papers state: no number of it was computed by the suite
 PUBLISHED = "Published, not run here"
 VALUES = "Values held"  # heading of the size of inverses, which not all are trained
-ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
 
 #: What holds for every table; markdown.
 NOTES = (
@@ -127,36 +126,6 @@ def _peers(record: Record) -> tuple[str, str, int, str]:
     return record.cell.model, record.cell.stage, record.cell.seed, table_of(record.cell.method)[1]
 
 
-def data_texts(done: Iterable[Record]) -> list[str]:
-    """Return how many images models were fitted, selected and scored on: of all at once, or which where they differ."""
-    alike: dict[tuple[int, int, int], dict[str, list[Record]]] = {}
-    for model, records in by_model(record for record in done if record.data is not None).items():
-        counts = [(data.fit, data.select, data.score) for record in records if (data := record.data) is not None]
-        fit, select, score = (max(of_split) for of_split in zip(*counts, strict=True))
-        alike.setdefault((fit, select, score), {})[model] = records
-    named = [(f"{', '.join(models)}: fit" if len(alike) > 1 else "Fit", models) for models in alike.values()]
-    return [
-        f"{who} on {fit} images, selected on {select}, scored on {score}{_fewer(models, score)}; the three are disjoint"
-        for (fit, select, score), (who, models) in zip(alike, named, strict=True)
-    ]
-
-
-def _fewer(models: Mapping[str, Sequence[Record]], most: int) -> str:
-    """Return which methods were scored on fewer images than most, in brackets; of which models where these differ."""
-    scored: dict[str, dict[int, list[str]]] = {}  # models by method and number of images
-    for model, records in models.items():
-        for record in records:
-            if record.data is not None:
-                scored.setdefault(record.cell.method, {}).setdefault(record.data.score, []).append(model)
-    fewer: dict[int, list[str]] = {}
-    for method, own in scored.items():
-        for count in own.keys() - {most}:
-            whose = f" of {', '.join(dict.fromkeys(own[count]))}" if len(own) > 1 else ""
-            fewer.setdefault(count, []).append(method + whose)
-    texts = [f"{', '.join(fewer[count])} on the first {count}" for count in sorted(fewer, reverse=True)]
-    return f" ({'; '.join(texts)})" if texts else ""
-
-
 def _facts(results: Results) -> list[str]:
     """Return lines that say how many cells there are, and what they were measured on and with."""
     states = ", ".join(f"{n} {state}" for state, n in results.states.items())
@@ -221,19 +190,7 @@ def _published(values: Sequence[PublishedValue]) -> list[str]:
         numbers = [f"{v.value:.{v.digits}f}" if (v := row.values.get(name)) else "-" for name in measures]
         first = row.first
         body.append([first.stage, first.method, *numbers, first.n or "-", first.budget or "-", first.source])
-    return [f"**{PUBLISHED}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
-
-
-def heading(measure: Measurement | PublishedValue, n: int | None = None) -> str:
-    """Return how tables head a measure: its label, unit and direction, and n where all rows have the same."""
-    unit = f" {measure.unit}" if measure.unit else ""
-    return f"{measure.label}{unit} {ARROWS[measure.direction]}" + (f" (n={n})" if n else "")
-
-
-def value_text(row: Row | None, measure: Measurement) -> str:
-    """Return a row's mean of a measure with its interval and n, with the digits of ``measure``; "-" without one."""
-    own = None if row is None else row.measurement(measure.name)
-    return "-" if own is None else summary_text(own.mean, own.low, own.high, own.n, measure.digits)
+    return [f"**{PUBLISHED}**", "", markdown_table(body, head), ""]
 
 
 def _common_n(rows: Sequence[Row], name: str) -> int | None:
@@ -325,7 +282,7 @@ def _section(title: str, text: str, head: Sequence[str], rows: Sequence[Sequence
     """Return lines of markdown: heading, text and table; none without rows."""
     if not rows:
         return []
-    return [f"## {title}", "", text, "", tabulate(rows, head, tablefmt="github", disable_numparse=True), ""]
+    return [f"## {title}", "", text, "", markdown_table(rows, head), ""]
 
 
 def _between_stages(results: Results, maps: Mapping[str, str]) -> list[str]:
@@ -351,7 +308,7 @@ def _matrix_table(matrix: Matrix) -> str:
             interval = "" if i == j or low is None or high is None else f" [{low:.2f}, {high:.2f}]"
             line.append("-" if value is None else f"{value:.2f}{matrix.marks[i][j]}{interval}")
         body.append(line)
-    return tabulate(body, [matrix.title, *matrix.stages], tablefmt="github", disable_numparse=True)
+    return markdown_table(body, [matrix.title, *matrix.stages])
 
 
 def _missing(results: Results) -> list[str]:

@@ -15,10 +15,10 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
-from tabulate import tabulate
 
 from invsuite.errors import unknown_name
 from invsuite.report.results import Results
+from invsuite.report.texts import markdown_table
 from invsuite.results.record import RelationRecord
 from invsuite.results.regime import AT, table_of
 from invsuite.results.rows import Row, rows_of
@@ -291,7 +291,7 @@ def findings_markdown(suites: Iterable[Results], methods: Sequence[str] = ("modu
     if read:
         head = ["Claim", *(f"{part.results.name}, `{part.method}`" for part in read)]
         body = [[claim.text, *(_verdict(part.claims[claim], correction) for part in read)] for claim in CLAIMS]
-        lines += [tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+        lines += [markdown_table(body, head), ""]
     heading = None
     for part in parts:
         if part.results is not heading:
@@ -457,7 +457,7 @@ def claim_section(
         "",
         f"*{claim.text}* Checks: {_counted(counts)}.",
         "",
-        tabulate(body, head, tablefmt="github", disable_numparse=True),
+        markdown_table(body, head),
         "",
     ]
 

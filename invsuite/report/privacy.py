@@ -9,27 +9,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
-from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
-from invsuite.report.figures import CurvePanel, draw_curves
-from invsuite.report.markdown import ARROWS, data_texts, value_text
+from invsuite.report.figures import CurvePanel
+from invsuite.report.page import Page
 from invsuite.report.results import Results
+from invsuite.report.texts import budgets_text, heading, listed, markdown_table, value_text
 from invsuite.results.record import Measurement, Record
 from invsuite.results.rows import Row, rows_of
 from invsuite.results.statistics import summarise, summary_text
 
 MEASURES = ("psnr", "ssim", "lpips")
+USEFUL = 0.9  # share of the model's answers that a defence must leave
 UNITS = {"noise": "deviations", "quantise": "bits"}  # of others the amount is a share
 
-INTRODUCTION = """\
-# Privacy against usefulness: disturbed representations
-
+TITLE = "Privacy against usefulness: disturbed representations"
+READING = """\
 Rendered from records. A representation is disturbed before anyone reads it. *Usefulness* is how far the model's own
 answers from it are those from the undisturbed one, on selection images (1: all are); the other numbers say what an
 inverse still reads. *Told* methods were fitted to disturbed representations: they know the defence. The others were
@@ -96,7 +96,7 @@ def write_privacy(suites: Iterable[Results], folder: Path) -> list[Path]:
         UsageError: for a suite without a row of disturbed representations.
         DiskError: if the disk refuses.
     """
-    lines, paths = [INTRODUCTION], [folder / "privacy.md"]
+    page, every = Page(folder / "privacy.md", TITLE, READING), []
     for results in suites:
         models = {model: records for model, records in results.models.items() if readings_of(records)}
         if not models:
@@ -104,37 +104,81 @@ def write_privacy(suites: Iterable[Results], folder: Path) -> list[Path]:
                 f"suite '{results.name}' has no row of disturbed representations; a table of the method 'disturbed' "
                 "makes one"
             )
-        lines += [f"## {results.title}", ""]
+        page.suite(results)
         for model, records in models.items():
-            name = f"{results.name}-{model}-privacy.png"
             readings = readings_of(records)
-            lines += [f"### {model}", "", *(f"{text}." for text in data_texts(r for r in records if r.ok)), ""]
+            every.append((model, _clean(records), readings))
+            page.model(model, records)
             panels = _panels(readings)
             if panels:
-                draw_curves(
-                    f"{model}: what is read, and useful", "usefulness", panels, folder / name, logarithmic=False
-                )
-                paths.append(folder / name)
-                lines += [f"![{name}]({name})", ""]
+                title = f"{model}: what is read, and useful"
+                page.curves(f"{results.name}-{model}-privacy.png", title, "usefulness", panels, logarithmic=False)
             for stage in dict.fromkeys(reading.row.stage for reading in readings):
-                lines += _stage_lines(stage, records, [reading for reading in readings if reading.row.stage == stage])
-    write_atomically(paths[0], ("\n".join(lines).rstrip() + "\n").encode())
-    return paths
+                own = [reading for reading in readings if reading.row.stage == stage]
+                page.lines += _stage_lines(stage, _clean(records), own)
+    return page.write(_opening(every))
 
 
-def _stage_lines(stage: str, records: Sequence[Record], readings: Sequence[Reading]) -> list[str]:
+Clean = dict[tuple[str, str], Row]  # rows on undisturbed representations, by stage and method
+
+
+def _clean(records: Sequence[Record]) -> Clean:
+    return {(row.stage, row.method): row for row in rows_of(records) if row.done}
+
+
+def _opening(models: Sequence[tuple[str, Clean, Sequence[Reading]]]) -> list[str]:
+    """Return three sentences: what the page shows, at which budget, and what hides most at the last stage."""
+    every = [reading for _, _, readings in models for reading in readings]
+    kinds = listed(dict.fromkeys(reading.disturbance.split()[0] for reading in every))
+    starts = listed(dict.fromkeys(f"`{reading.start}`" for reading in every))
+    told = {reading.told for reading in every}
+    who = "told of it or not" if len(told) > 1 else "told of it" if True in told else "not told of it"
+    counts = listed(str(n) for n in sorted({len(reading.row.images) for reading in every}))
+    rows = [row for _, clean, readings in models for key, row in clean.items() if key[1] in {r.start for r in readings}]
+    spent = budgets_text(rows or [reading.row for reading in every])
+    return [
+        f"This page shows what {starts}, {who}, read of representations of "
+        f"{listed(f'`{model}`' for model, *_ in models)} under {kinds}, and how useful these still are to the "
+        f"model, on {counts} scored images.",
+        f"The methods are {spent}.",
+        " ".join(_defence(model, clean, readings) for model, clean, readings in models),
+    ]
+
+
+def _defence(model: str, clean: Clean, readings: Sequence[Reading]) -> str:
+    """Return what hides most from who knows of it, among the disturbances of the last stage that leave most answers."""
+    stage = readings[-1].row.stage
+    own = [reading for reading in readings if reading.row.stage == stage and reading.useful >= USEFUL]
+    measure = _measurement(own, MEASURES[0])
+    if measure is None:
+        return f"At {stage} of `{model}` no disturbance leaves {100 * USEFUL:.0f} % of the model's answers."
+    hardest: dict[str, float] = {}
+    for reading in own:
+        value = reading.row.measurement(measure.name)
+        if value is not None and value.mean is not None:
+            hardest[reading.disturbance] = max(hardest.get(reading.disturbance, -inf), value.mean)
+    words = min(hardest, key=lambda words: hardest[words])
+    chosen = [reading for reading in own if reading.disturbance == words]
+    said = [f"`{r.start}`{', told,' if r.told else ''} has {value_text(r.row, measure)}" for r in chosen]
+    before = [f"{value_text(clean.get((stage, start)), measure)}" for start in dict.fromkeys(r.start for r in chosen)]
+    return (
+        f"Of what leaves {100 * USEFUL:.0f} % of the answers of `{model}` at {stage}, {words} hides most: by "
+        f"{heading(measure)} {listed(said)}, undisturbed {listed(before)}."
+    )
+
+
+def _stage_lines(stage: str, clean: Clean, readings: Sequence[Reading]) -> list[str]:
     """Return the lines of one stage: disturbances down, methods and measures across."""
     starts = list(dict.fromkeys((reading.start, reading.told) for reading in readings))
     measures = [m for name in MEASURES if (m := _measurement(readings, name)) is not None]
-    clean = {row.method: row for row in rows_of(records) if row.stage == stage and row.done}
     body: list[list[str]] = []
     head = ["Disturbance", "Usefulness ↑"]
     for start, told in starts:
         regime = next(reading.row.regime.text for reading in readings if (reading.start, reading.told) == (start, told))
-        head += [f"{start}{', told' if told else ''} ({regime}): {m.label} {ARROWS[m.direction]}" for m in measures]
+        head += [f"{start}{', told' if told else ''} ({regime}): {heading(m)}" for m in measures]
     undisturbed = ["none", "1.00"]
     for start, _ in starts:
-        undisturbed += [value_text(clean.get(start), m) for m in measures]
+        undisturbed += [value_text(clean.get((stage, start)), m) for m in measures]
     body.append(undisturbed)
     for words in dict.fromkeys(reading.disturbance for reading in readings):
         own = {(r.start, r.told): r for r in readings if r.disturbance == words}
@@ -142,7 +186,7 @@ def _stage_lines(stage: str, records: Sequence[Record], readings: Sequence[Readi
         for key in starts:
             line += [value_text(own[key].row if key in own else None, m) for m in measures]
         body.append(line)
-    return [f"**{stage}**", "", tabulate(body, head, tablefmt="github", disable_numparse=True), ""]
+    return [f"**{stage}**", "", markdown_table(body, head), ""]
 
 
 def _measurement(readings: Sequence[Reading], name: str) -> Measurement | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,25 @@ class Regime:
         if parts:
             return ", ".join(parts)
         return "closed form" if self.family == "closed form" else "-"
+
+
+def joint_text(regimes: Sequence[Regime]) -> str:
+    """Return in words what was spent on a method at several stages: of numbers that differ the range."""
+    texts = list(dict.fromkeys(regime.text for regime in regimes))
+    if len(texts) == 1:
+        return texts[0]
+    passes = [regime.passes for regime in regimes if regime.passes is not None]
+    iterations = [regime.iterations for regime in regimes if regime.iterations is not None]
+    parts = [f"{_range([short(min(passes)), short(max(passes))])} passes"] if passes else []
+    if iterations:
+        whole = all(regime.converged for regime in regimes if regime.converged is not None)
+        count = _range([f"{min(iterations):,.0f}", f"{max(iterations):,.0f}"])
+        parts.append(f"{'converged after ' if whole else ''}{count} iterations{'' if whole else ', not all converged'}")
+    return ", ".join(parts) or "; ".join(texts)
+
+
+def _range(ends: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(ends))
 
 
 def short(count: float) -> str:
