@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from invsuite._system.spill import SpilledTensor
-from invsuite.data.base import Instance, Sample, Source, check_images
+from invsuite.data.base import Instance, Sample, Source, check_images, from_unit_range
 from invsuite.data.coco import CocoInstances, CocoSource
 from invsuite.data.edits import editable, relight, turn_hue
 from invsuite.data.folder import FolderSource, PhotoFolder
@@ -323,8 +323,10 @@ def test_coco_masks_of_a_rotated_photo_fit(tmp_path: Path, stored: bool) -> None
     exif[0x0112] = 6
     pixels = upright if stored else np.rot90(upright)  # shown turned by 90 degrees clockwise
     Image.fromarray(pixels).save(file, exif=exif, quality=95)
-    sample = CocoInstances(root, "val2017", Geometry((40, 48)))[0]
+    data = CocoInstances(root, "val2017", Geometry((40, 48)))
+    sample = data[0]
     assert float(sample.image[0].numpy()[sample.instances[0].mask].mean()) > 0.9
+    assert torch.equal(data.pixels(0), from_unit_range(sample.image))
 
 
 def test_coco_of_photos_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
-"""Signals: one that asks the process to stop lets a write finish, and an alarm ends a cell that takes too long."""
+"""Signals: one that asks the process to stop lets a write finish, an alarm ends a cell that takes too long.
+
+A process that was started to work for another one ends with it.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from types import FrameType
 
 from invsuite.errors import TimeLimitError
@@ -77,3 +83,11 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def end_with_parent() -> None:
+    """Wait for the end of the parent, which cannot ask its workers to end if it was killed, and end this process."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

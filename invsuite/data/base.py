@@ -100,7 +100,7 @@ class Dataset(ABC):
         missing: names of the files that its annotations name and that are not there.
         passed_over: how many files beside its photos are no photos that are read here, by suffix.
         left_out: ``{annotation: reason}`` of the annotations that were left out.
-        is_photos: whether its images are decoded from files: by several threads, and kept between runs.
+        is_photos: whether its images are decoded from files: by all processors, and kept between runs.
 
     Examples:
         >>> from invsuite.data.scenes import Scenes
@@ -123,6 +123,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """Return image ``index`` alone as 8-bit pixels (3, H, W), without its objects."""
+        return from_unit_range(self[index].image)
 
     @abstractmethod
     def identity(self, index: int) -> str:

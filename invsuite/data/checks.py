@@ -52,7 +52,7 @@ def check_geometry(geometry: Geometry) -> None:
     check_centre(image[0] > 0.5, mask, "the mask of a resized photo")
     rows, columns = _grid(geometry, FINE)
     board = Image.fromarray(((rows + columns) % 2 * 255).astype(np.uint8)).convert("RGB")
-    spread = float(np.std(geometry.pixels(board) / 255))
+    spread = float(np.std(geometry.pixels(board).numpy() / 255))
     if spread > ALIASED:
         raise DataError(
             f"a chessboard of single pixels resized to {geometry.size} keeps contrast {spread:.2f}: "

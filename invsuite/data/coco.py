@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
@@ -88,9 +89,7 @@ class CocoInstances(PhotoFolder):
         self.left_out, self._read_anew = annotations.left_out, annotations.unlike_pycocotools
 
     def __getitem__(self, index: int) -> Sample:
-        file, instances, boxed = self.files[index], [], []
-        with quiet():
-            photo = open_photo(file.path, self._upright[index], self.colour)
+        photo, instances, boxed = self.photo(index), [], []
         for item in self._objects[index]:
             if item.outline is None:
                 box = self.geometry.box(item.box, photo.width, photo.height)
@@ -100,6 +99,11 @@ class CocoInstances(PhotoFolder):
             if mask.any():  # else it is cropped away
                 instances.append(Instance(mask, item.label, bounding_box(mask)))
         return Sample(self.key(index), self.geometry.tensor(photo), tuple(instances), tuple(boxed))
+
+    def photo(self, index: int) -> Image.Image:
+        """Return photo ``index`` as RGB, in its own size, turned as its annotations are."""
+        with quiet():
+            return open_photo(self.files[index].path, self._upright[index], self.colour)
 
     def digest(self) -> str:
         """Return a SHA-256 over photos, annotations, how they are read, and geometry."""

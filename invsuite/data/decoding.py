@@ -1,4 +1,4 @@
-"""Images decoded once: those of photos by several threads, and kept between runs.
+"""Images decoded once: those of photos by several threads or processes, and kept between runs.
 
 The pixels of a split of photos lie in the user's cache (`invsuite._system.cache`), in one file under a digest of what
 they are: the photos' bytes, how they are read and resized, and by which Pillow. Of a file that is used again some
@@ -14,20 +14,21 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import PIL
 import torch
+from numpy.typing import NDArray
 
 from invsuite._system.cache import cache_folder, make_room
-from invsuite._system.devices import processors
 from invsuite._system.spill import SpilledTensor, TensorLike, allocate, memory_budget
-from invsuite.data.base import Dataset, from_unit_range
-from invsuite.data.photo import quiet
+from invsuite.data.base import Dataset, from_unit_range, to_unit_range
 from invsuite.data.photo_files import SECONDS_OF_SILENCE, tell
+from invsuite.data.workers import in_order
 
-TOGETHER = 64  # images that are decoded before the next are asked for, so that memory stays what it is
+TOGETHER = 8  # images that one thread or process decodes before they are handed on
 SECONDS_WORTH_A_LINE = 5.0
 SAMPLE = 4  # photos of a kept file that are decoded again
 
@@ -78,25 +79,31 @@ def _path(name: str) -> Path:
 
 
 def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
-    """Return the images (N, 3, H, W), float32 in [0, 1], of some rows; photos are decoded by several threads."""
-    if not dataset.is_photos or len(rows) == 1:
+    """Return the images (N, 3, H, W), float32 in [0, 1], of some rows; photos are decoded by all processors."""
+    if not dataset.is_photos:
         return torch.stack([dataset[row].image for row in rows])
-    with quiet(), ThreadPoolExecutor(max_workers=processors()) as pool:
-        return torch.stack(list(pool.map(lambda row: dataset[row].image, rows)))
+    return to_unit_range(torch.stack(list(in_order(dataset.pixels, rows, len(rows)))))
 
 
 def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:
     """Yield the images of some rows as 8-bit pixels (B, 3, H, W), in order, and tell how far it is."""
-    begun = last = time.monotonic()
-    for start in range(0, len(rows), TOGETHER):
-        part = rows[start : start + TOGETHER]
-        yield from_unit_range(images_of(dataset, part))
+    begun, done = time.monotonic(), 0
+    last = begun
+    parts = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
+    for pixels in in_order(partial(_pixels_of, dataset), parts, len(rows)):
+        yield torch.from_numpy(pixels)
+        done += len(pixels)
         if time.monotonic() - last > SECONDS_OF_SILENCE:
             last = time.monotonic()
-            tell(f"decoded {start + len(part)} of {len(rows)} images of '{dataset.name}'")
+            tell(f"decoded {done} of {len(rows)} images of '{dataset.name}'")
     seconds = time.monotonic() - begun
     if seconds > SECONDS_WORTH_A_LINE:
         tell(f"decoded {len(rows)} images of '{dataset.name}' in {seconds:.0f} s: {len(rows) / seconds:.0f} per second")
+
+
+def _pixels_of(dataset: Dataset, rows: Sequence[int]) -> NDArray[np.uint8]:
+    """Return the images of some rows; a tensor would go from process to process through shared memory, often short."""
+    return np.stack([dataset.pixels(row).numpy() for row in rows])
 
 
 def _kept(path: Path, shape: Sequence[int]) -> TensorLike | None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+from PIL import Image
+
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Need, path_need
@@ -120,9 +123,16 @@ class PhotoFolder(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
+        return Sample(key=self.key(index), image=self.geometry.tensor(self.photo(index)))
+
+    def photo(self, index: int) -> Image.Image:
+        """Return photo ``index`` as RGB, in its own size."""
         with quiet():
-            photo = open_photo(self.files[index].path, colour=self.colour)
-        return Sample(key=self.key(index), image=self.geometry.tensor(photo))
+            return open_photo(self.files[index].path, colour=self.colour)
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """Return photo ``index`` as 8-bit pixels (3, H, W)."""
+        return self.geometry.pixels(self.photo(index))
 
     def key(self, index: int) -> str:
         """Return the path of a photo below the folder: two folders may both have a ``01.png``."""

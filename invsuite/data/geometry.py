@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from invsuite.data.base import Mask, to_unit_range
@@ -73,16 +72,16 @@ class Geometry:
         left, top = max(0.0, (width - w) / 2), max(0.0, (height - h) / 2)  # rounding must not leave the photo
         return (left, top, min(float(width), left + w), min(float(height), top + h))
 
-    def pixels(self, photo: Image.Image) -> NDArray[np.uint8]:
-        """Resize an RGB photo to (H, W, 3), 8 bits."""
+    def pixels(self, photo: Image.Image) -> torch.Tensor:
+        """Resize an RGB photo to 8-bit pixels (3, H, W)."""
         canvas = (self.size[1], self.size[0])
         box = self.source_box(*photo.size)
         how = INTERPOLATIONS[self.resampling.interpolation]
-        return np.asarray(photo.resize(canvas, how, box=box), dtype=np.uint8)
+        return torch.tensor(np.asarray(photo.resize(canvas, how, box=box))).permute(2, 0, 1).contiguous()
 
     def tensor(self, photo: Image.Image) -> torch.Tensor:
         """Resize an RGB photo to a float32 image (3, H, W) in [0, 1]."""
-        return to_unit_range(torch.tensor(self.pixels(photo)).permute(2, 0, 1).contiguous())
+        return to_unit_range(self.pixels(photo))
 
     def mask(self, mask: Mask) -> Mask:
         """Resize a boolean mask (height, width) of the photo by the same geometry."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from invsuite.data.shards import content_of
+from invsuite.data.shards import bytes_of
 from invsuite.errors import DataError, reason_of
 
 Colour = Literal["sRGB", "stored"]
@@ -134,14 +134,20 @@ def shown(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def open_photo(path: Path, upright: bool = True, colour: Colour = "sRGB") -> Image.Image:
+def open_photo(path: Path, upright: bool = True, colour: Colour = "sRGB", content: bytes | None = None) -> Image.Image:
     """Return the photo of a file as RGB, upright, or as its pixels are stored.
+
+    Args:
+        path: of the file.
+        upright: as `to_rgb` takes it.
+        colour: as `to_rgb` takes it.
+        content: the bytes of the file, where they have been read.
 
     Raises:
         DataError: naming the file and the reason.
     """
     try:
-        with Image.open(content_of(path)) as photo:
+        with Image.open(io.BytesIO(bytes_of(path) if content is None else content)) as photo:
             return to_rgb(photo, upright, colour)
     except Exception as error:
         named = BYTES.sub("", reason_of(error))

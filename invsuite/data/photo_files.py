@@ -8,13 +8,13 @@ at every start, and if the bytes of one have changed behind its size and time, n
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ from PIL import Image
 
 from invsuite._system.cache import cache_folder, cache_limit
 from invsuite._system.needs import Log
-from invsuite.data.photo import Colour, kinds_of, open_photo, quiet, readable_suffixes, shown
-from invsuite.data.shards import content_of, file_facts, photo_digest
+from invsuite.data.photo import Colour, kinds_of, open_photo, readable_suffixes, shown
+from invsuite.data.shards import bytes_of, file_facts
+from invsuite.data.workers import in_order
 from invsuite.errors import DataError
 
 SECONDS_OF_SILENCE = 10.0  # between two lines of progress while photos are looked at
@@ -88,14 +89,12 @@ def verify(paths: Sequence[Path], colour: Colour = "sRGB") -> tuple[list[PhotoFi
     unknown = [state for state in states.values() if isinstance(state, tuple) and state not in _looked_at]
     _looked_at.update(_recalled(unknown))
     fresh = [state for state in unknown if state not in _looked_at]
-    readable_suffixes()  # plug-ins are registered before threads use them
     last = time.monotonic()
-    with quiet(), ThreadPoolExecutor(max_workers=4) as pool:
-        for done, (state, result) in enumerate(zip(fresh, pool.map(_decode, fresh), strict=True), start=1):
-            _looked_at[state] = result
-            if time.monotonic() - last > SECONDS_OF_SILENCE:
-                last = time.monotonic()
-                tell(f"looked at {done} of {len(fresh)} photos")
+    for done, (state, result) in enumerate(zip(fresh, in_order(_decode, fresh, len(fresh)), strict=True), start=1):
+        _looked_at[state] = result
+        if time.monotonic() - last > SECONDS_OF_SILENCE:
+            last = time.monotonic()
+            tell(f"looked at {done} of {len(fresh)} photos")
     _remember({state: file for state in fresh if isinstance(file := _looked_at[state], PhotoFile)})
     results = {path: state if isinstance(state, str) else _looked_at[state] for path, state in states.items()}
     readable = [file for path in paths if isinstance(file := results[path], PhotoFile)]
@@ -148,13 +147,14 @@ def _state(path: Path, colour: Colour) -> State | str:
 
 
 def _decode(state: State) -> PhotoFile | str:
-    """Return what a photo's file says when it is decoded, or why it cannot be."""
+    """Return what a photo's file says when it is decoded, or why it cannot be; the file is read once."""
     path, colour = Path(state[0]), state[3]
     try:
-        upright = open_photo(path, colour=colour).size
-        with Image.open(content_of(path)) as photo:
+        content = bytes_of(path)
+        upright = open_photo(path, colour=colour, content=content).size
+        with Image.open(io.BytesIO(content)) as photo:
             kinds, stored = kinds_of(photo, colour), photo.size
-        return PhotoFile(path, photo_digest(path), kinds, stored, upright)
+        return PhotoFile(path, hashlib.sha256(content).hexdigest(), kinds, stored, upright)
     except DataError as error:
         return str(error)
     except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ def _recalled(states: Sequence[State]) -> dict[State, PhotoFile]:
 
 def _unchanged(file: PhotoFile) -> bool:
     try:
-        return photo_digest(file.path) == file.sha256
+        return hashlib.sha256(bytes_of(file.path)).hexdigest() == file.sha256
     except OSError:
         return False
 

@@ -6,8 +6,6 @@ remembered alike. Only the headers of a shard are read to know what it holds, an
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import re
 import tarfile
@@ -16,7 +14,6 @@ from glob import glob
 from itertools import product
 from pathlib import Path
 
-from invsuite._system.files import file_digest
 from invsuite.errors import DataError, reason_of
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -94,21 +91,15 @@ def _place(path: Path) -> tuple[Path, int, int] | None:
     return None
 
 
-def content_of(path: Path) -> Path | io.BytesIO:
-    """Return what a photo is read from: its file or, of one in a shard, its bytes."""
+def bytes_of(path: Path) -> bytes:
+    """Return the bytes of a photo, of its file or inside a shard."""
     place = _place(path)
     if place is None:
-        return path
+        return path.read_bytes()
     shard, offset, size = place
     with shard.open("rb") as file:
         file.seek(offset)
-        return io.BytesIO(file.read(size))
-
-
-def photo_digest(path: Path) -> str:
-    """Return the SHA-256 of a photo's bytes."""
-    content = content_of(path)
-    return file_digest(content) if isinstance(content, Path) else hashlib.sha256(content.getvalue()).hexdigest()
+        return file.read(size)
 
 
 def file_facts(path: Path) -> os.stat_result:

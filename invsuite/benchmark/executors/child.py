@@ -9,9 +9,10 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from invsuite._system.signals import end_with_parent, interruptible
 
 
 def main(
@@ -24,9 +25,8 @@ def main(
 ) -> None:
     """Answer tasks until the parent sends SIGTERM or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; what happens then is the parent's
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ.update(environment)
-    from invsuite._system.signals import interruptible
     from invsuite.benchmark.executors.base import Broken
     from invsuite.benchmark.executors.worker import Worker
     from invsuite.errors import InvsuiteError
@@ -42,11 +42,3 @@ def main(
         connection.send(Broken(error))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         return
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the parent, which cannot ask its workers to end if it was killed, and end this process."""
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
