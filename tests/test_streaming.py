@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,14 +109,82 @@ def test_photos_of_shards_are_remembered_until_the_shard_changes(shards: Path, m
 def test_what_is_no_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="names no shard"):
         WebDatasetSource(str(tmp_path / "none-{0..3}.tar")).open(SIZE, BICUBIC)
-    packed = write_shard(tmp_path / "packed.tar", {"1.png": content(1)}, "w:gz")
-    with pytest.raises(Unavailable, match=r"packed\.tar' cannot be read .*not compressed"):
-        WebDatasetSource(str(packed)).open(SIZE, BICUBIC)
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(gzip.compress(b"no tar file" * 100)[:-20])
+    with pytest.raises(Unavailable, match=r"torn\.tar' cannot be read .*whole tar file"):
+        WebDatasetSource(str(torn)).open(SIZE, BICUBIC)
     with pytest.raises(DataError, match="cannot be read"):
-        photos_in(packed, frozenset({".png"}))
+        photos_in(torn, frozenset({".png"}))
     write_shard(tmp_path / "texts.tar", {"1.txt": b"a text"})
     with pytest.raises(Unavailable, match="none of their 0 photos"):
         WebDatasetSource(str(tmp_path / "texts.tar")).open(SIZE, BICUBIC)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_compressed_shard_has_the_same_photos(shards: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("INVSUITE_CACHE", str(shards / "cache"))
+    plain, packed = shards / "train-00.tar", shards / "packed.tar"
+    with tarfile.open(plain) as archive:
+        members = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    write_shard(packed, members, f"w:{kind}")
+    first, same = (WebDatasetSource(str(shard)).open(SIZE, BICUBIC) for shard in (plain, packed))
+    assert first.digest() == same.digest()
+    assert same.key(1) == "packed.tar/0001.png"
+    assert torch.equal(first[1].image, same[1].image)
+    (content_of_it,) = (shards / "cache" / "shards").iterdir()
+    content_of_it.rename(shards / "was there")  # what is in the cache may be deleted
+    assert WebDatasetSource(str(packed)).open(SIZE, BICUBIC).digest() == first.digest()
+
+
+@pytest.fixture
+def site(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server of the shards, and the names that it was asked for."""
+    names = list[str]()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *words: object) -> None:
+            names.append(self.path)
+
+    monkeypatch.setenv("INVSUITE_CACHE", str(shards / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(shards)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", names
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_shards_of_an_address_are_fetched_once_as_far_as_they_are_of_use(
+    shards: Path, site: tuple[str, list[str]]
+) -> None:
+    address, names = site
+    source = WebDatasetSource(address + "/train-{00..01}.tar")
+    (need,) = source.needs()
+    assert (need.what, need.state) == (f"shard {address}/train-00.tar", "to fetch")
+    local, some = WebDatasetSource(str(shards / "train-{00..01}.tar")), replace(source, count=3)
+    assert some.open(SIZE, BICUBIC).digest() == replace(local, count=3).open(SIZE, BICUBIC).digest()
+    assert names == ["/train-00.tar"]
+    there, here = source.open(SIZE, BICUBIC), local.open(SIZE, BICUBIC)
+    assert there.digest() == here.digest()
+    assert [there.key(row) for row in range(6)] == [here.key(row) for row in range(6)]
+    assert source.needs()[0].state == "here"
+    assert names == ["/train-00.tar", "/train-01.tar"]
+    assert need.bring is not None
+    assert need.bring(print) == f"sha256:{hashlib.sha256((shards / 'train-00.tar').read_bytes()).hexdigest()}"
+
+
+def test_a_shard_that_cannot_be_fetched_is_named(site: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    address, names = site
+    with pytest.raises(Unavailable, match=rf"shard '{address}/none\.tar' cannot be fetched: .*404"):
+        WebDatasetSource(f"{address}/none.tar").open(SIZE, BICUBIC)
+    del names[:]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(Unavailable, match=r"train-00\.tar' is not here, and --offline forbids to fetch it"):
+        WebDatasetSource(f"{address}/train-00.tar").open(SIZE, BICUBIC)
+    assert names == []
 
 
 def test_braces_stand_for_shards_in_their_order(tmp_path: Path) -> None:

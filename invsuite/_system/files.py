@@ -7,7 +7,10 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from invsuite._system.signals import uninterrupted
 from invsuite.errors import DiskError, Unavailable
@@ -27,7 +30,12 @@ def file_name(text: str) -> str:
 
 
 def expand_path(path: str) -> Path:
-    """Return a path with ``~`` and ``$NAME`` expanded.
+    """Return a path with ``~`` and ``$NAME`` expanded (`expand`)."""
+    return Path(expand(path))
+
+
+def expand(path: str) -> str:
+    """Return a path or an address with ``~`` and ``$NAME`` expanded.
 
     Raises:
         Unavailable: naming the environment variable that is not set.
@@ -36,7 +44,7 @@ def expand_path(path: str) -> Path:
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:
         raise Unavailable(f"path '{path}': set {missing[1]} first, e.g. export {missing[1]}=/path/to/it")
-    return Path(expanded)
+    return expanded
 
 
 def file_digest(path: Path) -> str:
@@ -68,6 +76,23 @@ def write_atomically(path: Path, data: bytes) -> None:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
             raise refused(path, error) from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write that is there whole at the end of the block, or not at all, for what can be made again.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def refused(path: Path, error: OSError) -> DiskError:

@@ -168,8 +168,9 @@ class CocoSource(PathSource):
         geometry = Geometry(size, self.geometry, resampling)
         return CocoInstances(expand_path(self.path), self.split, geometry, self.count, self.colour)
 
-    def needs_of(self, root: Path) -> tuple[Need, ...]:
+    def needs_of(self, path: str) -> tuple[Need, ...]:
         """Return the split's photos and its annotations."""
+        root = Path(path)
         photos, annotations = root / self.split, annotation_file(root, self.split)
         return (_need(self.split, root, photos), _need("annotations", root, annotations))
 

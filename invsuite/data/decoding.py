@@ -11,7 +11,6 @@ import hashlib
 import math
 import os
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from invsuite._system.cache import cache_folder, make_room
+from invsuite._system.files import whole
 from invsuite._system.spill import SpilledTensor, TensorLike, allocate, memory_budget
 from invsuite.data.base import Dataset, from_unit_range, to_unit_range
 from invsuite.data.photo_files import SECONDS_OF_SILENCE, tell
@@ -130,16 +130,10 @@ def _matches(pixels: TensorLike, dataset: Dataset, rows: Sequence[int]) -> bool:
 
 def _write(path: Path, dataset: Dataset, rows: Sequence[int]) -> bool:
     """Decode into a file of the cache, which is there whole or not at all; tell whether the disk took it."""
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        with whole(path) as file:
             for part in _decoded(dataset, rows):
                 file.write(part.numpy().data)
-        os.replace(temporary, path)
     except OSError:
         return False
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     return True

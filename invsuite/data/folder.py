@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from PIL import Image
 
-from invsuite._system.files import expand_path
+from invsuite._system.files import expand, expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Need, path_need
 from invsuite._system.validation import Natural
@@ -183,13 +183,13 @@ class PathSource(PhotoSource):
     def needs(self) -> tuple[Need, ...]:
         """Return the folder, or the variable that names it."""
         try:
-            return self.needs_of(expand_path(self.path))
+            return self.needs_of(expand(self.path))
         except Unavailable as error:
             return (Need(f"photos {self.path}", None, None, str(error)),)
 
-    def needs_of(self, root: Path) -> tuple[Need, ...]:
-        """Return what is needed of the folder ``root``."""
-        return (path_need("photos", root, self.by_hand),)
+    def needs_of(self, path: str) -> tuple[Need, ...]:
+        """Return what is needed of the expanded ``path``."""
+        return (path_need("photos", Path(path), self.by_hand),)
 
 
 @register.dataset("folder")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from invsuite._system.files import expand_path
+from invsuite._system.files import expand
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Need, path_need
 from invsuite._system.validation import Natural
@@ -15,7 +15,7 @@ from invsuite.data.folder import PathSource, PhotoFolder
 from invsuite.data.geometry import FitMode, Geometry, Resampling
 from invsuite.data.photo import Colour, readable_suffixes
 from invsuite.data.photo_files import take
-from invsuite.data.shards import photos_in, shards_of
+from invsuite.data.shards import photos_in, shard_need, shards_of
 from invsuite.errors import DataError, MissingPath, Unavailable
 from invsuite.registry import register
 
@@ -33,7 +33,7 @@ class ShardedPhotos(PhotoFolder):
         colour: what becomes of ICC profiles (`invsuite.data.photo.open_photo`).
 
     Raises:
-        Unavailable: if there is no shard, or none of their photos can be read.
+        Unavailable: if there is no shard or one cannot be fetched, or none of their photos can be read.
     """
 
     def __init__(
@@ -65,7 +65,10 @@ class ShardedPhotos(PhotoFolder):
 @register.dataset("webdataset")
 @dataclass(frozen=True)
 class WebDatasetSource(PathSource):
-    """Shards of a WebDataset; ``path`` is one, a folder of them, or a pattern; ``count`` limits the photos (0: all)."""
+    """Shards of a WebDataset; ``path`` is one, a folder of them, or a pattern; ``count`` limits the photos (0: all).
+
+    A pattern of addresses (``https://HOST/train-{000..127}.tar``) has its shards fetched, as far as ``count`` goes.
+    """
 
     path: str = field(metadata=NOT_IDENTITY)
     count: Natural = 0
@@ -76,10 +79,11 @@ class WebDatasetSource(PathSource):
 
     def open(self, size: tuple[int, int], resampling: Resampling) -> ShardedPhotos:
         """Return the photos, in the order of the shards."""
-        pattern, geometry = str(expand_path(self.path)), Geometry(size, self.geometry, resampling)
-        return ShardedPhotos(shards_of(pattern), self.path, geometry, self.count, self.colour)
+        geometry = Geometry(size, self.geometry, resampling)
+        return ShardedPhotos(shards_of(expand(self.path)), self.path, geometry, self.count, self.colour)
 
-    def needs_of(self, root: Path) -> tuple[Need, ...]:
+    def needs_of(self, path: str) -> tuple[Need, ...]:
         """Return the first shard, or what the pattern should name."""
-        shards = shards_of(str(root))
-        return (path_need("shards", shards[0] if shards else root, self.by_hand),)
+        shards = shards_of(path)
+        first = shards[0] if shards else Path(path)
+        return (shard_need(first) or path_need("shards", first, self.by_hand),)
