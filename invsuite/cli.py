@@ -30,6 +30,8 @@ from invsuite.registry import load_plugins
 
 if TYPE_CHECKING:
     from invsuite.benchmark.runner import Redo, Reporter
+    from invsuite.data.split import Split
+    from invsuite.models.base import Model
     from invsuite.report.results import Results
     from invsuite.results.record import Record
 
@@ -549,7 +551,9 @@ def fit(
 
 @command()
 def transfer(
-    inverse: Annotated[str, typer.Argument(help="A kept inverse: a folder, hf://USER/NAME, or bundled:MODEL/METHOD.")],
+    inverses: Annotated[
+        list[str], typer.Argument(help="Kept inverses: folders, hf://USER/NAME, or bundled:MODEL/METHOD.")
+    ],
     photos: Annotated[
         list[Path] | None, typer.Option(help="A folder of photos to score on; may be given again.")
     ] = None,
@@ -558,34 +562,35 @@ def transfer(
     ] = 64,
     onto: Annotated[
         list[str] | None,
-        typer.Option(help="Source of another model of the same architecture, or random; may be given again."),
+        typer.Option(help="Source of another model of the architecture of an inverse, or random; may be given again."),
     ] = None,
     count: Annotated[int, typer.Option(min=0, help="Photos of each folder, the first ones (0: all).")] = 64,
     metrics: Annotated[str, typer.Option(help="Measures, comma-separated names.")] = "psnr,ssim",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     out: OutOption = Path("results"),
 ) -> None:
-    """Write transfer.md: what an inverse is worth elsewhere.
+    """Write transfer.md: what inverses are worth elsewhere.
 
-    It is scored on other images than those of its fit, and on other weights of its model's architecture.
+    They are scored on other images than those of their fit, and on other weights of their models' architectures.
     """
     from invsuite.apply.images import geometry_of
-    from invsuite.apply.inverse import load_inverse
     from invsuite.data.folder import PhotoFolder
     from invsuite.data.sources import open_images
     from invsuite.data.split import Split
     from invsuite.transfer import transfer as score_elsewhere
     from invsuite.transfer import transfer_markdown
 
-    model = load_inverse(inverse, device=device).model
-    images = {}
-    if scenes:
-        images["scenes"] = open_images("scenes", model.image_size, model.resampling, seed=SCENES_SEED, count=scenes)
-    for folder in photos or []:
-        dataset = PhotoFolder(folder, geometry_of(model), count)
-        images[folder.resolve().name] = Split(dataset, tuple(range(len(dataset))))
-    rows = score_elsewhere(inverse, images, onto or [], _names(metrics) or (), device)
-    _write(out / "transfer.md", transfer_markdown(rows, inverse))
+    def images_of(model: Model) -> dict[str, Split]:
+        images = {}
+        if scenes:
+            images["scenes"] = open_images("scenes", model.image_size, model.resampling, seed=SCENES_SEED, count=scenes)
+        for folder in photos or []:
+            dataset = PhotoFolder(folder, geometry_of(model), count)
+            images[folder.resolve().name] = Split(dataset, tuple(range(len(dataset))))
+        return images
+
+    transfers = score_elsewhere(inverses, images_of, onto or [], _names(metrics) or (), device)
+    _write(out / "transfer.md", transfer_markdown(transfers))
 
 
 @command()

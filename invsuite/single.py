@@ -195,6 +195,8 @@ def score(
         plan = Plan(suite, units, (entry,))
         run = begin(plan, store, model.device, Silent(), RunOptions(redo="all", keep_bytes=0))
         session = Session(run, entry, trained=0)
+        if session.problem is not None:
+            raise UsageError(f"'{model.name}' cannot be scored: {session.problem['reason']}")
         session.invert(session.shared_fit(cells[0].fit_id, cells, inverse.fitted), cells)
         records = [record for cell in cells if (record := store.read(cell.id)) is not None]
     return Results(records, stores={str(folder): store} if folder else {})
@@ -202,6 +204,12 @@ def score(
 
 def _opened(images: Split | Source | str, model: Model) -> Split:
     if isinstance(images, Split):
+        size = tuple(images.images(slice(0, 1)).shape[-2:]) if len(images) else model.image_size
+        if size != model.image_size:
+            raise UsageError(
+                f"the images have {size[0]} x {size[1]} pixels, and '{model.name}' takes {model.image_size[0]} x "
+                f"{model.image_size[1]}: open them with invsuite.open_images(..., model.image_size)"
+            )
         return images
     if isinstance(images, str):
         images = FolderSource(images, geometry=geometry_of(model).mode)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import invoke, small_suite
+from helpers import invoke, scene_split, small_suite
 
 from invsuite.apply.inverse import Inverse
 from invsuite.data.scenes import ScenesSource
@@ -87,6 +87,8 @@ def test_what_does_not_fit_is_one_line(small_vit: Model) -> None:
         fit("ridge", small_vit, ["blok03"], FIT)
     with pytest.raises(UsageError, match="4 fit images are fewer than one batch of 16"):
         fit("layerwise", small_vit, ["embed"], SELECT, select=SCORE, budget=Budget(image_passes=32, batch=16))
+    with pytest.raises(UsageError, match="the images have 96 x 96 pixels, and 'vit' takes 48 x 48"):
+        fit("ridge", small_vit, ["block03"], scene_split(1, 2))
     inverse = fit("ridge", small_vit, ["block03"], FIT, select=SELECT)
     with pytest.raises(UsageError, match="24 images are in both the fit and the score split"):
         score(inverse, FIT)

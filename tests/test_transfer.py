@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import invoke
+from helpers import SMALL_MODELS, invoke
 from PIL import Image
 
 import invsuite
@@ -23,18 +23,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_other_weights_keep_little_and_ones_own_all(kept: Path) -> None:
     images = {"scenes": invsuite.open_images("scenes", (96, 96), seed=2, count=4)}
-    rows = transfer(kept, images, ["bundled:vit", "random"])
+    [one] = transfer([kept], lambda model: images, ["bundled:vit", "random"])
+    rows = one.rows
     values = {row.model: row.record.measurements["psnr"].mean for row in rows}
     floors = {row.model: row.floor.measurements["psnr"].mean for row in rows}
     assert values[OWN] == values["bundled:vit"]
     assert values["random"] < values[OWN] - 5  # type: ignore[operator]
     assert len(set(floors.values())) == 1
-    page = transfer_markdown(rows, kept)
+    page = transfer_markdown([one])
     assert "100 %" in page
     assert page.count("| scenes") == 5, "three models at the stage, and two in the summary"
     assert page.index("**Kept of PSNR**") < page.index("**block03**")
+    for row in rows:
+        row.floor.measurements["psnr"].mean = 99.0
+    assert "there is no gain to keep" in transfer_markdown([one]), "a share of no gain is none"
     with pytest.raises(UsageError, match="nothing to score on"):
-        transfer(kept, {})
+        transfer([kept], lambda model: {})
 
 
 def test_the_command_scores_photos_too(kept: Path, tmp_path: Path) -> None:
@@ -48,6 +52,25 @@ def test_the_command_scores_photos_too(kept: Path, tmp_path: Path) -> None:
     assert "| holiday" in page
     assert "(n=3)" in page
     assert "(n=4)" in page
+    assert "## `ridge` of `vit`" in page
     refused = invoke("transfer", kept, "--onto", "bundled:detr", "--out", tmp_path)
     assert refused.exit_code == 2
     assert "stage of model" in refused.output or "takes" in refused.output
+
+
+def test_several_inverses_stand_on_one_page_and_read_the_models_that_fit_them(tmp_path: Path) -> None:
+    scenes = invsuite.open_images("scenes", (48, 48), seed=1, count=24)
+    first = invsuite.fit("ridge", SMALL_MODELS["vit"], ["embed"], scenes).save(tmp_path / "ridge")
+    second = invsuite.fit("mean", SMALL_MODELS["detr"], ["backbone"], scenes).save(tmp_path / "mean")
+    words = ("--onto", SMALL_MODELS["vit"], "--scenes", 2, "--metrics", "psnr")
+    done = invoke("transfer", first, second, *words, "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "transfer.md").read_text()
+    of_first, of_second = page.split("## `mean` of")
+    assert f"| {SMALL_MODELS['vit']} | scenes" in of_first
+    assert f"Left out is {SMALL_MODELS['vit']}: " in of_second
+    opening = page.splitlines()[2:5]
+    assert "(fitted on 21 images of scenes, closed form) and `mean`" in opening[0]
+    assert "are worth on scenes (n=2)" in opening[0]
+    assert opening[1].startswith("Over the mean colour of each image, PSNR gains in dB: `ridge` of ")
+    assert opening[2].startswith("Of that gain is kept with other weights: 100 to 100 % on `module:")
