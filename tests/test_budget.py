@@ -161,6 +161,13 @@ def test_the_page_answers_from_the_records_and_names_regimes(tmp_path: Path) -> 
     assert [path.name for path in paths] == ["budget.md", "tiny-net-curves.png", "tiny-net-curves-seconds.png"]
     assert all(path.stat().st_size > 20_000 for path in paths[1:])
     page = paths[0].read_text()
+    assert page.splitlines()[2:5] == [
+        "This page shows what reconstruction quality costs to fit, on `net` with 24 scored images.",
+        "Methods are `layerwise` and `modular` at 1.6k, 6.4k and 25.6k image passes, beside `ridge` (closed form); "
+        "`mean` (no budget); `optimisation` (converged after 300 iterations).",
+        "On `net`, by PSNR, as good as `modular` with 25.6k passes, against `layerwise` up to 25.6k passes (n=24): "
+        "`modular` is cheaper at early; dearer at late.",
+    ]
     flat = " ".join(page.split())
     assert "Left out: `descent` (early: 50 iterations, 20 % converged; late: 50 iterations, 20 % converged)." in flat
     assert (

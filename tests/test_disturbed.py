@@ -134,7 +134,11 @@ def test_a_suite_makes_the_page_of_privacy(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     page = (tmp_path / "privacy.md").read_text()
     assert f"{own['ridge']:.2f} [" in page
-    assert "ridge, told (closed form): PSNR" in page
+    assert "ridge, told (closed form): PSNR dB ↑" in page
+    opening = page.splitlines()[2:5]
+    assert opening[0].startswith("This page shows what `ridge`, told of it or not, read of representations of `vit`")
+    assert opening[1] == "The methods are `ridge` (closed form)."
+    assert "block03" in opening[2]
     assert (tmp_path / "hidden-vit-privacy.png").stat().st_size > 10_000
     bare = replace(results, records=[record for record in results.records if record.cell.method == "mean"])
     with pytest.raises(UsageError, match="no row of disturbed representations"):

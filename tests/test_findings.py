@@ -332,6 +332,14 @@ def test_two_methods_stand_beside_each_other() -> None:
         one.cell.method = "layerwise"
     page = findings_markdown([Results([*records, *worse])], ["modular", "layerwise"])
     assert "of the methods `modular` and `layerwise`" in page
+    opening = page.splitlines()[2:5]
+    assert opening[0].startswith(
+        "This page shows which of 4 claims of Rathjens et al. 2024 hold for `vit` and `detr`, as "
+    )
+    assert opening[1] == "The methods are `modular` and `layerwise` (closed form)."
+    assert opening[2].startswith(
+        "Claim by claim: Detail holds (tiny by `modular`) and cannot be told (tiny by `layerwise`); "
+    )
     [line] = [line for line in page.splitlines() if line.startswith(f"| {CLAIMS[0].text}")]
     _, modular, layerwise = (cell.strip() for cell in line.strip("| ").split("|"))
     assert modular.startswith("**holds**")

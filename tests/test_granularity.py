@@ -49,6 +49,10 @@ def test_the_page_says_what_each_cut_is(run: tuple[Path, invsuite.Results]) -> N
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if "modular" in line]
     [psnr] = [r.measurements["psnr"].mean for r in results.records if r.cell.row == "fine/block02/modular"]
     assert any(row[1:3] == ["fine", "3"] and row[4].startswith(f"{psnr:.2f}") for row in rows)
+    opening = page.splitlines()[2:5]
+    assert opening[0].startswith("This page shows what chains of 2 and 3 modules read of the same stages")
+    assert opening[1].startswith("The rows are `ridge` (closed form); `modular` (32 passes); a chain has")
+    assert opening[2].startswith("At block02: PSNR of 3 modules (`fine`) minus that of 2 (`vit`): ")
     assert "- PSNR of 3 modules (`fine`) minus that of 2 (`vit`): " in page
     assert (path.parent / "cuts-granularity.png").stat().st_size > 10_000
 

@@ -211,6 +211,12 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
     worse = record("mean", shift=-3)
     text = markdown(Results([record(), worse, record("modular", status="failed")]))
     assert text.startswith("# tiny: a suite for tests - small bundled models: vit\n")
+    assert text.splitlines()[2:5] == [
+        "This page shows how well images are reconstructed from representations of `vit` (embed), scored on 16 images.",
+        "The methods are `ridge` and `mean` (closed form).",
+        f"Best by PSNR in dB, or not told apart from the best: on `vit` at embed `ridge` "
+        f"({record().measurements['psnr'].mean:.2f}).",
+    ]
     assert "PSNR dB ↑ (n=16)" in text
     assert "Hue gain →1 (n=16)" in text
     row = next(line for line in text.splitlines() if "| ridge" in line)

@@ -181,7 +181,7 @@ def _equal_cost(done: Sequence[Record]) -> list[str]:
         )
     head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Fit images seen", VALUES, "Own TFLOP", "Frozen TFLOP"]
     head += ["Fit s own + shared", "Invert GFLOP/image", "Invert ms/image"]
-    return ["**At equal cost**: every method with its budget.", "", _markdown(body, head), ""]
+    return ["**At equal cost**: every method with its budget.", "", markdown_table(body, head), ""]
 
 
 def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
@@ -209,7 +209,7 @@ def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
         "start), and the own cost of all stages up to there. A module serves every stage behind it and is counted "
         "once. Methods whose modules train one after the other have no such curve and are left out.",
         "",
-        _markdown(body, head),
+        markdown_table(body, head),
         "",
     ]
 
@@ -305,7 +305,3 @@ def _psnr(cell: TrainedCell) -> Measurement:
 
 def _tera(flops: float | None) -> str:
     return "" if flops is None else f"{flops / TERA:.3f}"
-
-
-def _markdown(body: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    return markdown_table(body, head)

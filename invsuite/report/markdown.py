@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from invsuite.report.results import Results
-from invsuite.report.texts import ARROWS, data_texts, heading, markdown_table
+from invsuite.report.texts import ARROWS, budgets_text, data_texts, heading, listed, markdown_table
 from invsuite.results.matrices import Matrix
 from invsuite.results.merge import devices_of
 from invsuite.results.published import PublishedValue, published_measures, published_rows
@@ -78,7 +78,7 @@ def markdown(results: Results, strips: Mapping[str, str] | None = None, maps: Ma
         maps: file names of the heat maps to show, by model.
     """
     strips = strips or {}
-    lines = [f"# {results.title}", ""]
+    lines = [f"# {results.title}", "", *_opening(results)]
     lines += [*(f"- {note}" for note in results.notes), ""] if results.notes else []
     lines += _facts(results)
     tables: dict[str, list[Row]] = {model: [] for model in results.models}
@@ -95,6 +95,47 @@ def markdown(results: Results, strips: Mapping[str, str] | None = None, maps: Ma
     lines += _missing(results)
     lines += _legend(results.done)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _opening(results: Results) -> list[str]:
+    """Return three sentences, none without numbers: what the table shows, at which budgets, and which are best."""
+    rows = [row for row in results.rows if row.done]
+    if not rows:
+        return []
+    stages: dict[str, list[str]] = {}
+    for row in rows:
+        stages.setdefault(row.model, []).append(row.stage)
+    cut = [f"`{model}` ({', '.join(dict.fromkeys(own))})" for model, own in stages.items()]
+    counts = sorted({len(row.images) for row in rows}, reverse=True)
+    number = f"{counts[0]} images{f', some methods on {counts[-1]}' if len(counts) > 1 else ''}"
+    first, best = _best(results, rows)
+    return [
+        f"This page shows how well images are reconstructed from representations of {listed(cut)}, scored on {number}.",
+        f"The methods are {budgets_text(rows)}.",
+        f"Best by {first.label}{f' in {first.unit}' if first.unit else ''}, or not told apart from the best: {best}."
+        if first is not None
+        else "No measure ranks them.",
+        "",
+    ]
+
+
+def _best(results: Results, rows: Sequence[Row]) -> tuple[Measurement | None, str]:
+    """Return the first measure that ranks rows, and in words which of them are best by it, stage by stage."""
+    for name, measure in measures_of(rows).items():
+        if not results.places.get(name):
+            continue
+        best: dict[str, dict[str, list[str]]] = {}
+        for row in rows:
+            own = row.measurement(name)
+            if results.places[name].get(row.name) == 1 and own is not None:
+                text = f"`{row.method}` ({own.mean:.{own.digits}f})"
+                best.setdefault(row.model, {}).setdefault(row.stage, []).append(text)
+        models = [
+            f"on `{model}` {', '.join(f'at {stage} {listed(methods)}' for stage, methods in own_stages.items())}"
+            for model, own_stages in best.items()
+        ]
+        return measure, "; ".join(models)
+    return None, ""
 
 
 def terminal(results: Results) -> str:

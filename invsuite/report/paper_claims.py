@@ -18,7 +18,7 @@ import numpy as np
 
 from invsuite.errors import unknown_name
 from invsuite.report.results import Results
-from invsuite.report.texts import markdown_table
+from invsuite.report.texts import budgets_text, listed, markdown_table
 from invsuite.results.record import RelationRecord
 from invsuite.results.regime import AT, table_of
 from invsuite.results.rows import Row, rows_of
@@ -154,8 +154,6 @@ CLAIMS = (
 )
 
 INTRODUCTION = """\
-# Findings: the paper's claims, measured
-
 Generated from records. The claims are those of Rathjens et al. 2024 (arXiv 2412.06534), whose method is `modular`; the
 numbers below are of {methods}, in the regime that each heading names: the image passes of its training at
 its largest budget, or the iterations after which its search converged; what was stopped before it converged is left
@@ -286,8 +284,11 @@ def findings_markdown(suites: Iterable[Results], methods: Sequence[str] = ("modu
     every = [entry for part in parts for rows in part.claims.values() for row in rows for entry in row.entries]
     known = [p for entry in every if (p := entry.p) is not None]
     named = f"the method{'s' * (len(methods) > 1)} {' and '.join(f'`{method}`' for method in methods)}"
-    correction, lines = holm(known), [INTRODUCTION.format(methods=named, fewest=FEWEST, checks=len(known))]
+    correction, lines = holm(known), ["# Findings: the paper's claims, measured", ""]
     read = [part for part in parts if part.models]
+    if read:
+        lines += [*_opening(read, correction), ""]
+    lines.append(INTRODUCTION.format(methods=named, fewest=FEWEST, checks=len(known)))
     if read:
         head = ["Claim", *(f"{part.results.name}, `{part.method}`" for part in read)]
         body = [[claim.text, *(_verdict(part.claims[claim], correction) for part in read)] for claim in CLAIMS]
@@ -304,6 +305,28 @@ def findings_markdown(suites: Iterable[Results], methods: Sequence[str] = ("modu
         for claim, rows in part.claims.items():
             lines += claim_section(claim, part.models, rows, part.method, correction)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _opening(parts: Sequence[Part], correction: Correction) -> list[str]:
+    """Return three sentences: what the page shows, at which budgets, and how many claims hold."""
+    models = [(part, subject) for part in parts for subject in part.models]
+    rows = [row for _, subject in models for row in subject.rows.values()]
+    said = []
+    for claim in CLAIMS:
+        verdicts: dict[str, list[str]] = {}
+        for part in parts:
+            counts = _counts([[_cell(entry, correction) for entry in line.entries] for line in part.claims[claim]])
+            verdicts.setdefault(overall(counts), []).append(f"{part.results.name} by `{part.method}`")
+        each = [f"{verdict} ({', '.join(where)})" for verdict, where in verdicts.items()]
+        said.append(f"{claim.title} {listed(each) if len(each) > 1 else next(iter(verdicts))}")
+    return [
+        f"This page shows which of {len(CLAIMS)} claims of Rathjens et al. 2024 hold for "
+        f"{listed(dict.fromkeys(f'`{subject.name}`' for _, subject in models))}, as "
+        f"{listed(dict.fromkeys(f'`{part.method}`' for part in parts))} read their representations, on "
+        f"{listed(dict.fromkeys(str(len(row.images)) for row in rows))} scored images.",
+        f"The methods are {budgets_text(rows)}.",
+        f"Claim by claim: {'; '.join(said)}.",
+    ]
 
 
 def _part(results: Results, method: str) -> Part:

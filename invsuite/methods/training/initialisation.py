@@ -36,7 +36,11 @@ MOST_IMAGES = 512  # that are measured: 100,000 rows on a 14 x 14 grid
 SUMMED = 32  # images whose products are summed at once
 ROWS_PER_VALUE = 4  # images that a readout of all object queries is solved from, per value of theirs, at most
 MOST_ROWS = 16_384  # images of it: their products, or those of as many values, fill 2 GiB
+PROGRESS = "batches for the initial values"
 HELD_BYTES = 2 * 2**30  # of their representations, held together: no budget, for fewer images are another start
+
+#: by stage, "" for the images themselves
+Tensors = dict[str, torch.Tensor]
 
 
 class Moments:
@@ -168,74 +172,137 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
     """
     model, chain = problem.model, tuple(modules)
     layouts = {"": image_layout(model.image_size)} | {stage: model.layout(stage) for stage in chain}
-    shared, own = Stopwatch(problem.device), {stage: Stopwatch(problem.device) for stage in chain}
-    size, context = problem.budget.batch, problem.context
+    size, later, shared = problem.budget.batch, problem.budget.image_passes or 0, Stopwatch(problem.device)
+    own = {stage: module for stage, module in modules.items() if solved and module.path is not None}
+    by_queries = [stage for stage, module in own.items() if isinstance(module.path, QueryPath)]
     held = HELD_BYTES // (4 * sum(layout.values for layout in layouts.values()))
     count = max(1, min(MOST_IMAGES, len(problem.fit), held) // size)
-    cache = context.features or FeatureCache("off")
-    later = problem.budget.image_passes or 0
-    before = dict(zip(chain, ("", *chain), strict=False))
-    by_queries = [s for s, module in modules.items() if solved and isinstance(module.path, QueryPath)]
     further = max((further_batches(problem, layouts[stage], count) for stage in by_queries), default=0)
-    looked_at = (count + further) * size
-    order = draws(problem.fit, size, problem.seed, flip)
-
-    streams: list[FeatureStream] = []
-
-    def batches_of(stages: Sequence[str], number: int) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        expected, again = looked_at + later, min(looked_at, later)
-        streams.append(FeatureStream(model, problem.fit, stages, size, cache, expected, context.charged, again))
-        return streams[-1].batches(islice(order, number))
+    images = FirstImages(problem, (count + further) * size, flip)
+    paths = Paths(problem.device, modules, layouts, images.count)
 
     moments = {name: Moments(layout) for name, layout in layouts.items()}
-    batches: list[dict[str, torch.Tensor]] = []
+    batches: list[Tensors] = []
     with shared:
-        for images, tensors in batches_of(chain, count):
-            batches.append({"": images} | tensors)
+        for batch in images.batches(chain, count):
+            batches.append(batch)
             for name, part in moments.items():
-                part.add(batches[-1][name])
-            context.progress(len(batches), count + further, "batches for the initial values")
+                part.add(batch[name])
+            problem.context.progress(len(batches), count + further, PROGRESS)
     set_scales(modules, moments)
-    paths, flops = {}, dict.fromkeys(chain, 0.0)
-    long, left_out = later >= LONG, set[str]()
-    readouts: dict[str, QueryReadout] = {}
-    for stage, module in modules.items():
-        if solved and module.path is not None:
-            target = before[stage]
-            with own[stage]:
-                pairs = [(module.source_scale(b[stage]), module.target_scale(b[target])) for b in batches]
-                if isinstance(module.path, QueryPath):
-                    readouts[stage] = QueryReadout(module.path, pairs, looked_at)
-                else:
-                    flops[stage], explained = solve_path(module.path, layouts[stage], layouts[target], pairs)
-                    if not target and long and explained < LINEAR:
-                        left_out.add(stage)
+    explained = {stage: paths.solve(stage, batches) for stage in own}
+    left_out = {chain[0]} if later >= LONG and explained.get(chain[0], 1.0) < LINEAR else set[str]()
     if further:
-        needed = model.order([name for stage in readouts for name in (before[stage], stage) if name])
-        stream_batches = batches_of(needed, further)
+        needed = model.order([name for stage in by_queries for name in (paths.before[stage], stage) if name])
+        stream = images.batches(needed, further)
         for number in range(further):
             with shared:
-                images, tensors = next(stream_batches)
-            for stage, readout in readouts.items():
-                with own[stage]:
-                    module, target = modules[stage], before[stage]
-                    tensor = tensors[target] if target else images
-                    readout.add(module.source_scale(tensors[stage]), module.target_scale(tensor))
-            context.progress(count + number + 1, count + further, "batches for the initial values")
-    for stage, readout in readouts.items():
-        with own[stage]:
-            flops[stage] = readout.solve()
-    for stage, module in modules.items():
-        if solved and module.path is not None and stage not in left_out:
-            paths[stage] = {name: value.clone() for name, value in module.path.state_dict().items()}
+                batch = next(stream)
+            paths.add(batch)
+            problem.context.progress(count + number + 1, count + further, PROGRESS)
+    paths.finish()
+
+    states = {
+        stage: {name: value.clone() for name, value in module.path.state_dict().items()}
+        for stage, module in own.items()
+        if module.path is not None and stage not in left_out
+    }
     image = batches[0][""][:1]
     frozen = float(count_flops(lambda: model.represent(image, chain))) * count * size
-    own_frozen = dict.fromkeys(chain, 0.0)
-    for stage in readouts:
-        own_frozen[stage] = float(count_flops(partial(model.represent, image, [stage]))) * further * size
-    costs = {stage: TrainingCost(own[stage].seconds, flops[stage], own_frozen[stage]) for stage in chain}
-    seconds = shared.seconds + sum(stream.borrowed_seconds for stream in streams)
-    return Initialisation(moments, paths, frozenset(left_out), costs, frozen, seconds)
+    of_readouts = dict.fromkeys(chain, 0.0)
+    for stage in by_queries:
+        of_readouts[stage] = float(count_flops(partial(model.represent, image, [stage]))) * further * size
+    costs = {stage: paths.cost(stage, of_readouts[stage]) for stage in chain}
+    seconds = shared.seconds + images.borrowed_seconds
+    return Initialisation(moments, states, frozenset(left_out), costs, frozen, seconds)
+
+
+class FirstImages:
+    """The first fit images that training will see, as it will see them, and their representations.
+
+    Args:
+        problem: whose they are.
+        count: how many are looked at.
+        flip: whether training mirrors half of them.
+    """
+
+    def __init__(self, problem: Problem, count: int, flip: bool) -> None:
+        self.problem, self.count = problem, count
+        self._order = draws(problem.fit, problem.budget.batch, problem.seed, flip)
+        self._cache = problem.context.features or FeatureCache("off")
+        self._streams: list[FeatureStream] = []
+
+    def batches(self, stages: Sequence[str], number: int) -> Iterator[Tensors]:
+        """Yield the next batches: the images, under "", and their representations at ``stages``."""
+        problem, later = self.problem, self.problem.budget.image_passes or 0
+        expected, again = self.count + later, min(self.count, later)
+        size, charged = problem.budget.batch, problem.context.charged
+        stream = FeatureStream(problem.model, problem.fit, stages, size, self._cache, expected, charged, again)
+        self._streams.append(stream)
+        for images, tensors in stream.batches(islice(self._order, number)):
+            yield {"": images} | tensors
+
+    @property
+    def borrowed_seconds(self) -> float:
+        """Return what the images that an earlier fit computed would have cost this one."""
+        return sum(stream.borrowed_seconds for stream in self._streams)
+
+
+class Paths:
+    """The closed-form paths of a chain: each is solved by itself, and what it took is its own.
+
+    Args:
+        device: of the modules.
+        modules: by the stage they read, in chain order from the image.
+        layouts: by stage, "" that of the image.
+        images: that will be looked at.
+    """
+
+    def __init__(
+        self, device: torch.device, modules: Mapping[str, InverseNetwork], layouts: Mapping[str, Layout], images: int
+    ) -> None:
+        self.modules, self.layouts, self.images = modules, layouts, images
+        self.before = dict(zip(modules, ("", *modules), strict=False))
+        self._watches = {stage: Stopwatch(device) for stage in modules}
+        self._flops = dict.fromkeys(modules, 0.0)
+        self._readouts: dict[str, QueryReadout] = {}
+
+    def solve(self, stage: str, batches: Sequence[Tensors]) -> float:
+        """Solve a path by batches, and return the share of the variance that it explains.
+
+        A readout of object queries is only begun: it takes further images (`add`, `finish`), and counts as whole.
+        """
+        path = self.modules[stage].path
+        with self._watches[stage]:
+            pairs = [self._pair(stage, batch) for batch in batches]
+            if isinstance(path, QueryPath):
+                self._readouts[stage] = QueryReadout(path, pairs, self.images)
+                return 1.0
+            assert path is not None, "paths that there are are solved"
+            layouts = self.layouts[stage], self.layouts[self.before[stage]]
+            self._flops[stage], explained = solve_path(path, *layouts, pairs)
+        return explained
+
+    def add(self, batch: Tensors) -> None:
+        """Add a further batch to the readouts that were begun."""
+        for stage, readout in self._readouts.items():
+            with self._watches[stage]:
+                readout.add(*self._pair(stage, batch))
+
+    def finish(self) -> None:
+        """Solve the readouts that were begun."""
+        for stage, readout in self._readouts.items():
+            with self._watches[stage]:
+                self._flops[stage] = readout.solve()
+
+    def cost(self, stage: str, frozen: float) -> TrainingCost:
+        """Return what a stage's path took, ``frozen`` operations of forward passes among it."""
+        return TrainingCost(self._watches[stage].seconds, self._flops[stage], frozen)
+
+    def _pair(self, stage: str, batch: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a module reads and what it is to give, standardised."""
+        module = self.modules[stage]
+        return module.source_scale(batch[stage]), module.target_scale(batch[self.before[stage]])
 
 
 def further_batches(problem: Problem, queries: Layout, count: int) -> int:
