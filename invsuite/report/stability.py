@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -175,19 +176,30 @@ class Part:
         """Return the changes of one method under one disturbance, stage by stage."""
         return [change for (name, _, own), change in self.changes.items() if (name, own) == (measure, method)]
 
-    def between_methods(self) -> Iterator[Comparison]:
-        """Yield every method minus the reference at the same stage."""
-        for (name, stage, method), change in self.changes.items():
-            other = self.changes.get((name, stage, self.reference))
-            if other is not None and method != self.reference:
-                yield Comparison.of(change, other)
+    @cached_property
+    def between_methods(self) -> list[Comparison]:
+        """Return every method minus the reference at the same stage."""
+        return [
+            Comparison.of(change, other)
+            for (name, stage, method), change in self.changes.items()
+            if method != self.reference and (other := self.changes.get((name, stage, self.reference)))
+        ]
 
-    def between_stages(self) -> Iterator[Comparison]:
-        """Yield every stage minus the one before it, by the same method."""
-        for name in self.measures:
-            for method in self.methods:
-                for before, after in pairwise(self.of_method(name, method)):
-                    yield Comparison.of(after, before)
+    @cached_property
+    def between_stages(self) -> list[Comparison]:
+        """Return every stage minus the one before it, by the same method."""
+        return [
+            Comparison.of(after, before)
+            for name in self.measures
+            for method in self.methods
+            for before, after in pairwise(self.of_method(name, method))
+        ]
+
+    def chances(self) -> list[float]:
+        """Return how likely each change, and each difference, is so far from 1, or from 0, by chance."""
+        values = [p_value(change.number, MORE_THAN_IMAGE) for change in self.changes.values()]
+        compared = [one.number for one in (*self.between_methods, *self.between_stages) if one.number is not None]
+        return [p for p in (*values, *(p_value(number, MORE) for number in compared)) if p is not None]
 
 
 def _measures(row: Row) -> Iterator[Measurement]:
@@ -222,33 +234,22 @@ def write_stability(suites: Iterable[Results], folder: Path) -> list[Path]:
             )
         parts.append((results, own))
     every = [part for _, own in parts for part in own]
-    compared = [[*part.between_methods()] for part in every], [[*part.between_stages()] for part in every]
-    chances = [p_value(change.number, MORE_THAN_IMAGE) for part in every for change in part.changes.values()]
-    chances += [p_value(one.number, MORE) for kind in compared for own in kind for one in own if one.number]
-    known = [p for p in chances if p is not None]
-    correction = holm(known)
-    page = Page(folder / "stability.md", TITLE, READING.format(checks=len(known)))
-    methods, stages = iter(compared[0]), iter(compared[1])
+    chances = [p for part in every for p in part.chances()]
+    correction = holm(chances)
+    page = Page(folder / "stability.md", TITLE, READING.format(checks=len(chances)))
     for results, own in parts:
         page.suite(results)
         for part in own:
-            _write_part(page, results.name, part, correction, next(methods), next(stages))
+            _write_part(page, results.name, part, correction)
     return page.write(_opening(every, correction))
 
 
-def _write_part(
-    page: Page,
-    suite: str,
-    part: Part,
-    correction: Correction,
-    methods: Sequence[Comparison],
-    stages: Sequence[Comparison],
-) -> None:
+def _write_part(page: Page, suite: str, part: Part, correction: Correction) -> None:
     page.model(part.model, {id(r): r for change in part.changes.values() for r in change.row.done}.values())
     if part.left_out:
         left = ", ".join(f"`{row.method}` at {row.stage} ({row.regime.text})" for row in part.left_out)
         page.lines += [f"Left out: {left}.", ""]
-    page.lines += [*_answers(part, correction, methods, stages), ""]
+    page.lines += [*_answers(part, correction), ""]
     if len(part.stages) > 1:
         title = f"{part.model}: change of the reconstruction over that of the image"
         name = f"{suite}-{part.model}-stability.png"
@@ -256,18 +257,15 @@ def _write_part(
     for name, measure in part.measures.items():
         page.lines += [f"**{heading(measure)}** ({measure.facts['disturbance']}). {measure.description}", ""]
         page.lines += [_values(part, name, correction), ""]
-    if methods:
-        text = f"**Between methods**: each minus `{part.reference}` at the same stage, paired over images."
-        cells = {(one.first.measure.name, one.first.row.method, one.first.row.stage): one for one in methods}
-        page.lines += [text, "", _differences(part, part.stages, cells, correction), ""]
-    if stages:
-        text = "**Between stages**: each minus the one before it, by the same method, paired over images."
-        cells = {
-            (one.first.measure.name, one.first.row.method, f"{one.first.row.stage} minus {one.second.row.stage}"): one
-            for one in stages
-        }
-        columns = list(dict.fromkeys(column for _, _, column in cells))
-        page.lines += [text, "", _differences(part, columns, cells, correction), ""]
+    beside = [(one.first.row.stage, one) for one in part.between_methods]
+    along = [(f"{one.first.row.stage} minus {one.second.row.stage}", one) for one in part.between_stages]
+    for what, against, columns in (
+        ("methods", f"`{part.reference}` at the same stage", beside),
+        ("stages", "the one before it, by the same method", along),
+    ):
+        if columns:
+            text = f"**Between {what}**: each minus {against}, paired over images."
+            page.lines += [text, "", _differences(part, columns, correction), ""]
 
 
 def _verdict(change: Change, correction: Correction) -> str:
@@ -275,9 +273,7 @@ def _verdict(change: Change, correction: Correction) -> str:
     return WORDS[conclude(change.number, MORE_THAN_IMAGE, correction)]
 
 
-def _answers(
-    part: Part, correction: Correction, methods: Sequence[Comparison], stages: Sequence[Comparison]
-) -> list[str]:
+def _answers(part: Part, correction: Correction) -> list[str]:
     """Return sentences: whether similar images give similar reconstructions, where not, and what networks do."""
     every, lines = list(part.changes.values()), []
     for name in part.measures:
@@ -294,10 +290,10 @@ def _answers(
             said = "; ".join(f"{verdict} {_places(where)}" for verdict, where in verdicts[method].items())
             lines.append(f"- By {budgets_text(change.row for change in own)}: {said}.")
     for method in part.methods:
-        against = [one for one in methods if one.first.row.method == method]
+        against = [one for one in part.between_methods if one.first.row.method == method]
         if against:
             lines.append(f"- `{method}` changes {_counted(against, correction)} than `{part.reference}`.")
-    deeper = [one for one in stages if one.first.row.method == part.reference]
+    deeper = [one for one in part.between_stages if one.first.row.method == part.reference]
     if deeper:
         lines.append(f"- `{part.reference}` changes {_counted(deeper, correction)} than at the stage before.")
     for name in part.measures:
@@ -362,18 +358,20 @@ def _values(part: Part, name: str, correction: Correction) -> str:
     return markdown_table(body, head)
 
 
-def _differences(
-    part: Part, columns: Sequence[str], cells: dict[tuple[str, str, str], Comparison], correction: Correction
-) -> str:
-    """Return a table of comparisons: disturbances and methods down."""
+def _differences(part: Part, columns: Sequence[tuple[str, Comparison]], correction: Correction) -> str:
+    """Return a table of comparisons, each in its column: disturbances and methods down."""
+    head = list(dict.fromkeys(column for column, _ in columns))
     body = []
-    for name, measure in part.measures.items():
+    for name in part.measures:
         for method in part.methods:
-            own = [cells.get((name, method, column)) for column in columns]
-            if any(own):
-                texts = ["-" if one is None else one.text(correction) for one in own]
-                body.append([str(measure.facts["disturbance"]), method, *texts])
-    return markdown_table(body, ["Disturbance", "Method", *columns])
+            own = {
+                column: one
+                for column, one in columns
+                if (one.first.measure.name, one.first.row.method) == (name, method)
+            }
+            texts = [own[column].text(correction) if column in own else "-" for column in head]
+            body += [[str(part.measures[name].facts["disturbance"]), method, *texts]] if own else []
+    return markdown_table(body, ["Disturbance", "Method", *head])
 
 
 def _panels(part: Part) -> list[CurvePanel]:
