@@ -30,7 +30,6 @@ import torch
 from helpers import small_suite
 from invented import measurement
 
-from invsuite.api import load_results
 from invsuite.benchmark import runner
 from invsuite.benchmark.cells import Selection, make_plan
 from invsuite.benchmark.estimate import cell_passes
@@ -39,7 +38,7 @@ from invsuite.benchmark.runner import RunOptions, run
 from invsuite.benchmark.suite import MethodSpec, Suite, load_suite
 from invsuite.methods import make_method
 from invsuite.report.markdown import markdown
-from invsuite.report.results import Results
+from invsuite.report.results import Results, load_results
 from invsuite.results.frame import to_csv
 from invsuite.results.store import Store
 

@@ -2,7 +2,6 @@
 
 from .api import Outlook as Outlook
 from .api import RunArguments as RunArguments
-from .api import load_results as load_results
 from .api import plan as plan
 from .api import run as run
 from .apply.card import Card as Card
@@ -49,6 +48,7 @@ from .models.checkpoint import load_weights as load_weights
 from .models.load import load_model as load_model
 from .registry import register as register
 from .report.results import Results as Results
+from .report.results import load_results as load_results
 from .results.record import Record as Record
 from .single import fit as fit
 from .single import score as score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -17,12 +17,9 @@ from invsuite.benchmark.executors.base import Executor, Job, Placement
 from invsuite.benchmark.runner import Reporter, Run, RunOptions, Silent
 from invsuite.benchmark.stage_relations import relate_models
 from invsuite.benchmark.suite import Suite, load_suite
-from invsuite.errors import UsageError, unknown_name
-from invsuite.report.results import Results
+from invsuite.errors import unknown_name
+from invsuite.report.results import OUT, Results, store_of
 from invsuite.results.published import write_published
-from invsuite.results.store import Store
-
-OUT = "results"  # the folder of a run that names none
 
 
 class RunArguments(TypedDict, total=False):
@@ -75,9 +72,9 @@ def run(suite: str | Suite, **arguments: Unpack[RunArguments]) -> Results:
 
     Examples:
         >>> import invsuite
-        >>> results = invsuite.run("quick", models=["vit"], stages=["embed"], methods=["mean-colour"], metrics=["psnr"])
+        >>> results = invsuite.run("quick", models=["vit"], stages=["embed"], methods=["exact"], metrics=["psnr"])
         >>> results[0].cell.row, results[0].measurements["psnr"].n
-        ('vit/embed/mean-colour', 24)
+        ('vit/embed/exact', 24)
     """
     begun, selection, executor = _prepare(suite, arguments)
     matrix, store, note = begun.plan, begun.store, begun.report.note
@@ -150,43 +147,9 @@ def _prepare(suite: str | Suite, arguments: RunArguments) -> tuple[Run, Selectio
     return Run(matrix, store, executor.device, reporter, options, {}), selection, executor
 
 
-def load_results(folder: Path | str = OUT, suite: str = "", current: Collection[str] = ()) -> Results:
-    """Return what runs of a suite left in a folder.
-
-    Args:
-        folder: what the run was given as ``out``.
-        suite: the suite's name; needed where the folder has several.
-        current: ids of the records that count as the newest (`Results.load`).
-
-    Raises:
-        UsageError: if there are no records, or of several suites and none is named.
-
-    Examples:
-        >>> import invsuite
-        >>> which = {"models": ["vit"], "stages": ["embed"], "methods": ["mean-colour"], "metrics": ["psnr"]}
-        >>> results = invsuite.run("quick", **which, out="there")
-        >>> invsuite.load_results("there")[0] == results[0]
-        True
-    """
-    folders = Path(folder) / "records"
-    names = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
-    if not suite and len(names) > 1:
-        raise UsageError(f"'{folder}' has records of several suites, name one: {', '.join(names)}")
-    suite = suite or next(iter(names), "quick")
-    results = Results.load(store_of(suite, folder).folder, str(folder), current)
-    if not results.records:
-        raise UsageError(f"no records of suite '{suite}' in '{folder}'; run: invsuite bench --suite {suite}")
-    return results
-
-
 def prune(suite: str, out: Path | str = OUT) -> int:
     """Delete the kept reconstructions, inverters and inverses of a suite, and return the bytes that were freed."""
     return prune_inverses(Path(out), suite) + store_of(suite, out).kept().prune()
-
-
-def store_of(suite: str, out: Path | str) -> Store:
-    """Return where the records of the suite of this name are."""
-    return Store(Path(out) / "records" / suite)
 
 
 def _state(begun: Run, entry: LoadedModel | UnavailableModel, cell: Cell) -> str:

@@ -159,7 +159,7 @@ def _suite_name(suite: str) -> str:
 
 
 def _results(suite: str, out: Path) -> Results:
-    from invsuite.api import load_results
+    from invsuite.report.results import load_results
 
     return load_results(out, _suite_name(suite))
 
@@ -175,7 +175,7 @@ def _write_report(answer: Results, out: Path) -> Path:
 
     A run of a part of a suite takes nothing from the table of the whole.
     """
-    from invsuite.api import load_results
+    from invsuite.report.results import load_results
 
     try:
         whole = load_results(out, answer.name, {record.cell.id for record in answer})
@@ -923,7 +923,7 @@ def show(
     out: OutOption = Path("results"),
 ) -> None:
     """Print one cell's record."""
-    from invsuite.api import store_of
+    from invsuite.report.results import store_of
     from invsuite.results.record import to_json
 
     print(json.dumps(to_json(store_of(_suite_name(suite), out).find(cell)), indent=1))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from helpers import TINY_SUITE, invoke, scene_split, scoring
 
-from invsuite.api import load_results
 from invsuite.benchmark import stage_relations
 from invsuite.benchmark.cells import LoadedModel, Selection, make_plan
 from invsuite.benchmark.suite import load_suite
@@ -26,6 +25,7 @@ from invsuite.metrics.interlayer import (
     rows_of,
 )
 from invsuite.models.base import Layout, Model
+from invsuite.report.results import load_results
 from invsuite.results.store import Store
 
 

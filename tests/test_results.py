@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from invented import measurement
 
-from invsuite.api import load_results
 from invsuite.errors import UsageError
-from invsuite.report.results import Results
+from invsuite.report.results import Results, load_results
 from invsuite.report.texts import data_texts
 from invsuite.results.baseline import pin
 from invsuite.results.record import DataCounts, Record, Weights

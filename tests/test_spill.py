@@ -14,12 +14,12 @@ from helpers import TINY_SUITE, invoke
 from invsuite._system import memory
 from invsuite._system.memory import available_memory
 from invsuite._system.spill import MEMORY_SHARE, SpilledTensor, TensorLike, collect, memory_budget
-from invsuite.api import load_results, store_of
 from invsuite.benchmark.suite import load_suite
 from invsuite.data import split as data_split
 from invsuite.data.scenes import Scenes
 from invsuite.data.split import Samples, Split
 from invsuite.registry import METRICS
+from invsuite.report.results import load_results, store_of
 from invsuite.results.record import Measurement
 
 NAMES = ", ".join(f'"{name}"' for name in METRICS)

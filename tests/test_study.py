@@ -15,8 +15,8 @@ from browser import launched, opened
 from helpers import invoke
 from playwright.sync_api import Browser
 
-from invsuite.api import store_of
 from invsuite.errors import DataError, UsageError
+from invsuite.report.results import store_of
 from invsuite.report.study import Answer, analyse, plan_pairs, strengths
 from invsuite.results.pictures import first_sheet
 from invsuite.results.record import Record

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 from urllib.parse import quote
 
+from invsuite._system.collection import no_collection
 from invsuite._system.files import write_atomically
-from invsuite._system.memory import no_collection
+from invsuite.errors import UsageError
 from invsuite.results.baseline import Baseline, Judgement, judge, load_baseline
 from invsuite.results.compare import compare_rows
 from invsuite.results.frame import to_csv, to_frame
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from invsuite.report.figures import Choice
 
+OUT = "results"  # the folder of a run that names none
 EXPLORE = "-explore.html"  # after the suite's name
 BUNDLED = "bundled"  # first word of where the weights of the suite's own small models come from
 
@@ -337,3 +339,37 @@ class Results(Sequence[Record]):
         """Return the address of the page of pictures in a folder; "" where there is none."""
         path = folder / f"{self.name}{EXPLORE}"
         return quote(path.name) if path.is_file() else ""
+
+
+def load_results(folder: Path | str = OUT, suite: str = "", current: Collection[str] = ()) -> Results:
+    """Return what runs of a suite left in a folder.
+
+    Args:
+        folder: what the run was given as ``out``.
+        suite: the suite's name; needed where the folder has several.
+        current: ids of the records that count as the newest (`Results.load`).
+
+    Raises:
+        UsageError: if there are no records, or of several suites and none is named.
+
+    Examples:
+        >>> import invsuite
+        >>> which = {"models": ["vit"], "stages": ["embed"], "methods": ["exact"], "metrics": ["psnr"]}
+        >>> results = invsuite.run("quick", **which, out="there")
+        >>> invsuite.load_results("there")[0] == results[0]
+        True
+    """
+    folders = Path(folder) / "records"
+    names = sorted(path.name for path in folders.iterdir() if path.is_dir()) if folders.is_dir() else []
+    if not suite and len(names) > 1:
+        raise UsageError(f"'{folder}' has records of several suites, name one: {', '.join(names)}")
+    suite = suite or next(iter(names), "quick")
+    results = Results.load(store_of(suite, folder).folder, str(folder), current)
+    if not results.records:
+        raise UsageError(f"no records of suite '{suite}' in '{folder}'; run: invsuite bench --suite {suite}")
+    return results
+
+
+def store_of(suite: str, out: Path | str) -> Store:
+    """Return where the records of the suite of this name are."""
+    return Store(Path(out) / "records" / suite)

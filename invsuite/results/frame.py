@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from invsuite.results.published import PublishedValue
 from invsuite.results.record import CellCost, Record
 from invsuite.results.regime import regime_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Columns and their types in a frame.
 COLUMNS = {
@@ -63,6 +64,8 @@ def to_frame(records: Iterable[Record], costs: bool = False) -> pd.DataFrame:
         records: in the order of the lines.
         costs: whether time, memory, operations and held values are lines too.
     """
+    import pandas as pd
+
     return pd.DataFrame(_lines(records, costs), columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -74,6 +77,8 @@ def to_csv(records: Iterable[Record], published: Iterable[PublishedValue] = ()) 
         published: what papers state: lines of their own behind the others, with the status ``published`` and, as their
             reason, the source.
     """
+    import pandas as pd
+
     lines = list(_lines(records, costs=True))
     suite = lines[0][0] if lines else None
     frame = pd.DataFrame([*lines, *_published(suite, published)], columns=list(COLUMNS), dtype=object)

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from filelock import FileLock, Timeout
 
 from invsuite._system.files import file_name, refused, write_atomically
 from invsuite._system.seal import is_intact, sealed
 from invsuite.errors import DataError, UsageError, unknown_name
-from invsuite.results.kept import LIMIT, KeptTensors
 from invsuite.results.pictures import (
     EditFacts,
     EditPictures,
@@ -41,6 +40,9 @@ from invsuite.results.record import (
     from_json,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from invsuite.results.kept import KeptTensors
 
 SEAL = "record_sha256"  # first key of a record: what tells that a number was not edited later
 
@@ -221,9 +223,14 @@ class Store(RecordFolder[Record]):
             self._write(record)
             return record
 
-    def kept(self, limit: int = LIMIT, note: Callable[[str], None] = lambda text: None) -> KeptTensors:
-        """Return what is kept beside the records for measures that are added later (`invsuite.results.kept`)."""
-        return KeptTensors(self.folder / "kept", limit, note)
+    def kept(self, limit: int | None = None, note: Callable[[str], None] = lambda text: None) -> KeptTensors:
+        """Return what is kept beside the records for measures that are added later (`invsuite.results.kept`).
+
+        Torch is imported here, and not by those who read records alone.
+        """
+        from invsuite.results.kept import LIMIT, KeptTensors
+
+        return KeptTensors(self.folder / "kept", LIMIT if limit is None else limit, note)
 
     def write_listing(self, images: Sequence[tuple[str, str]]) -> str:
         """Write the names and content digests of images once, and return the file's name below this folder.
