@@ -30,6 +30,7 @@ COMMANDS = dict.fromkeys(
 )
 MAIN = "pip install . && invsuite bench --models vit,detr"
 TESTS = "pip install tox && tox"
+CHECK = "invsuite check"
 SUITE = load_suite("quick")
 ROWS = {method.name: [m for m in SUITE.models if m.name in (method.models or [m.name])] for method in SUITE.methods}
 STAGES = {name: sum(len(model.stages) for model in models) for name, models in ROWS.items()}
@@ -98,13 +99,20 @@ def run(command: str, cwd: Path, environment: dict[str, str]) -> subprocess.Comp
     )
 
 
-@pytest.mark.slow
-def test_the_main_command_as_written(fresh: tuple[Path, dict[str, str]]) -> None:
+@pytest.fixture(scope="module")
+def main_job(fresh: tuple[Path, dict[str, str]]) -> tuple[Path, dict[str, str]]:
+    """The same after the main command, as written."""
     folder, environment = fresh
-    project = folder / "project"
-    shutil.rmtree(project / "results", ignore_errors=True)
-    done = run(MAIN, project, environment)
+    shutil.rmtree(folder / "project" / "results", ignore_errors=True)
+    done = run(MAIN, folder / "project", environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    return fresh
+
+
+@pytest.mark.slow
+def test_the_main_command_as_written(main_job: tuple[Path, dict[str, str]]) -> None:
+    folder, environment = main_job
+    project = folder / "project"
     where = run("cd / && python -c 'import invsuite; print(invsuite.__file__)'", project, environment).stdout
     assert where.startswith(str(folder / "env")), "the command that ran is the one installed from this folder"
     table = (project / "results" / "quick.md").read_text()
@@ -112,11 +120,6 @@ def test_the_main_command_as_written(fresh: tuple[Path, dict[str, str]]) -> None
     check_the_claims(project / "results" / "quick.csv")
     again = run("invsuite bench --models vit,detr", project, environment)
     assert f"0 cells computed, {CELLS} reused" in again.stdout
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    planned = run("invsuite bench --models vit,detr --dry-run", elsewhere, environment)
-    assert planned.returncode == 0, planned.stderr[-2000:]
-    assert f"{CELLS} cells, {CELLS} to run" in planned.stdout
 
 
 def check_the_claims(path: Path) -> None:
@@ -139,12 +142,29 @@ def check_the_claims(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_other_commands_as_written(fresh: tuple[Path, dict[str, str]]) -> None:
-    """Every other command of README and site runs after the main one, in the same folder."""
-    folder, environment = fresh
+def test_no_number_of_the_main_job_has_become_worse(main_job: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """The regression check: results are held against the pinned ``baselines/quick.json``. Where INVSUITE_CHECK_MARKDOWN
+    names a file, the summary for a pull request is written there."""
+    folder, environment = main_job
+    assert CHECK in COMMANDS
+    summary = Path(os.environ.get("INVSUITE_CHECK_MARKDOWN", tmp_path / "check.md"))
+    checked = run(f"{CHECK} --markdown '{summary}'", folder / "project", environment)
+    assert checked.returncode == 0, checked.stdout
+    assert "suite quick: passed" in summary.read_text()
+
+
+@pytest.mark.slow
+def test_the_other_commands_as_written(main_job: tuple[Path, dict[str, str]]) -> None:
+    """Every other command of README and site runs after the main one, in the same folder; what only plans, in an empty
+    one: suites travel in the package."""
+    folder, environment = main_job
     assert sys.version_info >= (3, 11)
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
     for command in COMMANDS:
-        if command in (MAIN, TESTS):
+        if command in (MAIN, TESTS, CHECK):
             continue
-        done = run(command, folder / "project", environment)
+        planned = "--dry-run" in command
+        done = run(command, elsewhere if planned else folder / "project", environment)
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        assert not planned or re.search(r"(\d+) cells, \1 to run", done.stdout), done.stdout

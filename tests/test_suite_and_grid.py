@@ -30,12 +30,12 @@ def ids(plan: Plan) -> dict[str, str]:
 
 
 def test_bundled_suites_load() -> None:
-    assert {"quick", "ci", "photos"} <= set(bundled_suites())
+    assert {"quick", "bundled", "photos"} <= set(bundled_suites())
     for name in bundled_suites():
         suite = load_suite(name)
         assert suite.name == name
         for spec in suite.methods:
-            if name != "ci" and isinstance(spec.method, Optimisation) and spec.method.until == "converged":
+            if isinstance(spec.method, Optimisation) and spec.method.until == "converged":
                 assert spec.method.iterations >= 1000, f"descents of {name}.{spec.name} end before they converge"
 
 

@@ -40,12 +40,12 @@ BAD: frozenset[Verdict] = frozenset({"worse", "newly failing", "missing", "not c
 
 #: A mean may also lose as much as this many times the range of its means over the seeds that were pinned along. Six
 #: seeds range over about 2.5 standard deviations, so two ranges are 3.6 of those of a difference between two seeds.
-#: Measured on the suite "ci" with seeds 0 to 5, on one core: the PSNR of trained cells ranges over 0.02 dB at the ViT's
-#: embedding, 0.07 to 0.17 dB at its blocks, 0.12 to 0.27 dB at DETR's backbone and encoder, and 0.19 to 0.72 dB at its
-#: decoder, where SSIM ranges over 0.07 and correspondence is not defined for every seed. No tolerance for all cells
-#: would let those pass and stop half a decibel in the others. With five of these seeds pinned along, the sixth was red
-#: in 0 of 30 tries; with three, in 40 of 180 (on how many images a measure is defined takes more seeds to see); with
-#: one, in 27 of 30. So pin six.
+#: Measured on the suite "quick" cut down to 480 image passes and 320 fit images, seeds 0 to 5, on one core: the PSNR of
+#: trained cells ranges over 0.02 dB at the ViT's embedding, 0.07 to 0.17 dB at its blocks, 0.12 to 0.27 dB at DETR's
+#: backbone and encoder, and 0.19 to 0.72 dB at its decoder, where SSIM ranges over 0.07 and correspondence is not
+#: defined for every seed. No tolerance for all cells would let those pass and stop half a decibel in the others. With
+#: five of these seeds pinned along, the sixth was red in 0 of 30 tries; with three, in 40 of 180 (on how many images a
+#: measure is defined takes more seeds to see); with one, in 27 of 30. So pin six.
 RUN_RANGES = 2.0
 #: Expected range of so many normal values, in standard deviations (Tippett 1925): fewer seeds than six range over less,
 #: and count for as much more.
