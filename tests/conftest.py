@@ -21,11 +21,14 @@ from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOr
 from invsuite.models.load import load_model
 from invsuite.registry import forget_plugins
 
+#: files of tests that take more than half a minute of a core, longest first
+LONGEST = ("readme", "types", "methods", "executors", "onnx", "notebooks", "timm_families", "docs", "together")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, so that no process is left alone with one of them at the end."""
-    longest = ["test_readme.py", "test_regression.py"]
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
