@@ -149,9 +149,20 @@ def chain(name: str, canvas: tuple[int, int] | None = None) -> Model:
     return detector_chain(name, network, SIZE, MEAN, STD, ORIGIN, canvas)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_chain_equals_forward(name: str) -> None:
-    model = chain(name)
+@pytest.fixture(scope="module", params=NETWORKS)
+def detector(request: pytest.FixtureRequest) -> Model:
+    """The `chain` of a detector, built once for all tests of it."""
+    return chain(request.param)
+
+
+@pytest.fixture
+def model(detector: Model) -> Model:
+    """The detector, before images are drawn."""
+    torch.manual_seed(2)
+    return detector
+
+
+def test_chain_equals_forward(model: Model) -> None:
     images = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         expected = model.reference(images)
@@ -162,10 +173,8 @@ def test_chain_equals_forward(name: str) -> None:
     assert float(answer.logits.std(1).max()) > 1e-4, "queries differ"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_component_runs_alone(name: str) -> None:
+def test_every_component_runs_alone(model: Model) -> None:
     """Each from the stage it reads, one pass and component by component alike; gradients reach the pixels."""
-    model = chain(name)
     images = torch.rand(2, 3, *SIZE, requires_grad=True)
     found = model.represent(images.detach(), model.stages)
     for index, component in enumerate(model.components):
@@ -179,17 +188,15 @@ def test_every_component_runs_alone(name: str) -> None:
     assert all(parameter.grad is None for parameter in model.network.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_last_stages_are_the_librarys(name: str) -> None:
+def test_the_last_stages_are_the_librarys(model: Model) -> None:
     """``encoder`` and ``decoder`` are what the library calls so."""
-    model = chain(name)
     images = torch.rand(1, 3, *SIZE)
     normalise = model.components[0].module.parts["normalise"]
     with torch.no_grad():
         outputs = model.network(pixel_values=normalise(images))
-    stages = ("encoder",) if name == "yolos" else ("encoder", "decoder")
+    stages = ("encoder",) if model.name == "yolos" else ("encoder", "decoder")
     found = model.represent(images, stages)
-    if name == "yolos":
+    if model.name == "yolos":
         expected = model.network.vit.layernorm(found["encoder"].tensor[:, 1:6])
         torch.testing.assert_close(expected, outputs.last_hidden_state[:, -5:], atol=1e-5, rtol=1e-5)
         return

@@ -1,4 +1,5 @@
-"""Every planted fault is caught by its guard, and a guard that is switched off makes the self-test fail."""
+"""A guard that is switched off makes the self-test fail. That every planted fault is caught, tests/test_readme.py
+shows: ``invsuite selftest`` is a command of the site."""
 
 from __future__ import annotations
 
@@ -13,14 +14,6 @@ from invsuite.models.base import Model
 from invsuite.registry import METRICS
 from invsuite.selftest import FAULTS, run_selftest, selftest_table
 from invsuite.selftest.base import Fault, try_fault
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_the_planted_fault_is_caught(fault: Fault) -> None:
-    verdict = try_fault(fault)
-    assert verdict.control == "", "the guard speaks without the fault"
-    assert fault.says in verdict.message
-    assert verdict.caught
 
 
 def test_there_are_enough_faults_and_each_has_its_own_name() -> None:

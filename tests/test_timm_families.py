@@ -83,11 +83,16 @@ def build(name: str, options: dict[str, Any], classes: int = 7) -> tuple[nn.Modu
     return network, timm_chain(name, network, (size, size), MEAN, STD, ORIGIN)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_piece_runs_alone_and_together_they_are_the_forward(name: str) -> None:
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> tuple[nn.Module, Model, int]:
+    """A family's network, its chain and how many prefix tokens it has; built once for all tests of it."""
+    options, prefix = FAMILIES[request.param]
+    return *build(request.param, options), prefix
+
+
+def test_every_piece_runs_alone_and_together_they_are_the_forward(family: tuple[nn.Module, Model, int]) -> None:
     """On other images and another batch than the adapter tried at load, with gradients."""
-    options, prefix = FAMILIES[name]
-    network, model = build(name, options)
+    network, model, prefix = family
     assert model.uncut == ""
     images = torch.rand(3, 3, *model.image_size, generator=torch.Generator().manual_seed(5))
     maps = network.forward_intermediates(
@@ -114,10 +119,9 @@ def test_every_piece_runs_alone_and_together_they_are_the_forward(name: str) -> 
     assert all(layout.spatial for layout in map(model.layout, model.stages[:-1]))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_stage_has_an_inverse(name: str) -> None:
+def test_every_stage_has_an_inverse(family: tuple[nn.Module, Model, int]) -> None:
     """Networks of both architectures join each representation to the one before it, whatever their layouts."""
-    model = build(name, FAMILIES[name][0])[1]
+    model = family[1]
     target = image_layout(model.image_size)
     for stage in model.stages:
         source = model.layout(stage)
