@@ -51,9 +51,8 @@ def test_a_strip_has_every_pixel_of_its_pictures(made: tuple[list[Record], Store
     strip = drawn(made, tmp_path / "strip.png")
     for row, expected in enumerate((noise(0, 6), noise(10, 6), noise(11, 6))):
         top = HEAD + row * (SIDE + GAP)
-        shown = strip[top : top + SIDE, LEFT : LEFT + 6 * SIDE].astype(int)
-        # whole pixels, wherever the canvas is rounded to
-        assert np.abs(shown - np.concatenate(expected, axis=1)).mean() < 1
+        shown = strip[top : top + SIDE, LEFT : LEFT + 6 * SIDE]
+        assert (shown == np.concatenate(expected, axis=1)).all()
 
 
 def test_photos_are_chosen_by_name_and_number(made: tuple[list[Record], Store], tmp_path: Path) -> None:

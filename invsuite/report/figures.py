@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
@@ -165,26 +167,33 @@ def draw_strip(
     height = HEAD + down * (len(methods) + 1)
     if max(width, height) > MOST_PIXELS:
         raise UsageError(f"the strip of '{model}' would have {width} x {height} pixels: show fewer pictures")
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    half = 0.5  # of a pixel more, so that no rounding takes one
+    figure = Figure(figsize=((width + half) / DPI, (height + half) / DPI), dpi=DPI)
+
+    def write(text: str, x: float, y: float, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, text, **style)
+
+    pictured: list[tuple[int, int, Pixels]] = []
     for column, stage in enumerate(stages):
+        left = labels + column * across
+        middle = left + (across - GAP) / 2
+        write(stage, middle, HEAD - GAP, ha="center", va="baseline", fontsize=10)
         for row, method in enumerate([ORIGINAL, *methods]):
-            left, top = labels + column * across, HEAD + row * down
-            axis = figure.add_axes((left / width, 1 - (top + high) / height, (across - GAP) / width, high / height))
+            top = HEAD + row * down
             strip = strips.get((stage, method))
             if strip is not None:
-                axis.imshow(np.concatenate([sized(p, wide, high) for p in strip], axis=1), interpolation="nearest")
-            if row == 0:
-                axis.set_title(stage, fontsize=10, pad=3)
+                pictured.append((left, top, np.concatenate([sized(p, wide, high) for p in strip], axis=1)))
             if (stage, method) in stopped:
-                axis.set_xlabel(f"{MARK} not converged", fontsize=7, labelpad=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
+                write(f"{MARK} not converged", middle, top + high + 1, ha="center", va="top", fontsize=7)
             if column == 0:
-                axis.set_ylabel(method, rotation=0, ha="right", va="center", fontsize=LABEL)
+                write(method, labels - GAP, top + high / 2, ha="right", va="center", fontsize=LABEL)
     figure.suptitle(title, fontsize=TITLE, y=1 - 4 / height, va="top")
-    _save(figure, path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = np.array(canvas.buffer_rgba())[..., :3]
+    for left, top, picture in pictured:
+        page[top : top + high, left : left + picture.shape[1]] = picture
+    _write_png(page, path)
     return [path, *(_separate(strips, list(images), path) if choice.files else ())]
 
 
@@ -208,10 +217,8 @@ def _separate(strips: Mapping[tuple[str, str], Sequence[Pixels]], names: Sequenc
         for name, picture in zip(names, strip, strict=True):
             last = f"{ORIGINAL}.png" if method == ORIGINAL else f"{file_name(stage)}-{file_name(method)}.png"
             file = path.with_suffix("") / file_name(name) / last
-            buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "PNG")
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, buffer.getvalue())
+            _write_png(picture, file)
             files.append(file)
     return list(dict.fromkeys(files))
 
@@ -358,6 +365,13 @@ def _save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
+
+
+def _write_png(picture: Pixels, path: Path) -> None:
+    """Write a picture (H, W, 3) as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
 
 
