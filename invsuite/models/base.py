@@ -15,11 +15,13 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from invsuite._system.flops import count_flops
 from invsuite.data.base import check_images
 from invsuite.data.geometry import BICUBIC, Resampling
 from invsuite.errors import DataError, NotApplicable, UsageError, unknown_name
@@ -326,6 +328,7 @@ class Model:
         self.resampling = BICUBIC
         self.source = ""
         self._split = split
+        self._flops: dict[tuple[str, ...], int] = {}  # by stages, counted once
         self.rebuild = rebuild
         self.uncut = uncut
         self.remarks: tuple[str, ...] = ()
@@ -612,6 +615,14 @@ class Model:
             return tensors[self.position(stage)]
 
         return {stage: Representation(tensor_of(stage), self.layout(stage), stage) for stage in ordered}
+
+    def flops(self, stages: Sequence[str]) -> int:
+        """Return the operations of the forward pass of one image to ``stages``: each image takes as many."""
+        key = tuple(self.order(stages))
+        if key not in self._flops:
+            blank = torch.zeros(1, 3, *self.image_size, device=self.device)
+            self._flops[key] = count_flops(partial(self.represent, blank, key))
+        return self._flops[key]
 
     def _tensors(self, known: Mapping[int, torch.Tensor], positions: Sequence[int]) -> dict[int, torch.Tensor]:
         """Return the tensors behind the components at ``positions``, in chain order, from ``known`` ones; -1: images.

@@ -128,8 +128,7 @@ def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None
             if settings.loss == "standardised":
                 deviations[stage], looked_at = channel_deviations(problem, stage)
                 cost.image_passes[stage] += len(looked_at)
-                per_image = count_flops(partial(model.represent, looked_at[:1], [stage]))
-                cost.frozen_flops[stage] = float(len(looked_at) * per_image)
+                cost.frozen_flops[stage] = float(len(looked_at) * model.flops([stage]))
             weight = settings.tv_at.get(stage, settings.tv)
             if weight == "search":
                 images = problem.select.images(slice(0, settings.search_images)).to(problem.device)

@@ -23,7 +23,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -510,8 +509,7 @@ def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, Trai
     size = own.stop - own.start
     images = problem.fit.images([i % len(problem.fit) for i in range(size)]).to(problem.device)
     tensors: Tensors = {stage: r.tensor for stage, r in model.represent(images, stages).items()}
-    # every image takes as many, so that one is enough to count
-    frozen = {stage: batch * count_flops(partial(model.represent, images[:1], [stage])) for stage in stages}
+    frozen = {stage: batch * model.flops([stage]) for stage in stages}
     costs = {}
     for trainee in trainees:
         module, generator = copy.deepcopy(trainee.module), trainee.generator

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from invsuite._system.flops import count_flops
 from invsuite._system.linear import Equations, Examples, NormalEquations, solve
 from invsuite._system.timing import Stopwatch
 from invsuite.inverses.closed_form import ClosedFormPath, QueryPath
@@ -207,11 +205,10 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
         for stage, module in own.items()
         if module.path is not None and stage not in left_out
     }
-    image = batches[0][""][:1]
-    frozen = float(count_flops(lambda: model.represent(image, chain))) * count * size
+    frozen = float(model.flops(chain)) * count * size
     of_readouts = dict.fromkeys(chain, 0.0)
     for stage in by_queries:
-        of_readouts[stage] = float(count_flops(partial(model.represent, image, [stage]))) * further * size
+        of_readouts[stage] = float(model.flops([stage])) * further * size
     costs = {stage: paths.cost(stage, of_readouts[stage]) for stage in chain}
     seconds = shared.seconds + images.borrowed_seconds
     return Initialisation(moments, states, frozenset(left_out), costs, frozen, seconds)
