@@ -342,7 +342,7 @@ def test_the_real_detectors_stages_invert(detector: tuple[Model, Path], extra_da
         ("ridge", {}),
         ("layerwise", small),
         ("modular", small),
-        ("optimisation", {"iterations": 2}),
+        ("optimisation", {"iterations": 2, "search_images": 1}),
     ):
         asked = stages[:2] if name == "ridge" else stages
         fitted = make_method(name, params).fit(replace(problem, stages=asked))
