@@ -359,7 +359,7 @@ def invert(
     model: Annotated[
         str,
         typer.Option(
-            help="vit or detr, the bundled models, whose inverses come along; with --inverse the source of the model "
+            help="vit or detr, the bundled models whose inverses come along; with --inverse the source of the model "
             "(default: the one on its card)."
         ),
     ] = "",

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import scene_split
 from train_bundled import recipe, train
 from train_bundled.train import measure_accuracy, measure_ap, train_all
 
-from invsuite.models.adapters.bundled import FOLDER, card
-from invsuite.models.base import Model
+from invsuite.methods import make_method
+from invsuite.methods.problem import Problem
+from invsuite.models.adapters.bundled import BUILDERS, FOLDER, card
+from invsuite.models.base import Layout, Model
+from invsuite.models.load import load_model
 
 
-def test_weights_and_card_are_under_8_mb() -> None:
-    size = sum(p.stat().st_size for p in Path(str(FOLDER)).iterdir() if p.suffix in (".safetensors", ".json"))
-    assert size < 8e6
+def test_weights_and_cards_are_under_10_mb_and_those_of_the_pyramid_small() -> None:
+    sizes = {p.name: p.stat().st_size for p in Path(str(FOLDER)).iterdir() if p.suffix in (".safetensors", ".json")}
+    assert sum(sizes.values()) < 10e6
+    assert sizes["swin.safetensors"] < 1.2e6
 
 
-def test_the_card_tells_what_a_reader_needs() -> None:
-    whole = json.loads((FOLDER / "card.json").read_text())
-    assert whole["data"]["seeds"]
-    assert whole["recipe"]
-    for name in ("vit", "detr"):
+def test_the_cards_tell_what_a_reader_needs() -> None:
+    for name in BUILDERS:
         facts = card(name)
+        assert facts["recipe"].startswith("Train the bundled ")
+        assert facts["data"]["seeds"]
         assert facts["trained"]["seconds"] > 60
         assert len(facts["sha256"]) == 64
         assert facts["measured"]["held_out_scenes"] == 500
+
+
+PYRAMID = {
+    "embed": Layout("map", 24, (24, 24)),
+    "stage1": Layout("map", 24, (24, 24)),
+    "stage2": Layout("map", 48, (12, 12)),
+    "stage3": Layout("map", 96, (6, 6)),
+    "stage4": Layout("map", 192, (3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", ["swin"])
+def test_a_pyramid_names_objects_as_its_card_says_and_is_inverted(
+    name: str, make_problem: Callable[..., Problem]
+) -> None:
+    model = load_model(f"bundled:{name}")
+    assert {stage: model.layout(stage) for stage in model.stages[:-1]} == PYRAMID
+    assert not model.uncut
+    accuracy = measure_accuracy(model, recipe.held_out(single=True, count=150))
+    assert accuracy == pytest.approx(card(name)["measured"]["accuracy_single_object"], abs=0.05)
+    stages = ("embed", "stage3")
+    inverter = make_method("ridge", {}).fit_stages(make_problem(model, stages, fit=96)).inverter
+    images = scene_split(904, 8).images(slice(None))
+    grey = images.mean((0, 2, 3), keepdim=True)
+    errors = {s: float((inverter.invert(model.represent(images, [s])[s]) - images).square().mean()) for s in stages}
+    assert errors["embed"] < errors["stage3"] / 2
+    assert errors["stage3"] < float((grey - images).square().mean())
 
 
 def test_the_classifier_names_95_percent_of_single_objects(vit: Model) -> None:
@@ -66,14 +97,13 @@ def test_a_symmetry_moves_images_cells_and_boxes_together() -> None:
 
 def test_the_recipe_runs_and_writes_what_the_loader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from invsuite.models.adapters import bundled
-    from invsuite.models.load import load_model
 
     monkeypatch.setattr(train, "HELD_OUT", 4)
     lines: list[str] = []
-    card = train_all(tmp_path, 0.0005, lines.append)
+    cards = train_all(tmp_path, list(train.TRAININGS), 0.0005, lines.append)
     assert any("left" in line for line in lines)
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
-    for name in ("vit", "detr"):
+    for name in BUILDERS:
         model = load_model(f"bundled:{name}")
-        assert model.origin.sha256 == card["models"][name]["sha256"]
+        assert model.origin.sha256 == cards[name]["sha256"]
         assert torch.isfinite(model.predict(torch.rand(1, 3, 96, 96)).logits).all()

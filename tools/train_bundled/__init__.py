@@ -1,1 +1,1 @@
-"""The trainer of the two bundled models."""
+"""The trainer of the bundled models."""

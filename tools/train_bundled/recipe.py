@@ -1,14 +1,7 @@
-"""How the bundled models are trained (``python tools/train_bundled``): scenes in, weights and a model card out.
+"""How the bundled models are trained (``python tools/train_bundled``): scenes in, a network out.
 
-Both recipes add a dense objective, because a transformer of this size learns slowly from one label per image:
-
-* ViT: cross-entropy of the class token against the class of the largest object, plus cross-entropy of every
-  patch token against the class under it (token labelling, Jiang et al. 2021, arXiv 2104.10858), on windows around
-  objects first and on whole scenes afterwards.
-* DETR: first its backbone, input projection and encoder learn, with live batch normalisation, to name the class
-  and the box of the object under every token, read out by DETR's own heads. transformers freezes batch
-  normalisation in a DETR backbone, and a randomly initialised frozen one does not train. Then the whole model
-  trains with the set loss of Carion et al. 2020 on every decoder layer, gradients clipped at 1.
+Every recipe adds a dense objective, because a network of this size learns slowly from one label per image. A model's
+card has what its function here says of itself.
 """
 
 from __future__ import annotations
@@ -24,6 +17,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import DetrForObjectDetection
@@ -31,7 +25,15 @@ from transformers.models.detr.modeling_detr import replace_batch_norm
 
 from invsuite.data.base import Sample, from_unit_range, to_unit_range
 from invsuite.data.scenes import CLASSES, Scenes, largest_label
-from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, build_detr, build_vit
+from invsuite.models.bundled.architecture import (
+    DETR_ARGS,
+    IMAGE_SIZE,
+    MEAN,
+    STD,
+    build_detr,
+    build_swin,
+    build_vit,
+)
 
 TRAIN_SEED = 1001
 SINGLE_TRAIN_SEED = 1002
@@ -108,7 +110,7 @@ def _batches(pool: Pool, batch: int, steps: int, seed: int) -> Iterator[list[tor
 
 @dataclass
 class _Schedule:
-    """AdamW with linear warm-up, cosine decay and gradient clipping at 1.0, the same for both models."""
+    """AdamW with linear warm-up, cosine decay and gradient clipping at 1.0, the same for every model."""
 
     groups: list[dict[str, Any]]
     steps: int
@@ -205,10 +207,14 @@ def _window_tokens(model: VisionTransformer, crops: torch.Tensor, places: torch.
 
 
 def train_vit(pool: Pool, window_steps: int, steps: int, seed: int, log: Log, batch: int = 64) -> VisionTransformer:
-    """Train the bundled ViT on ``pool``: windows around objects first (a quarter of the cost), then whole scenes.
+    """Train the bundled ViT on ``pool``, and return it in eval mode.
+
+    The loss is cross-entropy of the class token against the class of the largest object, plus cross-entropy of every
+    patch token against the class under it (token labelling, Jiang et al. 2021, arXiv 2104.10858), on windows around
+    objects first (a quarter of the cost), then on whole scenes.
 
     In half of the batches of windows the colour channels are permuted: with the prototypical hue alone a network
-    names four objects in five, and without this it is slow to look at their shape. Returns the model in eval mode.
+    names four objects in five, and without this it is slow to look at their shape.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -234,6 +240,76 @@ def train_vit(pool: Pool, window_steps: int, steps: int, seed: int, log: Log, ba
     report = _Reporter("vit", steps, log)
     for step, (images, cells, _, _, _, largest) in enumerate(_batches(pool, batch // 2, steps, seed + 1), 1):
         loss = loss_of(model.forward_features(images), largest, cells)
+        schedule.step(loss)
+        report.add(step, loss)
+    return model.eval()
+
+
+def train_swin(pool: Pool, mosaic_steps: int, steps: int, seed: int, log: Log) -> SwinTransformer:
+    """Train the bundled Swin Transformer on ``pool``, and return it in eval mode.
+
+    The loss is cross-entropy of what the last three maps say of every 8 x 8 pixels against the class there, in which
+    objects count ten times as much as the background. Images are mosaics of windows around four objects first, which
+    show four times as many, their colour channels permuted in half of the batches; then whole scenes, with
+    cross-entropy of the pooled answer against the class of the largest object added. Products are of bfloat16, and
+    weights are kept as float16.
+    """
+    torch.manual_seed(seed)
+    return _train_pyramid("swin", build_swin(), pool, mosaic_steps, steps, seed, log)
+
+
+def _keep_size(module: nn.Module) -> None:
+    """Draw weights so that a layer keeps the size of its input: timm's deviation of .02 is for widths of hundreds."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+
+
+def _mosaics(parts: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a quarter as many images (B / 4, 3, 96, 96), each of windows of four scenes, and their cells."""
+    crops, cells, _, _ = _windows(parts, rng)
+
+    def tiled(windows: torch.Tensor) -> torch.Tensor:
+        first, second, third, fourth = windows.chunk(4)
+        return torch.cat([torch.cat([first, second], -1), torch.cat([third, fourth], -1)], -2)
+
+    return tiled(crops), tiled(cells.unflatten(1, (WINDOW, WINDOW)))
+
+
+def _train_pyramid(
+    name: str, model: SwinTransformer, pool: Pool, mosaic_steps: int, steps: int, seed: int, log: Log, batch: int = 16
+) -> SwinTransformer:
+    """Train a network of shrinking maps with random weights, and return it in eval mode."""
+    model.apply(_keep_size)
+    readers = nn.ModuleList()
+    for facts in model.feature_info[1:]:  # maps with cells of 8 px or more
+        channels, share = facts["num_chs"], facts["reduction"] * GRID // IMAGE_SIZE
+        answers = nn.Conv2d(channels, share**2 * (NO_OBJECT + 1), 1)
+        readers.append(nn.Sequential(nn.GroupNorm(1, channels), answers, nn.PixelShuffle(share)))
+    parameters = [*model.parameters(), *readers.parameters()]
+    weight = torch.ones(NO_OBJECT + 1)
+    weight[NO_OBJECT] = 0.1
+
+    def read(images: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            last, maps = model.forward_intermediates(images, output_fmt="NCHW")
+            answers = [reader(own) for reader, own in zip(readers, maps[1:], strict=True)]
+        return last.float(), sum((F.cross_entropy(a.float(), cells, weight) for a in answers), torch.zeros(()))
+
+    rng = np.random.default_rng(seed)
+    schedule = _Schedule([{"params": parameters, "lr": 2e-3}], mosaic_steps)
+    report = _Reporter(f"{name} mosaics", mosaic_steps, log)
+    for step, parts in enumerate(_batches(pool, 4 * batch, mosaic_steps, seed), 1):
+        images, cells = _mosaics(parts, rng)
+        if step % 2 == 0:
+            images = images[:, torch.randperm(3)]
+        _, loss = read(images, cells)
+        schedule.step(loss)
+        report.add(step, loss)
+    schedule = _Schedule([{"params": parameters, "lr": 1e-3}], steps)
+    report = _Reporter(name, steps, log)
+    for step, (images, cells, _, _, _, largest) in enumerate(_batches(pool, 2 * batch, steps, seed + 1), 1):
+        last, loss = read(images, cells)
+        loss = loss + F.cross_entropy(model.forward_head(last), largest)
         schedule.step(loss)
         report.add(step, loss)
     return model.eval()
@@ -294,7 +370,13 @@ def _anchor_queries(detr: DetrForObjectDetection) -> None:
 def train_detr(
     pool: Pool, warmup_steps: int, steps: int, seed: int, log: Log, batch: int = 32
 ) -> DetrForObjectDetection:
-    """Train the bundled DETR on ``pool`` (dense warm-up, then set prediction), and return it in eval mode."""
+    """Train the bundled DETR on ``pool``, and return it in eval mode.
+
+    First its backbone, input projection and encoder learn, with live batch normalisation, to name the class and the box
+    of the object under every token, read out by DETR's own heads. transformers freezes batch normalisation in a DETR
+    backbone, and a randomly initialised frozen one does not train. Then the whole model trains with the set loss of
+    Carion et al. 2020 on every decoder layer, gradients clipped at 1.
+    """
     torch.manual_seed(seed)
     detr = build_detr()
     _anchor_queries(detr)
@@ -336,7 +418,7 @@ def train_detr(
 
 
 def held_out(single: bool, count: int = 500) -> Scenes:
-    """Return scenes that neither recipe trains on; ``single`` means one object per scene."""
+    """Return scenes that no recipe trains on; ``single`` means one object per scene."""
     if single:
         return Scenes(HELD_OUT_SINGLE_SEED, count, IMAGE_SIZE, max_objects=1)
     return Scenes(HELD_OUT_SEED, count, IMAGE_SIZE)

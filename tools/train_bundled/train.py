@@ -1,17 +1,18 @@
-"""Train both models, measure them on held-out scenes, write weights and model card."""
+"""Train the bundled models, measure them on held-out scenes, write weights and model cards."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -21,14 +22,37 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
 from invsuite.models.adapters.bundled import bundled_chain
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, VIT_ARGS
+from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, SWIN_ARGS, VIT_ARGS
 from train_bundled import recipe
 
 SEED = 7
-POOL = 16000
-VIT_STEPS = (11000, 2000)
-DETR_STEPS = (1300, 3600)
 HELD_OUT = 500
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training of one model is given.
+
+    Attributes:
+        train: a function of a pool of scenes, the ``steps``, ``seed`` and ``log`` that returns the network.
+        architecture: arguments of the network, for the card.
+        steps: number of steps by the parameter of ``train``.
+        scenes: how many are rendered.
+        precision: in which the weights are kept.
+    """
+
+    train: Callable[..., nn.Module]
+    architecture: dict[str, Any]
+    steps: dict[str, int]
+    scenes: int = 16000
+    precision: torch.dtype = torch.float32
+
+
+TRAININGS = {
+    "vit": Training(recipe.train_vit, VIT_ARGS, {"window_steps": 11000, "steps": 2000}),
+    "detr": Training(recipe.train_detr, DETR_ARGS, {"warmup_steps": 1300, "steps": 3600}),
+    "swin": Training(recipe.train_swin, SWIN_ARGS, {"mosaic_steps": 1500, "steps": 450}, 6000, torch.float16),
+}
 
 
 def measure_accuracy(model: Model, scenes: Scenes) -> float:
@@ -68,80 +92,80 @@ def measure_ap(model: Model, scenes: Scenes) -> dict[str, float]:
     return {"ap50": float(precision["map_50"]), "ap": float(precision["map"])}
 
 
-def train_all(out: Path, scale: float, log: recipe.Log) -> dict[str, Any]:
-    """Train, measure and write both models, and return the model card.
+def train_all(out: Path, names: Sequence[str], scale: float, log: recipe.Log) -> dict[str, dict[str, Any]]:
+    """Train, measure and write models, and return their cards.
 
     Args:
-        out: folder for ``vit.safetensors``, ``detr.safetensors`` and ``card.json``.
-        scale: share of the recipe's steps and scenes, for trying it out.
+        out: folder for ``NAME.safetensors`` and ``NAME.json`` of each.
+        names: of `TRAININGS`.
+        scale: share of the recipes' steps and scenes, for trying them out.
         log: a function that is called with a line every 100 steps.
     """
     set_determinism(SEED)
-    log(f"rendering {round(POOL * scale)} scenes")
-    pool = recipe.training_pool(max(64, round(POOL * scale)))
-    models: dict[str, Any] = {}
-    windows, steps = (max(1, round(s * scale)) for s in VIT_STEPS)
-    start = time.perf_counter()
-    vit = recipe.train_vit(pool, windows, steps, SEED, log)
-    trained = {"window_steps": windows, "steps": steps}
-    models["vit"] = _finish(out, "vit", vit, time.perf_counter() - start, trained, VIT_ARGS)
-    warmup, steps = (max(1, round(s * scale)) for s in DETR_STEPS)
-    start = time.perf_counter()
-    detr = recipe.train_detr(pool, warmup, steps, SEED, log)
-    trained = {"warmup_steps": warmup, "steps": steps}
-    models["detr"] = _finish(out, "detr", detr, time.perf_counter() - start, trained, DETR_ARGS)
-    return write_card(out, len(pool.images), models)
+    cards, pools = {}, dict[int, recipe.Pool]()
+    for name in names:
+        training = TRAININGS[name]
+        scenes = max(64, round(training.scenes * scale))
+        if scenes not in pools:
+            log(f"rendering {scenes} scenes")
+            pools = {scenes: recipe.training_pool(scenes)}
+        steps = {key: max(1, round(number * scale)) for key, number in training.steps.items()}
+        start = time.perf_counter()
+        network = training.train(pools[scenes], **steps, seed=SEED, log=log)
+        trained = {"scenes": scenes, **steps, "seconds": round(time.perf_counter() - start), "seed": SEED}
+        cards[name] = write_model(out, name, network, trained)
+    return cards
 
 
-def write_card(out: Path, scenes: int, models: dict[str, Any]) -> dict[str, Any]:
-    """Write ``card.json`` for ``models`` trained on ``scenes`` rendered scenes, and return it."""
-    card = {
-        "date": date.today().isoformat(),
-        "data": {
-            "generator_version": GENERATOR_VERSION,
-            "scenes": scenes,
-            "seeds": [recipe.TRAIN_SEED, recipe.SINGLE_TRAIN_SEED],
-            "held_out_seeds": [recipe.HELD_OUT_SEED, recipe.HELD_OUT_SINGLE_SEED],
-        },
-        "normalisation": {"mean": MEAN, "std": STD},
-        "image_size": IMAGE_SIZE,
-        "recipe": " ".join((recipe.__doc__ or "").split()),
-        "provenance": provenance_of(torch.device("cpu"), SEED),
-        "models": models,
-    }
-    write_atomically(out / "card.json", (json.dumps(card, indent=1) + "\n").encode())
-    return card
+def write_model(out: Path, name: str, network: nn.Module, trained: dict[str, int]) -> dict[str, Any]:
+    """Write weights and card of a trained network, and return the card.
 
-
-def _finish(
-    out: Path, name: str, network: nn.Module, seconds: float, trained: dict[str, int], args: dict[str, Any]
-) -> dict[str, Any]:
-    """Write one model's weights and return its part of the card."""
-    data = save({key: value.contiguous() for key, value in network.state_dict().items()})
+    Args:
+        out: folder for both.
+        name: of `TRAININGS`.
+        network: in eval mode; its weights are rounded to the precision in which they are kept.
+        trained: numbers of its training, for the card.
+    """
+    training = TRAININGS[name]
+    data = save({k: v.to(training.precision).contiguous() for k, v in network.state_dict().items()})
+    network.load_state_dict(load(data))
     path = out / f"{name}.safetensors"
     write_atomically(path, data)
     origin = WeightsOrigin(f"bundled {name}", hashlib.sha256(data).hexdigest())
-    model = bundled_chain(name, network, origin)
-    measured: dict[str, Any] = {"held_out_scenes": HELD_OUT}
-    if name == "vit":
-        measured["accuracy_single_object"] = measure_accuracy(model, recipe.held_out(single=True, count=HELD_OUT))
-        measured["accuracy_largest_object"] = measure_accuracy(model, recipe.held_out(single=False, count=HELD_OUT))
-        measured["summary"] = (
-            f"accuracy {measured['accuracy_single_object']:.1%} on single-object scenes, "
-            f"{measured['accuracy_largest_object']:.1%} on the largest of 1-4 objects (n = {HELD_OUT} each)"
-        )
-    else:
-        measured |= measure_ap(model, recipe.held_out(single=False, count=HELD_OUT))
-        measured["summary"] = (
-            f"AP50 {measured['ap50']:.3f}, AP {measured['ap']:.3f} on {HELD_OUT} scenes of 1-4 objects"
-        )
-    return {
+    card = {
+        "date": date.today().isoformat(),
         "file": path.name,
         "sha256": origin.sha256,
         "bytes": len(data),
         "parameters": sum(p.numel() for p in network.parameters()),
         "architecture": type(network).__name__,
-        "arguments": args,
-        "trained": {**trained, "seconds": round(seconds), "seed": SEED},
-        "measured": measured,
+        "arguments": training.architecture,
+        "normalisation": {"mean": MEAN, "std": STD},
+        "image_size": IMAGE_SIZE,
+        "recipe": " ".join((training.train.__doc__ or "").split()),
+        "data": {
+            "generator_version": GENERATOR_VERSION,
+            "seeds": [recipe.TRAIN_SEED, recipe.SINGLE_TRAIN_SEED],
+            "held_out_seeds": [recipe.HELD_OUT_SEED, recipe.HELD_OUT_SINGLE_SEED],
+        },
+        "trained": trained,
+        "measured": _measure(bundled_chain(name, network, origin)),
+        "provenance": provenance_of(torch.device("cpu"), SEED),
     }
+    write_atomically(out / f"{name}.json", (json.dumps(card, indent=1) + "\n").encode())
+    return card
+
+
+def _measure(model: Model) -> dict[str, Any]:
+    """Return how well a model does its own task on held-out scenes, in numbers and in words."""
+    if model.task == "detection":
+        measured = measure_ap(model, recipe.held_out(single=False, count=HELD_OUT))
+        summary = f"AP50 {measured['ap50']:.3f}, AP {measured['ap']:.3f} on {HELD_OUT} scenes of 1-4 objects"
+    else:
+        single, largest = (measure_accuracy(model, recipe.held_out(s, HELD_OUT)) for s in (True, False))
+        measured = {"accuracy_single_object": single, "accuracy_largest_object": largest}
+        summary = (
+            f"accuracy {single:.1%} on single-object scenes, {largest:.1%} on the largest of 1-4 objects "
+            f"(n = {HELD_OUT} each)"
+        )
+    return {"held_out_scenes": HELD_OUT, **measured, "summary": summary}

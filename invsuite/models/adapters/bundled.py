@@ -1,4 +1,4 @@
-"""The two bundled models: weights and card travel in the package, the digest is checked at load."""
+"""The bundled models: weights and cards travel in the package, digests are checked at load."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from importlib.resources import files
 from typing import Any
 
 import safetensors.torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from invsuite.data.scenes import CLASSES
 from invsuite.errors import WeightsError, unknown_name
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled.architecture import IMAGE_SIZE, MEAN, STD, build_detr, build_vit
+from invsuite.models.bundled.architecture import (
+    IMAGE_SIZE,
+    MEAN,
+    STD,
+    build_detr,
+    build_swin,
+    build_vit,
+)
 from invsuite.models.timm import timm_chain
 from invsuite.models.transformers import detector_chain
 from invsuite.registry import register
 
-BUILDERS = {"vit": build_vit, "detr": build_detr}
+BUILDERS = {"vit": build_vit, "detr": build_detr, "swin": build_swin}
 FOLDER = files("invsuite") / "models" / "bundled"
 
 
@@ -27,14 +33,13 @@ def card(name: str) -> dict[str, Any]:
     """Return the model card of a bundled model: recipe, measured accuracy, file name, SHA-256."""
     if name not in BUILDERS:
         raise unknown_name("bundled model", name, BUILDERS)
-    tree = json.loads((FOLDER / "card.json").read_text())
-    facts: dict[str, Any] = tree["models"][name]
-    return facts | {"normalisation": tree["normalisation"]}
+    facts: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return facts
 
 
 @register.model("bundled")
 def load(source: str, name: str) -> Model:
-    """Load the bundled model ``source`` (``vit`` or ``detr``) under the suite's ``name``.
+    """Load the bundled model ``source`` (``vit``, ``detr`` or ``swin``) under the suite's ``name``.
 
     Raises:
         WeightsError: if the file's SHA-256 is not the card's, or a tensor does not fit.
@@ -58,6 +63,6 @@ def load(source: str, name: str) -> Model:
 def bundled_chain(name: str, network: nn.Module, origin: WeightsOrigin) -> Model:
     """Return the chain of a bundled architecture with any weights; ``network`` comes from one of the `BUILDERS`."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    if isinstance(network, VisionTransformer):
+    if hasattr(network, "forward_intermediates"):  # timm's word for feature maps
         return timm_chain(name, network, size, MEAN, STD, origin)
     return detector_chain(name, network, size, MEAN, STD, origin, classes=CLASSES)

@@ -1,9 +1,10 @@
-"""The two bundled architectures, small enough to commit and to invert on a CPU: a timm ViT and a transformers DETR."""
+"""The bundled architectures, small enough to commit and to invert on a CPU: timm's and, for DETR, transformers' own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from invsuite.data.scenes import CLASSES
@@ -22,6 +23,19 @@ VIT_ARGS: dict[str, Any] = {
     "depth": 6,
     "num_heads": 4,
     "mlp_ratio": 2.0,
+    "num_classes": len(CLASSES),
+}
+
+# its maps: 24 x 24 places of 24 channels, 12 x 12 of 48, 6 x 6 of 96, 3 x 3 of 192
+SWIN_ARGS: dict[str, Any] = {
+    "img_size": IMAGE_SIZE,
+    "patch_size": 4,
+    "window_size": 6,
+    "embed_dim": 24,
+    "depths": (2, 2, 1, 1),
+    "num_heads": (2, 4, 8, 16),
+    "mlp_ratio": 2.0,
+    "drop_path_rate": 0.0,
     "num_classes": len(CLASSES),
 }
 
@@ -51,6 +65,11 @@ DETR_ARGS: dict[str, Any] = {
 def build_vit() -> VisionTransformer:
     """Return a randomly initialised ViT for 96 px scenes: patch 8 (12 x 12 tokens and a class token), 6 blocks."""
     return VisionTransformer(**VIT_ARGS)
+
+
+def build_swin() -> SwinTransformer:
+    """Return a randomly initialised Swin Transformer for 96 px scenes: patch 4, windows of 6 x 6, 6 blocks."""
+    return SwinTransformer(**SWIN_ARGS)
 
 
 def build_detr() -> DetrForObjectDetection:
