@@ -305,7 +305,9 @@ class Refined(BuiltOn):
     Use:
         For the best reconstruction of a representation: a readout or a trained network knows what images look like, and
         the descent knows what this representation says. Families: ``start = "ridge-3x3"``, ``"modular"``,
-        ``"layerwise"`` or ``"shared-chain"``, a row of the suite whose fit is shared.
+        ``"layerwise"`` or ``"shared-chain"``, a row of the suite whose fit is shared. With ``start = "mean"`` nothing is
+        trained: a descent from the mean image under a Gaussian of images, which finds more at late stages than the
+        total variation of ``optimisation`` does.
     Pitfalls:
         Every image takes hundreds of passes through the model, where a network takes one. The prior is measured on
         selection images, for on fit images a trained start errs less; with few of them it is rough, and descents are

@@ -37,7 +37,8 @@ def _no_filter(original: Any) -> Any:
 
     def pixels(self: Any, photo: Image.Image) -> Any:
         canvas = (self.size[1], self.size[0])
-        return np.asarray(photo.resize(canvas, Image.Resampling.NEAREST, box=self.source_box(*photo.size)))
+        picked = photo.resize(canvas, Image.Resampling.NEAREST, box=self.source_box(*photo.size))
+        return torch.tensor(np.asarray(picked)).permute(2, 0, 1)
 
     return pixels
 
