@@ -27,7 +27,7 @@ def list_models() -> list[Row]:
     Examples:
         >>> import invsuite
         >>> [row["model"] for row in invsuite.list_models() if row["weights"] == "bundled"]
-        ['vit', 'detr', 'swin']
+        ['vit', 'detr', 'swin', 'convnext']
     """
     from invsuite.models.adapters.bundled import BUILDERS, card
 

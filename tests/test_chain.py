@@ -38,7 +38,7 @@ def assert_chain_is_forward(model: Model, images: torch.Tensor) -> None:
         torch.testing.assert_close(boxes, expected.boxes, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit", "detr", "swin"])
+@pytest.mark.parametrize("name", ["vit", "detr", "swin", "convnext"])
 def test_bundled_chain_equals_forward(name: str, scenes: Split) -> None:
     assert_chain_is_forward(load_model(f"bundled:{name}"), scenes.images(slice(0, 4)))
 

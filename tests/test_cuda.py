@@ -82,7 +82,7 @@ def lies_on(tensor: torch.Tensor, device: torch.device) -> bool:
 # --- models
 
 
-@pytest.mark.parametrize("source", [*STAGES, "bundled:swin"])
+@pytest.mark.parametrize("source", [*STAGES, "bundled:swin", "bundled:convnext"])
 def test_a_model_holds_the_same_on_a_gpu(source: str, kind: str) -> None:
     images = scene_split(911, 3, load_model(source).image_size[0]).images(slice(None))
     here = load_model(source)

@@ -22,11 +22,12 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
 from invsuite.models.adapters.bundled import bundled_chain
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled.architecture import DETR_ARGS, IMAGE_SIZE, MEAN, STD, SWIN_ARGS, VIT_ARGS
+from invsuite.models.bundled.architecture import CONVNEXT_ARGS, DETR_ARGS, IMAGE_SIZE, MEAN, STD, SWIN_ARGS, VIT_ARGS
 from train_bundled import recipe
 
 SEED = 7
 HELD_OUT = 500
+PYRAMID_STEPS = {"mosaic_steps": 1500, "steps": 450}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Training:
 TRAININGS = {
     "vit": Training(recipe.train_vit, VIT_ARGS, {"window_steps": 11000, "steps": 2000}),
     "detr": Training(recipe.train_detr, DETR_ARGS, {"warmup_steps": 1300, "steps": 3600}),
-    "swin": Training(recipe.train_swin, SWIN_ARGS, {"mosaic_steps": 1500, "steps": 450}, 6000, torch.float16),
+    "swin": Training(recipe.train_swin, SWIN_ARGS, PYRAMID_STEPS, 6000, torch.float16),
+    "convnext": Training(recipe.train_convnext, CONVNEXT_ARGS, PYRAMID_STEPS, 6000, torch.float16),
 }
 
 

@@ -17,6 +17,7 @@ from invsuite.models.bundled.architecture import (
     IMAGE_SIZE,
     MEAN,
     STD,
+    build_convnext,
     build_detr,
     build_swin,
     build_vit,
@@ -25,7 +26,7 @@ from invsuite.models.timm import timm_chain
 from invsuite.models.transformers import detector_chain
 from invsuite.registry import register
 
-BUILDERS = {"vit": build_vit, "detr": build_detr, "swin": build_swin}
+BUILDERS = {"vit": build_vit, "detr": build_detr, "swin": build_swin, "convnext": build_convnext}
 FOLDER = files("invsuite") / "models" / "bundled"
 
 
@@ -39,7 +40,7 @@ def card(name: str) -> dict[str, Any]:
 
 @register.model("bundled")
 def load(source: str, name: str) -> Model:
-    """Load the bundled model ``source`` (``vit``, ``detr`` or ``swin``) under the suite's ``name``.
+    """Load the bundled model ``source`` (``vit``, ``detr``, ``swin`` or ``convnext``) under the suite's ``name``.
 
     Raises:
         WeightsError: if the file's SHA-256 is not the card's, or a tensor does not fit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
@@ -26,7 +27,7 @@ VIT_ARGS: dict[str, Any] = {
     "num_classes": len(CLASSES),
 }
 
-# its maps: 24 x 24 places of 24 channels, 12 x 12 of 48, 6 x 6 of 96, 3 x 3 of 192
+# the two pyramids have the same maps: 24 x 24 places of 24 channels, 12 x 12 of 48, 6 x 6 of 96, 3 x 3 of 192
 SWIN_ARGS: dict[str, Any] = {
     "img_size": IMAGE_SIZE,
     "patch_size": 4,
@@ -36,6 +37,14 @@ SWIN_ARGS: dict[str, Any] = {
     "num_heads": (2, 4, 8, 16),
     "mlp_ratio": 2.0,
     "drop_path_rate": 0.0,
+    "num_classes": len(CLASSES),
+}
+
+CONVNEXT_ARGS: dict[str, Any] = {
+    "patch_size": 4,
+    "dims": (24, 48, 96, 192),
+    "depths": (2, 2, 1, 1),
+    "ls_init_value": None,  # layer scales that start at 1e-6 take longer than this training to grow
     "num_classes": len(CLASSES),
 }
 
@@ -70,6 +79,11 @@ def build_vit() -> VisionTransformer:
 def build_swin() -> SwinTransformer:
     """Return a randomly initialised Swin Transformer for 96 px scenes: patch 4, windows of 6 x 6, 6 blocks."""
     return SwinTransformer(**SWIN_ARGS)
+
+
+def build_convnext() -> ConvNeXt:
+    """Return a randomly initialised ConvNeXt for 96 px scenes: patch 4, 6 blocks."""
+    return ConvNeXt(**CONVNEXT_ARGS)
 
 
 def build_detr() -> DetrForObjectDetection:
