@@ -305,8 +305,8 @@ class Refined(BuiltOn):
     Use:
         For the best reconstruction of a representation: a readout or a trained network knows what images look like, and
         the descent knows what this representation says. Families: ``start = "ridge-3x3"``, ``"modular"``,
-        ``"layerwise"`` or ``"shared-chain"``, a row of the suite whose fit is shared. With ``start = "mean"`` nothing is
-        trained: a descent from the mean image under a Gaussian of images, which finds more at late stages than the
+        ``"layerwise"`` or ``"shared-chain"``, a row of the suite whose fit is shared. With ``start = "mean"`` nothing
+        is trained: a descent from the mean image under a Gaussian of images, which finds more at late stages than the
         total variation of ``optimisation`` does.
     Pitfalls:
         Every image takes hundreds of passes through the model, where a network takes one. The prior is measured on
