@@ -338,7 +338,7 @@ def draw_curves(
             axis.axhline(level, label=label, color=colour, ls=dash, lw=1.2)
         for above, named in outside.items():
             place, side, word = (0.98, "top", "above") if above else (0.02, "bottom", "below")
-            text = f"{word}: {', '.join(named)}"
+            text = "\n".join(f"{word}: {level}" for level in named)  # a line each: a long one would push panels apart
             axis.text(0.98, place, text, transform=axis.transAxes, ha="right", va=side, fontsize=7, bbox=BEHIND)
         if logarithmic:
             axis.set_xscale("log")

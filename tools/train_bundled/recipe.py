@@ -296,7 +296,7 @@ def _train_pyramid(
 ) -> Pyramidal:
     """Train a network of shrinking maps with random weights, and return it in eval mode."""
     model.apply(_keep_size)
-    readers = nn.ModuleList()
+    readers: nn.ModuleList = nn.ModuleList()
     for facts in model.feature_info[1:]:  # maps with cells of 8 px or more
         channels, share = facts["num_chs"], facts["reduction"] * GRID // IMAGE_SIZE
         answers = nn.Conv2d(channels, share**2 * (NO_OBJECT + 1), 1)
