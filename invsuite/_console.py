@@ -114,11 +114,12 @@ def outlook_text(outlook: Outlook) -> str:
     rows, cost, device = _cells(outlook), outlook.cost, outlook.device.type
     passes = _passes_to_run(outlook)
     to_run = sum(row["state"] == "to run" for row in rows)
-    lines = [
-        f"{len(rows)} cells, {to_run} to run, about {passes:,} passes of an image through a model",
-        f"about {cost.hours:.2g} hours on this {device}, and {cost.memory / 2**30:.2g} GiB of its memory for a batch "
-        f"of {outlook.plan.suite.budget.batch}: an estimate from timed pieces of its work",
-    ]
+    lines = [f"{len(rows)} cells, {to_run} to run, about {passes:,} passes of an image through a model"]
+    if cost.hours or not cost.unknown:
+        lines.append(
+            f"about {cost.hours:.2g} hours on this {device}, and {cost.memory / 2**30:.2g} GiB of its memory for a "
+            f"batch of {outlook.plan.suite.budget.batch}: an estimate from timed pieces of its work"
+        )
     if cost.decoding:
         lines.append(f"of these about {cost.decoding:.2g} hours to decode photos, once")
     if cost.disk:

@@ -63,6 +63,9 @@ def test_the_large_suites_load_and_dry_run(name: str, sources: set[str], no_phot
     seeds = {m.name: len(suite.seeds) if m.method.seeded else 1 for m in suite.methods}
     assert len(tree["cells"]) == sum(len(m.stages) for m in suite.models) * sum(seeds.values())
     assert set(tree["estimate"]["unknown"]) == {m.name for m in suite.models}
+    said = invoke("bench", "--suite", name, "--dry-run", "--offline", "--out", tmp_path).stdout
+    assert "not in the estimate" in said
+    assert " hours on this " not in said, "nothing was timed"
 
 
 def test_the_paper_suite_has_the_papers_models() -> None:
