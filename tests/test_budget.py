@@ -238,6 +238,24 @@ def test_the_lines_of_a_figure_are_paired(tmp_path: Path) -> None:
     assert early.levels["ridge (closed form)"] == pytest.approx(28, abs=0.05)
 
 
+def test_a_line_of_fewer_images_keeps_its_place_beside_the_row_most_like_it() -> None:
+    """A descent that is above the mean image, image by image, stands above it, whatever images it has."""
+    records = planted()
+    floor = {one.cell.stage: one.measurements["psnr"].values for one in records if one.cell.method == "mean"}
+    few = [3, 8, 13, 21]
+    for one in records:
+        if one.cell.method == "optimisation":
+            values = floor[one.cell.stage]
+            one.images = [one.images[i] for i in few]
+            one.measurements = {"psnr": measurement("psnr", [values[i] + 0.5 for i in few])}
+        else:
+            one.measurements = {"psnr": one.measurements["psnr"]}
+    _, _, panels = _figure(curves_of("net", records), seconds=False)
+    levels = panels[0][0].levels
+    [line] = [value for name, value in levels.items() if name.startswith("optimisation")]
+    assert line == pytest.approx(levels["mean"] + 0.5, abs=1e-6)
+
+
 def test_a_suite_without_curves_is_refused(tmp_path: Path) -> None:
     single = [one for one in planted() if "@" not in one.cell.method or "@1600" in one.cell.method]
     with pytest.raises(UsageError, match="no method of suite 'tiny' has rows at several budgets"):

@@ -277,9 +277,10 @@ forward, backward and start of the inverses, *frozen* ones the model's forward p
 beside the curves in their own regime: in closed form, or converged by their stopping rule; what was stopped before it
 converged is left out. In the figures, bars are intervals after each image's own level has been taken out, which all
 curves of a panel share, so that they tell methods apart, and a line of fewer images stands where its paired difference
-puts it. Between two budgets quality is taken as linear in the logarithm of the cost. Values are means over images;
-intervals are 95 % bootstraps over images, for differences and ratios over the images that both methods have. They hold
-one by one, not all at once. What holds at these budgets says nothing of larger ones: see which methods still rise.
+from a row of all images puts it, from the one beside which it varies least. Between two budgets quality is taken as
+linear in the logarithm of the cost. Values are means over images; intervals are 95 % bootstraps over images, for
+differences and ratios over the images that both methods have. They hold one by one, not all at once. What holds at
+these budgets says nothing of larger ones: see which methods still rise.
 """
 
 
@@ -628,12 +629,19 @@ def _spread(curves: Curves, stage: str, measure: Measurement) -> dict[str, list[
 
 
 def _level(curves: Curves, row: Row, measure: Measurement) -> float:
-    """Return where the line of a row stands: at its mean, or where its paired difference from a curve puts it."""
-    beside = curves.curves[0].last.rows[row.stage]
-    if row.images == beside.images:
+    """Return where the line of a row stands: at its mean, or where its paired difference from another row puts it.
+
+    Of the rows of all images the one beside which it is told most exactly is taken: one that fails on the same images.
+    """
+    ends = [curve.last.rows[row.stage] for curve in curves.curves]
+    if row.images == ends[0].images:
         return _mean(row, measure)
-    (mean, other), _, _ = _qualities([row, beside], measure.name)
-    return _mean(beside, measure) + float(mean - other)
+    levels = [rows[row.stage] for rows in curves.levels.values() if row.stage in rows]
+    placed = []
+    for other in ends + [level for level in levels if level.images == ends[0].images and level.having(measure.name)]:
+        (mean, beside), draws, _ = _qualities([row, other], measure.name)
+        placed.append((float(np.std(draws[:, 0] - draws[:, 1])), _mean(other, measure) + float(mean - beside)))
+    return min(placed)[1]
 
 
 def _mean(row: Row, measure: Measurement) -> float:
