@@ -61,20 +61,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         DiskError: if the disk refuses, naming the file; the temp file is removed.
     """
-    temporary = None
     with uninterrupted():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
+            with whole(path) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+                os.chmod(file.name, 0o644)
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise refused(path, error) from error
 
 
@@ -85,13 +80,14 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: if the disk refuses.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
             yield file
-            file.flush()
-            os.replace(temporary, path)
-        finally:
+        os.replace(temporary, path)
+    finally:
+        if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 

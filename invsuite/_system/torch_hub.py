@@ -17,6 +17,12 @@ def in_cache(name: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
+def download(address: str, path: Path) -> None:
+    """Fetch a file, which is there whole or not at all, into a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(address, str(path), progress=False)
+
+
 @dataclass(frozen=True)
 class TorchFile:
     """A published checkpoint.
@@ -60,8 +66,7 @@ class TorchFile:
             return Need(f"checkpoint {path.name}", 0, None, str(path))
 
         def bring(log: Log) -> str:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(self.address, str(path), progress=False)
+            download(self.address, path)
             return f"sha256:{file_digest(self.find())}"
 
         return Need(f"checkpoint {path.name}", self.size, bring, self.address)

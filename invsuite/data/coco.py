@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from invsuite._system.files import expand_path
 from invsuite._system.identity import NOT_IDENTITY
 from invsuite._system.needs import Log, Need
+from invsuite._system.torch_hub import download
 from invsuite._system.validation import Natural
 from invsuite.data.annotations import CocoAnnotations
 from invsuite.data.base import BoxedObject, Instance, Sample, bounding_box
@@ -128,9 +128,8 @@ class Archive:
         Raises:
             DataError: if its digest is not the published one.
         """
-        root.mkdir(parents=True, exist_ok=True)
         file = root / self.path.rsplit("/", 1)[1]
-        torch.hub.download_url_to_file(SITE + self.path, str(file), progress=False)
+        download(SITE + self.path, file)
         with file.open("rb") as content:
             sha1 = hashlib.file_digest(content, "sha1").hexdigest()
         if sha1 != self.sha1:

@@ -82,16 +82,15 @@ def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
     """Return the images (N, 3, H, W), float32 in [0, 1], of some rows; photos are decoded by all processors."""
     if not dataset.is_photos:
         return torch.stack([dataset[row].image for row in rows])
-    return to_unit_range(torch.stack(list(in_order(dataset.pixels, rows, len(rows)))))
+    return to_unit_range(torch.cat(list(_pieces(dataset, rows, 1))))
 
 
 def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:
     """Yield the images of some rows as 8-bit pixels (B, 3, H, W), in order, and tell how far it is."""
     begun, done = time.monotonic(), 0
     last = begun
-    parts = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
-    for pixels in in_order(partial(_pixels_of, dataset), parts, len(rows)):
-        yield torch.from_numpy(pixels)
+    for pixels in _pieces(dataset, rows, TOGETHER):
+        yield pixels
         done += len(pixels)
         if time.monotonic() - last > SECONDS_OF_SILENCE:
             last = time.monotonic()
@@ -99,6 +98,13 @@ def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:
     seconds = time.monotonic() - begun
     if seconds > SECONDS_WORTH_A_LINE:
         tell(f"decoded {len(rows)} images of '{dataset.name}' in {seconds:.0f} s: {len(rows) / seconds:.0f} per second")
+
+
+def _pieces(dataset: Dataset, rows: Sequence[int], together: int) -> Iterator[torch.Tensor]:
+    """Yield the images of some rows as 8-bit pixels (B, 3, H, W), so many ``together``, in order."""
+    parts = [rows[start : start + together] for start in range(0, len(rows), together)]
+    for pixels in in_order(partial(_pixels_of, dataset), parts, len(rows)):
+        yield torch.from_numpy(pixels)
 
 
 def _pixels_of(dataset: Dataset, rows: Sequence[int]) -> NDArray[np.uint8]:

@@ -22,12 +22,11 @@ from io import BufferedIOBase
 from itertools import product
 from pathlib import Path
 
-import torch
-
 from invsuite._system.cache import cache_folder
 from invsuite._system.environment import is_offline
 from invsuite._system.files import file_digest, file_name, whole
 from invsuite._system.needs import Log, Need
+from invsuite._system.torch_hub import download
 from invsuite.errors import DataError, Unavailable, boundary, reason_of
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -148,8 +147,7 @@ def _bring(shard: Path) -> None:
     if is_offline():
         raise Unavailable(f"shard '{address}' is not here, and --offline forbids to fetch it")
     with boundary(f"shard '{address}' cannot be fetched", Unavailable):
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(shard), progress=False)
+        download(address, shard)
 
 
 def _uncompressed(shard: Path) -> Path:

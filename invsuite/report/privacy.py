@@ -98,24 +98,24 @@ def write_privacy(suites: Iterable[Results], folder: Path) -> list[Path]:
     """
     page, every = Page(folder / "privacy.md", TITLE, READING), []
     for results in suites:
-        models = {model: records for model, records in results.models.items() if readings_of(records)}
+        models = {model: own for model, records in results.models.items() if (own := readings_of(records))}
         if not models:
             raise UsageError(
                 f"suite '{results.name}' has no row of disturbed representations; a table of the method 'disturbed' "
                 "makes one"
             )
         page.suite(results)
-        for model, records in models.items():
-            readings = readings_of(records)
-            every.append((model, _clean(records), readings))
-            page.model(model, records)
+        for model, readings in models.items():
+            clean = _clean(results.models[model])
+            every.append((model, clean, readings))
+            page.model(model, results.models[model])
             panels = _panels(readings)
             if panels:
                 title = f"{model}: what is read, and useful"
                 page.curves(f"{results.name}-{model}-privacy.png", title, "usefulness", panels, logarithmic=False)
             for stage in dict.fromkeys(reading.row.stage for reading in readings):
                 own = [reading for reading in readings if reading.row.stage == stage]
-                page.lines += _stage_lines(stage, _clean(records), own)
+                page.lines += _stage_lines(stage, clean, own)
     return page.write(_opening(every))
 
 
@@ -160,7 +160,7 @@ def _defence(model: str, clean: Clean, readings: Sequence[Reading]) -> str:
     words = min(hardest, key=lambda words: hardest[words])
     chosen = [reading for reading in own if reading.disturbance == words]
     said = [f"`{r.start}`{', told,' if r.told else ''} has {value_text(r.row, measure)}" for r in chosen]
-    before = [f"{value_text(clean.get((stage, start)), measure)}" for start in dict.fromkeys(r.start for r in chosen)]
+    before = [value_text(clean.get((stage, start)), measure) for start in dict.fromkeys(r.start for r in chosen)]
     return (
         f"Of what leaves {100 * USEFUL:.0f} % of the answers of `{model}` at {stage}, {words} hides most: by "
         f"{heading(measure)} {listed(said)}, undisturbed {listed(before)}."

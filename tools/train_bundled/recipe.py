@@ -31,9 +31,7 @@ from invsuite.models.bundled.architecture import (
     IMAGE_SIZE,
     MEAN,
     STD,
-    build_convnext,
     build_detr,
-    build_swin,
     build_vit,
 )
 
@@ -248,32 +246,6 @@ def train_vit(pool: Pool, window_steps: int, steps: int, seed: int, log: Log, ba
     return model.eval()
 
 
-def train_swin(pool: Pool, mosaic_steps: int, steps: int, seed: int, log: Log) -> SwinTransformer:
-    """Train the bundled Swin Transformer on ``pool``, and return it in eval mode.
-
-    The loss is cross-entropy of what the last three maps say of every 8 x 8 pixels against the class there, in which
-    objects count ten times as much as the background. Images are mosaics of windows around four objects first, which
-    show four times as many, their colour channels permuted in half of the batches; then whole scenes, with
-    cross-entropy of the pooled answer against the class of the largest object added. Products are of bfloat16, and
-    weights are kept as float16.
-    """
-    torch.manual_seed(seed)
-    return _train_pyramid("swin", build_swin(), pool, mosaic_steps, steps, seed, log)
-
-
-def train_convnext(pool: Pool, mosaic_steps: int, steps: int, seed: int, log: Log) -> ConvNeXt:
-    """Train the bundled ConvNeXt on ``pool``, and return it in eval mode.
-
-    The loss is cross-entropy of what the last three maps say of every 8 x 8 pixels against the class there, in which
-    objects count ten times as much as the background. Images are mosaics of windows around four objects first, which
-    show four times as many, their colour channels permuted in half of the batches; then whole scenes, with
-    cross-entropy of the pooled answer against the class of the largest object added. Products are of bfloat16, and
-    weights are kept as float16.
-    """
-    torch.manual_seed(seed)
-    return _train_pyramid("convnext", build_convnext(), pool, mosaic_steps, steps, seed, log)
-
-
 def _keep_size(module: nn.Module) -> None:
     """Draw weights so that a layer keeps the size of its input: timm's deviation of .02 is for widths of hundreds."""
     if isinstance(module, nn.Linear | nn.Conv2d):
@@ -291,10 +263,26 @@ def _mosaics(parts: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch
     return tiled(crops), tiled(cells.unflatten(1, (WINDOW, WINDOW)))
 
 
-def _train_pyramid(
-    name: str, model: Pyramidal, pool: Pool, mosaic_steps: int, steps: int, seed: int, log: Log, batch: int = 16
+def train_pyramid(
+    name: str,
+    build: Callable[[], Pyramidal],
+    pool: Pool,
+    mosaic_steps: int,
+    steps: int,
+    seed: int,
+    log: Log,
+    batch: int = 16,
 ) -> Pyramidal:
-    """Train a network of shrinking maps with random weights, and return it in eval mode."""
+    """Train the bundled Swin Transformer, or ConvNeXt, on ``pool``, and return it in eval mode.
+
+    The loss is cross-entropy of what the last three maps say of every 8 x 8 pixels against the class there, in which
+    objects count ten times as much as the background. Images are mosaics of windows around four objects first, which
+    show four times as many, their colour channels permuted in half of the batches; then whole scenes, with
+    cross-entropy of the pooled answer against the class of the largest object added. Products are of bfloat16, and
+    weights are kept as float16.
+    """
+    torch.manual_seed(seed)
+    model: Pyramidal = build()
     model.apply(_keep_size)
     readers: nn.ModuleList = nn.ModuleList()
     for facts in model.feature_info[1:]:  # maps with cells of 8 px or more

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,17 @@ from invsuite.data.base import Sample
 from invsuite.data.scenes import GENERATOR_VERSION, Scenes, largest_label
 from invsuite.models.adapters.bundled import bundled_chain
 from invsuite.models.base import Model, WeightsOrigin
-from invsuite.models.bundled.architecture import CONVNEXT_ARGS, DETR_ARGS, IMAGE_SIZE, MEAN, STD, SWIN_ARGS, VIT_ARGS
+from invsuite.models.bundled.architecture import (
+    CONVNEXT_ARGS,
+    DETR_ARGS,
+    IMAGE_SIZE,
+    MEAN,
+    STD,
+    SWIN_ARGS,
+    VIT_ARGS,
+    build_convnext,
+    build_swin,
+)
 from train_bundled import recipe
 
 SEED = 7
@@ -48,12 +59,20 @@ class Training:
     scenes: int = 16000
     precision: torch.dtype = torch.float32
 
+    @property
+    def recipe(self) -> str:
+        """Return what the function says of itself, for the card."""
+        function = self.train.func if isinstance(self.train, partial) else self.train
+        return " ".join((function.__doc__ or "").split())
+
 
 TRAININGS = {
     "vit": Training(recipe.train_vit, VIT_ARGS, {"window_steps": 11000, "steps": 2000}),
     "detr": Training(recipe.train_detr, DETR_ARGS, {"warmup_steps": 1300, "steps": 3600}),
-    "swin": Training(recipe.train_swin, SWIN_ARGS, PYRAMID_STEPS, 6000, torch.float16),
-    "convnext": Training(recipe.train_convnext, CONVNEXT_ARGS, PYRAMID_STEPS, 6000, torch.float16),
+    "swin": Training(partial(recipe.train_pyramid, "swin", build_swin), SWIN_ARGS, PYRAMID_STEPS, 6000, torch.float16),
+    "convnext": Training(
+        partial(recipe.train_pyramid, "convnext", build_convnext), CONVNEXT_ARGS, PYRAMID_STEPS, 6000, torch.float16
+    ),
 }
 
 
@@ -144,7 +163,7 @@ def write_model(out: Path, name: str, network: nn.Module, trained: dict[str, int
         "arguments": training.architecture,
         "normalisation": {"mean": MEAN, "std": STD},
         "image_size": IMAGE_SIZE,
-        "recipe": " ".join((training.train.__doc__ or "").split()),
+        "recipe": training.recipe,
         "data": {
             "generator_version": GENERATOR_VERSION,
             "seeds": [recipe.TRAIN_SEED, recipe.SINGLE_TRAIN_SEED],
