@@ -36,7 +36,14 @@ def pick_device(name: str) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise SetupError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()} CUDA devices")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACES)
+        use_full_precision()
     return device
+
+
+def use_full_precision() -> None:
+    """Make a GPU's products and convolutions full float32; torch's own choice rounds convolutions to 10 bits (TF32)."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def pick_devices(names: str) -> list[torch.device]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from invsuite._system.devices import use_full_precision
 from invsuite.registry import loaded_plugins
 
 PACKAGES = (
@@ -83,8 +84,7 @@ def set_determinism(seed: int) -> None:
     """Seed torch and ask for deterministic kernels in full float32 precision."""
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    use_full_precision()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling what is allocated takes one more kernel for every tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

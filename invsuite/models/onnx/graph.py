@@ -19,6 +19,11 @@ from invsuite.models.onnx.ops.types import Attributes
 OLDEST = 13  # opset whose operators the table knows; axes and softmax meant something else before
 
 
+#: inputs, by operator, that are read as numbers
+NUMBERS = {"Clip": (1, 2), "Pad": (2,), "Pow": (1,), "Range": (0, 1, 2), "Resize": (2,)}
+READ = 8  # values, at most, of a constant that is read as numbers
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation: names of the tensors it takes ("" for one left out) and gives."""
@@ -41,7 +46,8 @@ class OnnxGraph(nn.Module):
     """The graph of a file.
 
     Floating-point constants are parameters, so that they are frozen, moved and digested as weights are; whole numbers
-    (shapes, indices) stay on the CPU.
+    (shapes, indices) stay on the CPU, and so do copies of single numbers, which operators read there: asking a GPU for
+    one waits for it.
 
     Attributes:
         path: of the file.
@@ -66,10 +72,13 @@ class OnnxGraph(nn.Module):
         self.weights = nn.ParameterList()
         self._places: dict[str, int] = {}
         self._whole: dict[str, torch.Tensor] = {}
+        self._read: dict[str, torch.Tensor] = {}
         for name, value in _constants(graph).items():
             if value.is_floating_point():
                 self._places[name] = len(self.weights)
                 self.weights.append(nn.Parameter(value, requires_grad=False))
+                if value.numel() <= READ:
+                    self._read[name] = value.clone()
             else:
                 self._whole[name] = value
         self._maker = {name: node for node in self.nodes for name in node.outputs}
@@ -129,13 +138,19 @@ class OnnxGraph(nn.Module):
         """Return the tensors ``outputs`` from the ``known`` ones; differentiable."""
         values: dict[str, torch.Tensor | None] = {"": None, **known}
         for step in self._plan(tuple(known), outputs):
-            inputs = [self._value(values, name) for name in step.node.inputs]
+            inputs = [self._input(values, step.node, index) for index in range(len(step.node.inputs))]
             answers = OPERATORS[step.node.operator](inputs, step.node.attributes)
             values.update(zip(step.node.outputs, answers, strict=False))
             for name in step.done:
                 values.pop(name, None)
         tensors = [self._value(values, name) for name in outputs]
         return [tensor for tensor in tensors if tensor is not None]
+
+    def _input(self, values: Mapping[str, torch.Tensor | None], node: Node, index: int) -> torch.Tensor | None:
+        name = node.inputs[index]
+        if name in self._read and name not in values and index in NUMBERS.get(node.operator, ()):
+            return self._read[name]
+        return self._value(values, name)
 
     def _value(self, values: Mapping[str, torch.Tensor | None], name: str) -> torch.Tensor | None:
         if name in values:

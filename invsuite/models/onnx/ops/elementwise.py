@@ -46,8 +46,11 @@ def _divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.div(a, b, rounding_mode="trunc") if whole else a / b
 
 
-def _power(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a.pow(float(b)) if b.numel() == 1 else a.pow(b)
+def _power(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
+    base, exponent = needed(inputs, 0), needed(inputs, 1)
+    if exponent.numel() == 1:
+        return (base.pow(float(exponent)),)
+    return (torch.pow(*together(base, exponent)),)
 
 
 def _clip(inputs: Inputs, attributes: Attributes) -> tuple[torch.Tensor, ...]:
@@ -120,7 +123,7 @@ ELEMENTWISE: dict[str, Operator] = {
     "Not": _unary(torch.logical_not),
     "Or": _binary(torch.logical_or),
     "PRelu": _binary(_prelu),
-    "Pow": _binary(_power),
+    "Pow": _power,
     "Reciprocal": _unary(torch.reciprocal),
     "Relu": _unary(torch.relu),
     "Round": _unary(torch.round),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from invsuite.errors import UsageError
+
+SMALL = 4096  # values of constants that are kept on a GPU
 
 Inputs = list[torch.Tensor | None]
 Attributes = dict[str, Any]
@@ -42,4 +45,18 @@ def numbers(inputs: Inputs, index: int, attributes: Attributes, name: str) -> li
 def together(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return tensors on one device: small constants made of shapes, which stay on the CPU, follow the data."""
     device = next((t.device for t in tensors if t.device.type != "cpu"), None)
-    return tensors if device is None else tuple(t.to(device) for t in tensors)
+    return tensors if device is None else tuple(_there(t, device) for t in tensors)
+
+
+def _there(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on ``device``; small ones of the CPU are taken there once, since a copy waits for the GPU."""
+    if tensor.device == device or tensor.numel() > SMALL:
+        return tensor.to(device)
+    return _copied(tuple(tensor.flatten().tolist()), tensor.dtype, tuple(tensor.shape), device)
+
+
+@lru_cache(maxsize=1024)
+def _copied(
+    values: tuple[float, ...], dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    return torch.tensor(values, dtype=dtype).reshape(shape).to(device)
