@@ -188,6 +188,7 @@ def pretended_gpu() -> Iterator[Pretended]:
         "get_device_name": lambda device=None: "a pretended GPU",
         "mem_get_info": lambda device=None: (2**33, 2**34),
         "max_memory_allocated": lambda device=None: 2**20,
+        "memory_allocated": lambda device=None: 2**20,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "Event": Event,
     }
@@ -200,5 +201,7 @@ def pretended_gpu() -> Iterator[Pretended]:
                 stack.enter_context(patch.object(torch.optim.Optimizer, name, quiet))
         stack.enter_context(patch.object(torch, "Generator", Generators("Generator", (), {"mode": mode})))
         stack.enter_context(patch.object(nn.Parameter, "__new__", parameter))
+        # other threads, where the mode does not reach, pin memory too
+        stack.enter_context(patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))
         stack.enter_context(mode)
         yield mode

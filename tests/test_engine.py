@@ -36,13 +36,13 @@ STAGES = {"small_vit": ("embed", "block03"), "small_detr": ("backbone", "encoder
 def count_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that the frozen model sees from now on."""
     seen: list[int] = []
-    original = model.represent
+    original = model.forward_stages
 
-    def represent(images: torch.Tensor, stages: object) -> object:
+    def forward(images: torch.Tensor, stages: object) -> object:
         seen.append(len(images))
         return original(images, stages)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(model, "represent", represent)
+    monkeypatch.setattr(model, "forward_stages", forward)
     return seen
 
 

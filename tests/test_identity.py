@@ -96,6 +96,7 @@ CHANGES: dict[tuple[type, str], Callable[[Suite], Suite]] = {
     (Engine, "precision"): lambda s: replace(s, engine=Engine(precision="bfloat16")),
     (Engine, "cache"): lambda s: replace(s, engine=Engine(cache="off")),
     (Engine, "compile"): lambda s: replace(s, engine=Engine(compile="on")),
+    (Engine, "graphs"): lambda s: replace(s, engine=Engine(graphs=False)),
     (ModelSpec, "name"): lambda s: replace(s, models=(replace(s.models[0], name="other"),)),
     (ModelSpec, "source"): lambda s: replace(s, models=(ModelSpec("vit", "bundled:detr", ("backbone",)),)),
     (ModelSpec, "stages"): lambda s: replace(s, models=(replace(s.models[0], stages=("embed", "block02", "block03")),)),

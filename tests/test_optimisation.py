@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import scene_split
+from pretended import pretended_gpu
 
 from invsuite._system.flops import count_flops
+from invsuite._system.replay import Function, Replay
 from invsuite.benchmark.scoring import Curve, flops_per_image
 from invsuite.data.base import Sample
 from invsuite.data.scenes import Scenes
@@ -26,6 +29,7 @@ from invsuite.methods.optimisation.priors import Views, alpha_norm, total_variat
 from invsuite.methods.optimisation.search import GAIN, search_weight
 from invsuite.methods.problem import Problem
 from invsuite.models.base import Model
+from invsuite.models.load import load_model
 
 MakeProblem = Callable[..., Problem]
 PRESETS = ("optimisation", "mahendran2015", "mahendran2016", "plugin", "fourier", "dip")
@@ -136,6 +140,59 @@ def test_an_image_stops_by_itself(settings: dict[str, object], linear_chain: Mod
     assert int(alone.iterations) == pytest.approx(int(together.iterations[1]), abs=10)
     torch.testing.assert_close(together.images[1:2], alone.images, atol=5e-3, rtol=0)
     assert torch.equal(together.images, descent.descend(target).images)
+
+
+class Recorded(Replay):
+    """A replay that says it records, as on a GPU, where images that have converged may stay in the batch."""
+
+    def __init__(self, function: Function, device: torch.device, wanted: bool = True) -> None:
+        super().__init__(function, device, wanted)
+        self.records = wanted
+
+    def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        return self._function(*tensors)
+
+
+def test_images_that_stay_in_the_batch_when_they_have_converged_are_those_that_leave(
+    linear_chain: Model, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make_method("optimisation", {"tv": 0.01, "tolerance": 0.03, "iterations": 400})
+    descent = method.fit(make_problem(linear_chain, ("first",))).inverter
+    assert isinstance(descent, Descent)
+    images = scene_split(906, 5, 24).images(slice(0, 5))
+    target = linear_chain.represent(images, ["first"])["first"]
+    left = descent.descend(target)
+    sizes: list[int] = []
+
+    class Counted(Recorded):
+        def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+            sizes.append(len(tensors[0]))
+            return super().__call__(*tensors)
+
+    monkeypatch.setattr("invsuite.methods.optimisation.engine.Replay", Counted)
+    stayed = descent.descend(target)
+    assert torch.equal(stayed.iterations, left.iterations)
+    assert torch.equal(stayed.converged, left.converged)
+    torch.testing.assert_close(stayed.images, left.images, atol=1e-4, rtol=0)
+    assert 4 not in sizes, "one of five that has converged is not worth another recording"
+    assert min(sizes) < 4
+
+
+def test_a_gpu_takes_as_many_images_at_once_as_its_memory_holds(vit: Model, make_problem: MakeProblem) -> None:
+    method = make_method("optimisation", {"tv": 0.01, "iterations": 3, "batch": 2})
+    images = scene_split(906, 5, vit.image_size[0]).images(slice(0, 5))
+    made = {}
+    with pretended_gpu():
+        model = load_model("bundled:vit").to(torch.device("cuda"))
+        descent = method.fit(make_problem(model, ("embed",))).inverter
+        assert isinstance(descent, Descent)
+        target = model.represent(images.to("cuda"), ["embed"])["embed"]
+        assert descent._side_by_side(target[:2]) == 2
+        for free in (0, 2**40):
+            with patch.object(torch.cuda, "mem_get_info", lambda device=None, free=free: (free, 2**40)):
+                assert (descent._side_by_side(target) >= 5) == bool(free)
+                made[free] = descent.invert(target).cpu()
+    torch.testing.assert_close(made[0], made[2**40], atol=1e-4, rtol=0)
 
 
 def test_descents_begin_where_they_are_told_and_end_at_the_ceiling(

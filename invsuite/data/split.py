@@ -14,7 +14,7 @@ import torch
 
 from invsuite._system.spill import TensorLike, memory_budget
 from invsuite._system.validation import Positive
-from invsuite.data.base import Dataset, Sample, Source, to_unit_range
+from invsuite.data.base import Dataset, Sample, Source, from_unit_range, to_unit_range
 from invsuite.data.decoding import decode, images_of
 from invsuite.data.folder import describe_others
 from invsuite.data.geometry import Resampling
@@ -54,6 +54,12 @@ class Split:
         if self._pixels is not None:
             return to_unit_range(self._pixels[chosen])
         return images_of(self.dataset, [self.rows[index] for index in chosen])
+
+    def pixels(self, indices: Sequence[int]) -> torch.Tensor:
+        """Return the same images as 8-bit pixels (B, 3, H, W), a fourth of the bytes."""
+        if self._pixels is not None:
+            return self._pixels[list(indices)]
+        return from_unit_range(self.images(indices))
 
     @property
     def in_memory(self) -> bool:

@@ -112,7 +112,9 @@ class Engine:
             ``auto`` is bfloat16 autocast on a GPU and float32 elsewhere.
         cache: where representations of fit images are kept (`invsuite.methods.training.features`): ``auto``
             decides from measured rates.
-        compile: whether inverse networks go through ``torch.compile``; ``auto`` does so on a GPU.
+        compile: whether inverse networks go through ``torch.compile``; ``auto`` leaves them as they are.
+        graphs: whether a GPU repeats training steps and the frozen forward as recorded graphs
+            (`invsuite._system.replay`): the same kernels without the time that launching them takes.
 
     Raises:
         UsageError: for a value that is not one of the choices.
@@ -121,6 +123,7 @@ class Engine:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     cache: CachePolicy = field(default="auto", metadata=NOT_IDENTITY)  # cannot change a value
     compile: Literal["auto", "on", "off"] = field(default="auto", metadata=NOT_IDENTITY)  # should not: rounding at most
+    graphs: bool = field(default=True, metadata=NOT_IDENTITY)  # the same kernels
 
     def __post_init__(self) -> None:
         check(self, "engine")
@@ -133,9 +136,10 @@ class Engine:
         """Tell whether training steps on ``device`` run in bfloat16."""
         return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
 
-    def compiles(self, device: torch.device) -> bool:
-        """Tell whether inverse networks are compiled on ``device``."""
-        return self.compile == "on" or (self.compile == "auto" and device.type == "cuda")
+    @property
+    def compiles(self) -> bool:
+        """Tell whether inverse networks are compiled."""
+        return self.compile == "on"
 
 
 def fit_alone(method: Method, problem: Problem) -> Fitted:

@@ -604,9 +604,17 @@ class Model:
         check_images(images)
         self.check_frozen()
         ordered = self.order(stages)
-        joined = {stage: self.joined(stage) for stage in ordered if is_joined(stage)}
+        tensors = self.forward_stages(images, ordered)
+        return {s: Representation(t, self.layout(s), s) for s, t in zip(ordered, tensors, strict=True)}
+
+    def forward_stages(self, images: torch.Tensor, stages: Sequence[str]) -> list[torch.Tensor]:
+        """Return the tensors behind ``stages``, in their order, of images that are known to be right.
+
+        `represent` without its checks, which look at every pixel.
+        """
+        joined = {stage: self.joined(stage) for stage in stages if is_joined(stage)}
         parts = [part for one in joined.values() for part in one.parts]
-        positions = map(self.position, self.order([*(stage for stage in ordered if stage not in joined), *parts]))
+        positions = map(self.position, self.order([*(stage for stage in stages if stage not in joined), *parts]))
         tensors = self._tensors({-1: images}, list(positions))
 
         def tensor_of(stage: str) -> torch.Tensor:
@@ -614,7 +622,7 @@ class Model:
                 return joined[stage].read([tensors[self.position(part)] for part in joined[stage].parts])
             return tensors[self.position(stage)]
 
-        return {stage: Representation(tensor_of(stage), self.layout(stage), stage) for stage in ordered}
+        return [tensor_of(stage) for stage in stages]
 
     def flops(self, stages: Sequence[str]) -> int:
         """Return the operations of the forward pass of one image to ``stages``: each image takes as many."""

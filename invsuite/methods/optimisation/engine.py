@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.replay import Replay
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range
 from invsuite.errors import ConvergenceError, UsageError
 from invsuite.methods.base import Inverter, Snapshot, Watch
@@ -38,6 +39,8 @@ from invsuite.models.base import Model, Representation
 
 SNAPSHOTS = (0, 1, 2, 5)  # and these times 10, 100 ...: at how many iterations the curve has a point
 EARLY = 5  # tolerances by which the objective still falls when a phase but the last ends
+STAYING = 0.7  # share of its images, or less, at which a recorded batch goes on without those that have converged
+MEMORY = 0.3  # part of a GPU's free memory that images side by side may fill
 CONVERGED = 0.95  # share of the images that must have converged for a record to say that the method has
 
 Loss = Literal["l2", "cosine", "standardised"]
@@ -89,7 +92,7 @@ class DescentSettings:
         ensemble: random views per iteration whose losses are averaged.
         width: channels of a deep image prior's network.
         depth: how often it halves the resolution.
-        batch: images that descend side by side.
+        batch: images that descend side by side; a GPU takes more where its memory allows.
     """
 
     iterations: Positive = 1000
@@ -340,7 +343,7 @@ class Descent(Inverter):
         """
         if starts is not None and self.settings.pixels == "network" and self.parametrise is None:
             raise UsageError(f"'{self.name}' moves the weights of a network, which begins at no image")
-        size, parts = self.settings.batch, []
+        size, parts = self._side_by_side(representation), []
         for begin in range(0, len(representation), size):
             rows = slice(begin, begin + size)
             targets = representation[rows].tensor.detach().flatten(1)
@@ -352,6 +355,21 @@ class Descent(Inverter):
         pairs = zip(whole.iterations.tolist(), whole.converged.tolist(), strict=True)
         self.outcomes.setdefault(representation.stage, []).extend(pairs)
         return whole
+
+    @torch.enable_grad()
+    def _side_by_side(self, representation: Representation) -> int:
+        """Return how many images descend at once: on a GPU as many as its memory holds, reckoned from one of them."""
+        size, stage, device = self.settings.batch, representation.stage, self.mean_colour.device
+        if device.type != "cuda" or len(representation) <= size:
+            return size
+        before = torch.cuda.memory_allocated(device)
+        pixels = self._pixels(self.mean_colour.expand(1, -1, *self.model.image_size), torch.Generator())
+        moved = sum(parameter.numel() * parameter.element_size() for parameter in pixels.parameters)
+        loss = self._losses(pixels.images(), stage, representation[:1].tensor.detach().flatten(1))
+        # gradients of what is between take as much again
+        needed = 2 * (torch.cuda.memory_allocated(device) - before) + (2 * self.settings.memory + 8) * moved
+        del loss
+        return max(size, int(MEMORY * torch.cuda.mem_get_info(device)[0] / max(1, needed)))
 
     def _best(self, stage: str, targets: torch.Tensor, starts: torch.Tensor, watch: Watch | None) -> Descended:
         """Return the restart with the least objective, for each image."""
@@ -387,37 +405,60 @@ class Descent(Inverter):
         now = Descended(
             starts.clone(), blank, blank.clone(), torch.zeros_like(active), torch.zeros_like(active, dtype=torch.bool)
         )
+        evaluate = self._evaluation(pixels, views, stage, targets)
+        live = torch.ones_like(now.converged)  # of the images at hand
         for step in range(settings.iterations):
-            images = pixels.images()
-            losses = torch.zeros(len(active), device=device)
-            for _ in range(settings.ensemble):
-                losses = losses + self._losses(views(images), stage, targets) / settings.ensemble
-            objectives = losses + self._priors(images, stage, progress.tv_factor) + pixels.penalty()
-            objectives.sum().backward()  # type: ignore[no-untyped-call]
-            rates = settings.rate(step) * progress.rate_factor
-            accepted = optimiser.step(objectives.detach(), rates)
+            images, losses, objectives, *gradients = evaluate(progress.tv_factor)
+            for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            # what a recorded evaluation returns is overwritten by the next one
+            rows = optimiser.step(objectives.clone(), settings.rate(step) * progress.rate_factor) & live
             pixels.project()
-            reached = active if bool(accepted.all()) else active[accepted]
-            rows = slice(None) if reached is active else accepted
-            now.images[reached] = images.detach()[rows].clamp(0, 1)
-            now.losses[reached], now.objectives[reached] = losses.detach()[rows], objectives.detach()[rows]
-            now.iterations[active] += 1
+            reached = active[rows]
+            now.images[reached] = images[rows]
+            now.losses[reached], now.objectives[reached] = losses[rows], objectives[rows]
             onwards = progress.add(now.objectives[active], step)
-            now.converged[active] = progress.converged
+            descending = active[live]
+            now.iterations[descending] += 1
+            now.converged[descending] = progress.converged[live]
             if bool(onwards.any()):
                 optimiser.restart(onwards)
             if step in marks:
                 watch(step, now)
             self.progress(restart * settings.iterations + step + 1, settings.iterations * settings.restarts, stage)
-            if settings.until == "converged" and bool(progress.converged.any()):
-                rows = (~progress.converged).nonzero().flatten()
-                active, targets, starts = active[rows], targets[rows], starts[rows]
-                pixels.keep(rows)
-                optimiser.keep(rows, pixels.parameters)
-                progress.keep(rows)
-                if not len(active):
+            if settings.until == "converged" and bool((progress.converged & live).any()):
+                live &= ~progress.converged
+                if not bool(live.any()):
                     break
+                if evaluate.records and int(live.sum()) > STAYING * len(live):
+                    continue
+                kept = live.nonzero().flatten()
+                active, targets, starts, live = active[kept], targets[kept], starts[kept], live[kept]
+                pixels.keep(kept)
+                optimiser.keep(kept, pixels.parameters)
+                progress.keep(kept)
+                evaluate = self._evaluation(pixels, views, stage, targets)
         return now
+
+    def _evaluation(self, pixels: Pixels, views: Views, stage: str, targets: torch.Tensor) -> Replay:
+        """Return what evaluates images where they stand, from the factors (B,) of their total variation.
+
+        It gives the images, their feature losses (B,), their objectives (B,) and the gradients of the parameters.
+        """
+        settings = self.settings
+
+        def evaluate(factors: torch.Tensor) -> list[torch.Tensor]:
+            images = pixels.images()
+            losses = torch.zeros(len(targets), device=targets.device)
+            for _ in range(settings.ensemble):
+                losses = losses + self._losses(views(images), stage, targets) / settings.ensemble
+            objectives = losses + self._priors(images, stage, factors) + pixels.penalty()
+            gradients = torch.autograd.grad(objectives.sum(), pixels.parameters)
+            # clamping copies: pixels that are moved themselves would be those of the next step
+            return [images.detach().clamp(0, 1), losses.detach(), objectives.detach(), *gradients]
+
+        # random views are drawn by the processor, and networks as pixels run under vmap
+        return Replay(evaluate, targets.device, views.still and settings.pixels != "network")
 
     def _losses(self, images: torch.Tensor, stage: str, targets: torch.Tensor) -> torch.Tensor:
         deviations = self.deviations.get(stage)

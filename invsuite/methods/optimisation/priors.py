@@ -48,6 +48,11 @@ class Views:
         self.jitter, self.zoom, self.colour_shift = jitter, zoom, colour_shift
         self.generator = generator
 
+    @property
+    def still(self) -> bool:
+        """Tell whether views are the images themselves."""
+        return not (self.jitter or self.zoom or self.colour_shift)
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return one random view (B, 3, H, W); values may leave [0, 1] by the colour shift."""
         if self.jitter:

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from invsuite._system.flops import count_flops
+from invsuite._system.replay import Replay, records
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
@@ -208,6 +209,10 @@ class Training:
         self.trainee, self.rate, self.recipe, self.step_cost = trainee, rate, recipe, step_cost
         self.batch, self.device, self.ranks = problem.budget.batch, problem.device, problem.context.ranks
         self.bfloat16 = problem.context.engine.bfloat16(problem.device)
+        # a generator of its own, or gradients that wait for other processes, cannot be recorded
+        wanted = problem.context.engine.graphs and trainee.generator is None and self.ranks.alone
+        self.recorded = wanted and records(problem.device)
+        self._replay = Replay(self._update, problem.device, wanted)
         self.watch = Stopwatch(problem.device)
         parameters = sum(p.numel() for p in trainee.module.parameters())
         self.result = TrainingResult(parameters=parameters, learning_rate=rate)
@@ -218,30 +223,49 @@ class Training:
         self.steps, self.share, self.since_best = 0, 0.0, 0
         trainee.module.train()
         groups = recipe.parameter_groups(trainee.module)
-        self.optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=self.recorded
+        )
+        self._own_rates()
 
     @property
     def done(self) -> bool:
         """Tell whether the budget is spent or patience is at its end."""
         return self.share >= 1 or self.result.stopped_early
 
+    def _own_rates(self) -> None:
+        """Give every group of weights its learning rate where steps read it: on the GPU if they are recorded."""
+        for group in self.optimiser.param_groups:
+            rate = float(group["lr"])
+            group["lr"] = torch.tensor(rate, device=self.device) if self.recorded else rate
+            group["capturable"] = self.recorded
+
     def step(self, images: torch.Tensor, tensors: Tensors) -> None:
         """Make one update from a batch, or from this process's part of it."""
-        module = self.trainee.module
         with self.watch:
             for group in self.optimiser.param_groups:
-                group["lr"] = group["share"] * self.rate * self.recipe.rate(self.steps, self.pace.steps)
-            self.optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                loss = self.trainee.objective(module, images, tensors)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.ranks.average_gradients(module, len(images) / self.batch)
-            nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip, foreach=True)
-            self.optimiser.step()
+                rate = group["share"] * self.rate * self.recipe.rate(self.steps, self.pace.steps)
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            self._replay(images, *(tensors[stage] for stage in self.trainee.needs))
         self.steps += 1
         self.share = self.pace.spent(self.steps, self.watch)
         if self.pace.seconds is not None:  # every process has a clock of its own
             self.share, self.pace.steps = self.ranks.agree((self.share, self.pace.steps))
+
+    def _update(self, images: torch.Tensor, *tensors: torch.Tensor) -> tuple[()]:
+        """Make one update at the rates that are set, from images and the tensors of the stages it needs."""
+        module = self.trainee.module
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            loss = self.trainee.objective(module, images, dict(zip(self.trainee.needs, tensors, strict=True)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average_gradients(module, len(images) / self.batch)
+        nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip, foreach=True)
+        self.optimiser.step()
+        return ()
 
     @property
     def cost(self) -> TrainingCost:
@@ -311,6 +335,7 @@ class Training:
         self.trainee.module.load_state_dict(state["module"])
         self.best = state["best"]
         self.optimiser.load_state_dict(state["optimiser"])
+        self._own_rates()
         if self.trainee.generator is not None:
             self.trainee.generator.set_state(state["generator"])
         self.steps, self.share, self.since_best = state["steps"], state["share"], state["since_best"]
@@ -444,13 +469,15 @@ def _run(
         shared.add(saved["shared_seconds"])
     else:
         _evaluate(problem, trainings.values(), trainings.values(), selection)
-    if context.engine.compiles(problem.device):
+    if context.engine.compiles:
         for trainee in trainees:
             trainee.module.compile()
     size = own.stop - own.start
     expected = max(training.pace.steps for training in trainings.values()) * size
     cache = context.features or FeatureCache(context.engine.cache)
-    stream = FeatureStream(problem.model, problem.fit, stages, size, cache, expected, context.charged)
+    stream = FeatureStream(
+        problem.model, problem.fit, stages, size, cache, expected, context.charged, graphs=context.engine.graphs
+    )
     order = islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), step, None)
     batches = stream.batches((rows[own], mirrored[own]) for rows, mirrored in order)
     active = [training for training in trainings.values() if not training.done]

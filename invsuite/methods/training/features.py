@@ -15,21 +15,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
 
+from invsuite._system.replay import Replay
 from invsuite._system.spill import SpilledTensor, TensorLike, disk_budget, memory_budget
 from invsuite._system.validation import convert
+from invsuite.data.base import check_images, to_unit_range
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.models.base import Model
 
 CachePolicy = Literal["auto", "memory", "disk", "off"]
-TIMED_BATCHES = 2  # computed before deciding; the faster one counts, the first warms up
+TIMED_BATCHES = 2  # computed before deciding; the fastest one counts, the first warms up
+REPLAYED_BATCHES = 5  # the same where the forward is recorded: the fourth is the first that is replayed
 LOADED = 4  # batches that are loaded before they are asked for
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
@@ -37,7 +40,7 @@ BYTES_PER_SECOND = {"memory": 2**31, "disk": 2**28}
 
 #: the fit images of one batch: rows, and which of them are mirrored
 Draw = tuple[list[int], list[bool]]
-#: a draw, and a function that returns its images (B, 3, H, W), or waits for them
+#: a draw, and a function that returns its images (B, 3, H, W) on the model's device, or waits for them
 Loaded = tuple[Draw, Callable[[], torch.Tensor]]
 Log = Callable[[str], None]
 
@@ -45,11 +48,36 @@ Log = Callable[[str], None]
 def batch_images(split: Split, draw: Draw) -> torch.Tensor:
     """Return the images (B, 3, H, W) of a draw."""
     rows, mirrored = draw
-    images = split.images(rows)
+    images = check_images(split.images(rows))
     flip = torch.tensor(mirrored)
     if flip.any():
         images[flip] = images[flip].flip(-1)
     return images
+
+
+@dataclass(frozen=True)
+class PinnedBatch:
+    """The images of a draw as 8-bit pixels, in memory that a GPU copies from while it computes.
+
+    Attributes:
+        pixels: (B, 3, H, W), pinned.
+        mirrored: (B,), pinned.
+    """
+
+    pixels: torch.Tensor
+    mirrored: torch.Tensor
+
+    @staticmethod
+    def of(split: Split, draw: Draw) -> PinnedBatch:
+        """Return the batch of a draw."""
+        rows, mirrored = draw
+        return PinnedBatch(split.pixels(rows).pin_memory(), torch.tensor(mirrored).pin_memory())
+
+    def images(self, device: torch.device) -> torch.Tensor:
+        """Return the images (B, 3, H, W) in [0, 1] on a GPU, which is not waited for."""
+        images = to_unit_range(self.pixels.to(device, non_blocking=True))
+        mirrored = self.mirrored.to(device, non_blocking=True)
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def expected_distinct(draws: float, items: int) -> float:
@@ -168,6 +196,7 @@ class FeatureStream:
         expected: how many images will be drawn, as far as is known.
         charged: numbers of the images that the fit has computed or been charged for already; they are added to.
         repeats: how many of the draws certainly ask for an image a second time.
+        graphs: whether a GPU may repeat the forward as a recorded graph; tensors of a batch then last until the next.
 
     Raises:
         UsageError: for a batch of no images.
@@ -183,6 +212,7 @@ class FeatureStream:
         expected: float,
         charged: set[int] | None = None,
         repeats: float = 0.0,
+        graphs: bool = False,
     ) -> None:
         if batch < 1:
             raise UsageError(f"a batch of {batch} images")
@@ -192,6 +222,7 @@ class FeatureStream:
         self._own = set() if charged is None else charged
         self._timed: list[float] = []
         self._items = 2 * len(split)
+        self._forward = Replay(self._represent, model.device, graphs)
 
     @property
     def borrowed_seconds(self) -> float:
@@ -206,7 +237,7 @@ class FeatureStream:
             if next_one is None:
                 return
             draw, load = next_one
-            images = load().to(self.model.device, non_blocking=True)
+            images = load()
             items = self._numbers(draw)
             if not self.cache.keeps:
                 tensors = self._compute(images)
@@ -237,21 +268,24 @@ class FeatureStream:
 
         Where they do not lie in memory, or go to a GPU, another thread loads them while this one computes.
         """
-        if self.split.in_memory and self.model.device.type == "cpu":
+        cuda = self.model.device.type == "cuda"
+        if self.split.in_memory and not cuda:
             yield from ((draw, partial(batch_images, self.split, draw)) for draw in draws)
             return
         pending: deque[Loaded] = deque()
         with ThreadPoolExecutor(max_workers=1) as pool:
             for draw in draws:
-                pending.append((draw, pool.submit(self._load, draw).result))
+                if cuda:
+                    batch = pool.submit(PinnedBatch.of, self.split, draw)
+                    pending.append((draw, partial(self._sent, batch)))
+                else:
+                    pending.append((draw, pool.submit(batch_images, self.split, draw).result))
                 if len(pending) > LOADED:
                     yield pending.popleft()
             yield from pending
 
-    def _load(self, draw: Draw) -> torch.Tensor:
-        """Return the images of a draw, in memory that a GPU copies from while it computes."""
-        images = batch_images(self.split, draw)
-        return images.pin_memory() if self.model.device.type == "cuda" else images
+    def _sent(self, batch: Future[PinnedBatch]) -> torch.Tensor:
+        return batch.result().images(self.model.device)
 
     def _fill(self, missing: list[int], loaded: Iterator[Loaded], ahead: deque[Loaded]) -> None:
         """Compute ``missing`` and, to fill the batch, what the draws to come lack."""
@@ -272,12 +306,18 @@ class FeatureStream:
         tensors = self._compute(images.to(self.model.device))
         self.cache.keep(items, {s: t[: len(items)] for s, t in tensors.items()}, self._items)
 
+    def _represent(self, images: torch.Tensor) -> list[torch.Tensor]:
+        self.model.check_frozen()
+        return self.model.forward_stages(images, self.stages)
+
     @torch.no_grad()
     def _compute(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the frozen forward; the first ones are timed, which waits for a GPU, and then the policy is decided."""
         deciding = self.cache.place is None
+        if deciding and images.is_cuda:
+            torch.cuda.synchronize(images.device)
         start = time.perf_counter()
-        tensors = {s: r.tensor for s, r in self.model.represent(images, self.stages).items()}
+        tensors = dict(zip(self.stages, self._forward(images), strict=True))
         if deciding and images.is_cuda:
             torch.cuda.synchronize(images.device)
         if deciding or not images.is_cuda:
@@ -285,7 +325,7 @@ class FeatureStream:
             self.cache.forward_images += len(images)
         if deciding:
             self._timed.append((time.perf_counter() - start) / len(images))
-            if len(self._timed) >= TIMED_BATCHES:
+            if len(self._timed) >= (REPLAYED_BATCHES if self._forward.records else TIMED_BATCHES):
                 self.cache.decide(tensors, min(self._timed), self.expected, self._items, self.repeats)
         return tensors
 

@@ -1,0 +1,103 @@
+"""Work that a GPU repeats without waiting for Python: a CUDA graph is recorded once and replayed.
+
+Training steps of small networks, the frozen forward and the steps of a descent are hundreds of kernels that each take
+less time than their launch. A graph launches them together; they are the same kernels, with the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Function = Callable[..., Sequence[torch.Tensor]]
+Signature = list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]
+
+
+def records(device: torch.device) -> bool:
+    """Tell whether work on ``device`` can be recorded."""
+    return device.type == "cuda" and torch.cuda.is_initialized()
+
+
+class Replay:
+    """A function of tensors that is recorded on its third call with tensors of one kind, and replayed from then on.
+
+    The first call warms up. The second one runs under watch: a function that waits for the GPU cannot be recorded, and
+    runs as it is, then and ever after. What it does beside returning tensors (moving weights, say) is repeated by every
+    replay, and so must read nothing from the processor but what stays the same.
+
+    The tensors that are returned are overwritten by the next call.
+
+    Args:
+        function: of tensors, returns tensors; it may be called again where the watched call has ended in the middle.
+        device: of the tensors.
+        wanted: whether to record at all; a processor never does.
+
+    Attributes:
+        records: whether it records, as far as is known.
+    """
+
+    def __init__(self, function: Function, device: torch.device, wanted: bool = True) -> None:
+        self._function, self.records = function, wanted and records(device)
+        self._calls = 0
+        self._signature: Signature = []
+        self._given: list[torch.Tensor] = []
+        self._returned: Sequence[torch.Tensor] = ()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream(device) if self.records else None
+
+    def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return what the function does, of tensors."""
+        if not self.records:
+            return self._function(*tensors)
+        signature = [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors]
+        if signature != self._signature:
+            self._signature, self._calls, self._graph = signature, 0, None
+        self._calls += 1
+        if self._calls == 1:
+            return self._beside(tensors)
+        if self._calls == 2:
+            return self._watched(tensors)
+        if self._graph is None:
+            self._record(tensors)
+        elif self._given:
+            torch._foreach_copy_(self._given, tensors)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._returned
+
+    def _beside(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Run the function on the stream that will record it, so that what it sets up is set up there."""
+        assert self._stream is not None
+        here = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            returned = self._function(*tensors)
+        here.wait_stream(self._stream)
+        for tensor in tensors:
+            tensor.record_stream(self._stream)
+        for tensor in returned:
+            tensor.record_stream(here)
+        return returned
+
+    def _watched(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Run the function once more, and let it be if it waits for the GPU."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return self._beside(tensors)
+        except RuntimeError as error:
+            if "synchronizing" not in str(error):
+                raise
+            self.records = False
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        return self._function(*tensors)
+
+    def _record(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._given = [tensor.clone() for tensor in tensors]
+        graph = torch.cuda.CUDAGraph()
+        # other threads go on loading images meanwhile
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._returned = self._function(*self._given)
+        self._graph = graph
