@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_the_page_has_rates_and_every_cell_with_its_cost(tmp_path: Path, monkeyp
         "--steps",
         "2",
         "--variants",
-        "float32:off:off,nonsense:off:off",
+        "float32:graphs:off,nonsense:plain:off",
         "--photos",
         str(tmp_path / "photos"),
     ]
@@ -131,21 +132,33 @@ def test_the_page_has_rates_and_every_cell_with_its_cost(tmp_path: Path, monkeyp
     assert "nonsense" in second["problem"]
 
     suite = tmp_path / "gpu.toml"
-    text = small_suite("gpu", {"mean": "{}", "ridge": "{}"}, ("embed",), counts=(8, 2, 2), source="bundled:vit")
+    text = small_suite("gpu", {"mean": "{}", "ridge": "{}"}, ("embed",), counts=(16, 2, 2), source="bundled:vit")
     suite.write_text(text)
     invsuite.run(str(suite), out=tmp_path / "run", placement=Placement(device="cpu"))
     steps = [{"step": "bench", "outcome": "done", "seconds": 4.0}]
     (tmp_path / "steps.json").write_text(json.dumps({"steps": steps, "suite": "some/gpu.toml"}))
-    page.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path), "--device", "cpu"])
+    runs = [str(tmp_path / "run")] * 2
+    page.main(["--run", runs[0], "--out", str(tmp_path), "--shared", "3", "--same", *runs])
     text = (tmp_path / "gpu.md").read_text()
     assert "Steps: the suite: done, 4 s." in text
     assert "# gpu" in text
+    assert "**3 processes shared the device**" in text
+    assert "2 cells of the suite `gpu`" in text
+    assert "0 of them further apart" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| vit") and "| ridge" in line]
     assert line.count("|") == 12
     (rated,) = [line for line in text.splitlines() if line.startswith("| float32")]
     assert f"{first['images_per_second']:,.0f}" in rated
     assert "![" not in text
     assert (tmp_path / "gpu.csv").stat().st_size > 100
+    records = invsuite.load_results(tmp_path / "run").records
+    psnr = records[1].measurements["psnr"]
+    assert psnr.mean is not None
+    other = replace(records[1], measurements={"psnr": replace(psnr, mean=psnr.mean + 1)})
+    lines = page.same("gpu", records, [records[0], other])
+    assert "1 of them further apart" in lines[2]
+    assert "psnr" in lines[4]
+    assert "share no cell" in page.same("gpu", records[:1], [other])[2]
     (tmp_path / "rate.json").unlink()
-    page.main(["--run", str(tmp_path / "nothing"), "--out", str(tmp_path), "--device", "cpu"])
+    page.main(["--run", str(tmp_path / "nothing"), "--out", str(tmp_path)])
     assert (tmp_path / "gpu.md").read_text().startswith("# The suite some/gpu.toml left no records\n")

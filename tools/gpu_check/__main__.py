@@ -26,7 +26,13 @@ def parser() -> argparse.ArgumentParser:
     pack.add_argument("--coco", type=Path, required=True, help="COCO root whose first photos of val2017 are scored")
     pack.add_argument("--model", default=MODEL, help="timm model whose weights go (%(default)s; '' leaves them out)")
     pack.add_argument("--detector", type=Path, help="deimv2_hgnetv2_atto_coco.onnx")
-    pack.add_argument("--backbone", type=Path, help="file with the features of SqueezeNet 1.1, for lpips_squeeze")
+    pack.add_argument(
+        "--backbone",
+        action="append",
+        default=[],
+        metavar="MEASURE=FILE",
+        help="file with a network's features, for a measure: lpips_squeeze=FILE; may be given again",
+    )
     pack.add_argument("--scored", type=int, default=48, help="photos to score (%(default)s)")
     pack.add_argument("--side", type=int, default=256, help="shorter side of the photos to fit on (%(default)s px)")
     pack.add_argument("--mib", type=float, default=44.0, help="size of the pack (%(default)s MiB)")

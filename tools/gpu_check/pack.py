@@ -32,8 +32,8 @@ def pack(options: argparse.Namespace) -> str:
             _wheels(options.wheels.split(","), options.python, folder / "wheels")
         if options.model:
             _model(options.model, folder / "hub")
-        if options.backbone:
-            _backbone(options.backbone, folder / "torch")
+        for backbone in options.backbone:
+            _backbone(*backbone.split("=", 1), folder / "torch")
         if options.detector:
             (folder / "detector").mkdir()  # under its own name, by which its stages are known
             shutil.copy(options.detector, folder / "detector")
@@ -80,9 +80,9 @@ def _model(source: str, folder: Path) -> None:
             shutil.copyfile(file, snapshot / file.name)
 
 
-def _backbone(file: Path, home: Path) -> None:
+def _backbone(measure: str, file: str, home: Path) -> None:
     """Install the features as `invsuite fetch` does, into a cache of torch's hub below ``home``."""
-    command = [sys.executable, "-m", "invsuite", "fetch", "lpips_squeeze", "--from", str(file)]
+    command = [sys.executable, "-m", "invsuite", "fetch", measure, "--from", file]
     subprocess.run(command, check=True, env=os.environ | {"TORCH_HOME": str(home)}, stdout=subprocess.DEVNULL)
 
 

@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from invsuite import load_results
-from invsuite._system.devices import pick_device
-from invsuite._system.provenance import device_name, git_state
 from invsuite.results.record import Record
 
 READING = """\
@@ -22,11 +19,17 @@ is a stage's image passes over its own seconds and those of the frozen passes th
 **busy** is the share of the time in which the GPU ran something, as its driver says ten times a second, of the whole
 fit and of the inversion of the scored images (`-`: shorter than a second, or not said)."""
 
+SHARED = """\
+**{} processes shared the device**: seconds, images per second and busy shares of these cells are of a busy device, and
+what it gives alone is in the rates above. Quality does not depend on it."""
+
 BOUND = """\
 The bound of a fit: an image costs no less than one forward and backward pass of the frozen model to the deepest stage,
 and the operations of its inverses' training steps (counted) at the rate of a large matrix product in their precision;
 all three are measured in the same process. A fit's rate is that of its steps: the difference of two fits of different
-length, on decoded photos, without what happens once. `reduce-overhead` is `torch.compile` with CUDA graphs."""
+length, on decoded photos, without what happens once. **Steps** are launched one by one by Python (`plain`), replayed
+from recorded CUDA graphs (`graphs`, what a GPU does by default), or go through `torch.compile` (`compile`, and its
+mode `reduce-overhead`). The replayed bound is the same with the frozen model's passes as recorded graphs."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -34,38 +37,72 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, help="folder with steps.json and rate.json")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shared", type=int, default=1, help="processes that ran side by side on the device")
+    parser.add_argument("--same", type=Path, nargs=2, metavar=("RUN", "OTHER"), help="runs of a suite on two devices")
     options = parser.parse_args(words)
     facts = json.loads((options.out / "steps.json").read_text())
     rate = options.out / "rate.json"
     timed = ["## How fast a fit is", "", *rates(json.loads(rate.read_text())), ""] if rate.is_file() else []
     name, title, cells = Path(facts["suite"]).stem, f"The suite {facts['suite']} left no records", list[str]()
+    made: list[str] = []
     if (options.run / "records").is_dir():
         results = load_results(options.run)
         tables = options.run / "tables"
         results.report(tables)
-        name, title = results.name, results.title
-        cells = ["## What every cell took", "", READING, "", costs(results.records), "", "## Quality"]
+        name, title, made = results.name, results.title, machine(results.records)
+        reading = [READING, "", SHARED.format(options.shared)] if options.shared > 1 else [READING]
+        cells = ["## What every cell took", "", *reading, "", costs(results.records), "", "## Quality"]
         own = (tables / f"{name}.md").read_text().replace(f"# {title}", "", 1)
         for line in own.splitlines():
             if not line.startswith("!["):  # pictures of photos stay where their licence lets them be
                 cells.append(f"#{line}" if line.startswith("## ") else line)
         (options.out / f"{name}.csv").write_bytes((tables / f"{name}.csv").read_bytes())
-    lines = [f"# {title}", "", *machine(pick_device(options.device)), "", *_steps(facts["steps"]), "", *timed, *cells]
+    lines = [f"# {title}", "", *made, "", *_steps(facts["steps"]), ""]
+    if options.same:
+        run, other = map(load_results, options.same)
+        lines += same(run.name, run.records, other.records)
+    lines += [*timed, *cells]
     (options.out / f"{name}.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
-def machine(device: torch.device) -> list[str]:
-    """Return what the machine is, as lines."""
-    facts = [f"Device: {device_name(device)}", f"torch {torch.__version__}"]
-    if device.type == "cuda":
-        known = torch.cuda.get_device_properties(device)
-        facts += [f"CUDA {torch.version.cuda}", f"{known.total_memory / 2**30:.0f} GiB"]
-        facts.append(f"{known.multi_processor_count} multiprocessors")
-    sha = git_state()["sha"]
-    return [", ".join(facts) + (f"; commit {sha[:12]}." if sha else ".")]
+def machine(records: Sequence[Record]) -> list[str]:
+    """Return what machines, versions and commits the records were made with, as lines."""
+    told: dict[str, None] = {}
+    for origin in (record.provenance for record in records):
+        versions = [f"{name} {origin.versions[name]}" for name in VERSIONS if origin.versions.get(name)]
+        told[f"{', '.join([f'Device: {origin.device}', *versions])}; {origin.code}."] = None
+    return list(told)
 
 
+def same(suite: str, records: Sequence[Record], others: Sequence[Record]) -> list[str]:
+    """Return how far the measures of the same cells of a suite are apart on two devices, as lines."""
+    known = {record.cell.id: record for record in others if record.ok}
+    pairs = [(record, known[record.cell.id]) for record in records if record.ok and record.cell.id in known]
+    if not pairs:
+        return ["## The same numbers as on a processor", "", f"The two runs of `{suite}` share no cell.", ""]
+    count, apart, psnr = 0, list[str](), 0.0
+    for one, two in pairs:
+        for name, measured in one.measurements.items():
+            again = two.measurements.get(name)
+            if again is None or measured.mean is None or again.mean is None:
+                continue
+            off, count = abs(measured.mean - again.mean), count + 1
+            psnr = max(psnr, off) if name == "psnr" else psnr
+            if off > measured.tolerance:
+                apart.append(f"{one.cell.key}: {name} {measured.mean:.4g} and {again.mean:.4g}")
+    devices = [" and ".join(sorted({record.provenance.device for record in side})) for side in zip(*pairs, strict=True)]
+    return [
+        "## The same numbers as on a processor",
+        "",
+        f"{len(pairs)} cells of the suite `{suite}` on {devices[0]} and on {devices[1]}: {count} means of "
+        f"measures, {len(apart)} of them further apart than the measure's tolerance; the largest difference of PSNR is "
+        f"{psnr:.2g} dB.",
+        "",
+        *([*(f"- {line}" for line in apart), ""] if apart else []),
+    ]
+
+
+VERSIONS = ("torch", "timm", "transformers", "onnxruntime")
 STEPS = {"tests": "numbers against the processor's (`tests/test_cuda.py`)", "rate": "rates", "bench": "the suite"}
 
 
@@ -80,22 +117,28 @@ def rates(facts: dict[str, Any]) -> list[str]:
     head = (
         f"{facts['model']}, stages {', '.join(facts['stages'])}; {facts['method']}; batches of {facts['batch']} of "
         f"{facts['photos']} photos, decoded at {facts['decoded_per_second']:,.0f} per second. Frozen model: forward "
-        f"{frozen['forward']:,.0f} images/s, forward and backward {frozen['forward_backward']:,.0f}. Matrix product: "
+        f"{frozen['forward']:,.0f} images/s, forward and backward {frozen['forward_backward']:,.0f}; as recorded "
+        f"graphs {frozen['forward_replayed']:,.0f} and {frozen['forward_backward_replayed']:,.0f}. Matrix product: "
         + ", ".join(f"{products[name] / 1e12:,.3g} TFLOP/s in {name}" for name in products)
         + f". Clock: {facts['clock']}."
     )
     body = []
     for fit in facts["fits"]:
-        precision, mode, cache = fit["variant"].split(":")
-        row = [precision, mode, cache]
+        row = fit["variant"].split(":")
         if "problem" in fit:
-            body.append([*row, fit["problem"].splitlines()[0][:120], *[""] * 6])
+            body.append([*row, fit["problem"].splitlines()[0][:120], *[""] * 7])
             continue
+        row[-1] += f": {fit['kept']}" if "kept" in fit and fit["kept"] != row[-1] else ""
         row += [f"{fit[name]:,.0f}" for name in ("images_per_second", "bound_images_per_second")]
-        row += [f"{fit['share_of_bound']:.2f}", f"{1e3 * fit['seconds_per_step']:.1f}", _percent(fit["busy"])]
+        row += [
+            f"{fit['share_of_bound']:.2f}",
+            f"{fit['share_of_bound_replayed']:.2f}",
+            f"{1e3 * fit['seconds_per_step']:.1f}",
+            _percent(fit["busy"]),
+        ]
         body.append([*row, f"{fit['peak_bytes'] / 2**20:,.0f}", f"{fit['once_seconds']:.1f}"])
-    titles = ["Precision", "torch.compile", "Kept representations", "Fit images/s", "Bound images/s", "Share of bound"]
-    titles += ["ms per step", "Busy", "Peak MiB", "Once s"]
+    titles = ["Precision", "Steps", "Kept representations", "Fit images/s", "Bound images/s", "Share of bound"]
+    titles += ["Of the replayed bound", "ms per step", "Busy", "Peak MiB", "Once s"]
     return [head, "", BOUND, "", tabulate(body, titles, tablefmt="github", disable_numparse=True)]
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from invsuite._system.devices import pick_device
 from invsuite._system.provenance import device_name, set_determinism
+from invsuite._system.replay import Replay
 from invsuite._system.timing import Meter, Stopwatch, clock_name
 from invsuite.benchmark.fitting import fit_method
 from invsuite.data.folder import FolderSource
@@ -38,10 +39,13 @@ from invsuite.methods.training.features import FeatureCache
 from invsuite.models.base import Model
 from invsuite.models.load import load_model
 
-#: precision, compilation (of `torch.compile`; "on" is its default mode), and where representations are kept
-VARIANTS = "bfloat16:off:off,float32:off:off,bfloat16:off:auto,bfloat16:on:off,bfloat16:reduce-overhead:off"
+#: precision; how steps run: launched one by one ("plain"), replayed ("graphs"), or through `torch.compile` in its
+#: default mode ("compile") or another one; and where representations are kept
+VARIANTS = "bfloat16:graphs:off,float32:graphs:off,bfloat16:plain:off,float32:plain:off,bfloat16:graphs:auto"
+VARIANTS += ",bfloat16:compile:off,bfloat16:reduce-overhead:off"
 SELECTED = 32  # images held back for the one evaluation at the end of a fit
 LONGER = 5  # times the short fit
+WARMING = 4  # steps
 PRODUCT = {"cuda": 8192, "cpu": 512}  # rows and columns of the matrices of the product that is timed
 
 
@@ -64,8 +68,8 @@ def main(words: Sequence[str] | None = None) -> None:
     set_determinism(0)
     model, stages = load_model(options.model).to(device), tuple(options.stages.split(","))
     split, seconds = photos(options.photos, model)
-    fit, select = hold_back(split, SELECTED)
-    problem = Problem(model, stages, stages, fit, select, Budget(image_passes=0, batch=options.batch), seed=0)
+    learnt, select = hold_back(split, SELECTED)
+    problem = Problem(model, stages, stages, learnt, select, Budget(image_passes=0, batch=options.batch), seed=0)
     facts: dict[str, Any] = {
         "device": device_name(device),
         "clock": clock_name(device),
@@ -79,6 +83,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "flop_per_second": {name: product_rate(device, name) for name in ("float32", "bfloat16")},
         "fits": [],
     }
+    fit(problem, options.variants.partition(",")[0], options.width, WARMING)  # the first of a process loads kernels
     for variant in options.variants.split(","):
         if facts["fits"] and time.monotonic() - begun > options.seconds:
             facts["fits"].append({"variant": variant, "problem": "no time left"})
@@ -116,17 +121,27 @@ def per_call(work: Callable[[], object], device: torch.device, seconds: float = 
 
 
 def frozen_rates(problem: Problem) -> dict[str, float]:
-    """Return images per second of the frozen model to the deepest stage: forward, and forward and backward."""
+    """Return images per second of the frozen model to the deepest stage: forward, and forward and backward.
+
+    Each is timed as Python launches it, and as a GPU replays it where it can.
+    """
     model, device, batch = problem.model, problem.device, problem.budget.batch
     images = problem.fit.images([i % len(problem.fit) for i in range(batch)]).to(device)
-    tracked = images.clone().requires_grad_()
 
-    def both() -> None:
-        tracked.grad = None
-        model.run(tracked, None, problem.stages[-1]).square().mean().backward()
+    @torch.no_grad()
+    def forward(images: torch.Tensor) -> Sequence[torch.Tensor]:
+        return model.forward_stages(images, problem.stages)
 
-    forward = per_call(partial(model.represent, images, problem.stages), device)
-    return {"forward": batch / forward, "forward_backward": batch / per_call(both, device)}
+    def both(images: torch.Tensor) -> Sequence[torch.Tensor]:
+        tracked = images.detach().requires_grad_()
+        loss = model.run(tracked, None, problem.stages[-1]).square().mean()
+        return torch.autograd.grad(loss, tracked)
+
+    rates = {}
+    for name, work in (("forward", forward), ("forward_backward", both)):
+        rates[name] = batch / per_call(partial(work, images), device)
+        rates[f"{name}_replayed"] = batch / per_call(partial(Replay(work, device), images), device)
+    return rates
 
 
 def product_rate(device: torch.device, precision: str) -> float:
@@ -138,8 +153,8 @@ def product_rate(device: torch.device, precision: str) -> float:
 
 @contextmanager
 def compiled(mode: str) -> Any:
-    """Let the engine's ``torch.compile`` run in this mode; "on" and "off" are its own."""
-    if mode in ("on", "off"):
+    """Let the engine's ``torch.compile`` run in this mode; it has one of its own for the other ways."""
+    if mode in ("plain", "graphs", "compile"):
         yield
         return
     own = nn.Module.compile
@@ -147,40 +162,52 @@ def compiled(mode: str) -> Any:
         yield
 
 
-def fit(problem: Problem, variant: str, width: int, steps: int) -> tuple[Fitted, Meter]:
-    """Return a fit of so many steps as the runner does it, nothing kept of another one, and what it took."""
-    precision, mode, cache = variant.split(":")
+def fit(problem: Problem, variant: str, width: int, steps: int) -> tuple[Fitted, Meter, str]:
+    """Return a fit of so many steps as the runner does it, what it took, and where it kept representations.
+
+    Nothing is kept of an earlier fit.
+    """
+    precision, way, cache = variant.split(":")
     # one evaluation, at the end: what is timed are steps
     recipe = {"evaluations": 1, "patience": 0}
     method = make_method("modular", {"width": width, "depth": 1, "recipe": recipe})
-    engine = Engine(precision=precision, compile="off" if mode == "off" else "on", cache=cache)  # type: ignore[arg-type]
+    compile = "off" if way in ("plain", "graphs") else "on"
+    engine = Engine(precision=precision, compile=compile, cache=cache, graphs=way == "graphs")  # type: ignore[arg-type]
     features = FeatureCache(engine.cache)
     budget = Budget(image_passes=steps * problem.budget.batch, batch=problem.budget.batch)
     whole = replace(problem, budget=budget, context=Context(engine=engine, features=features))
     try:
-        with compiled(mode), Meter(problem.device) as meter:
+        with compiled(way), Meter(problem.device) as meter:
             fitted = fit_method(method, whole, problem.model.fingerprint())
+        place = features.place or "off"
     finally:
         features.close()
-    return fitted, meter
+    return fitted, meter, place
 
 
 def timed_fit(problem: Problem, variant: str, width: int, steps: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the rate of a fit, what bounds it, and the share of the bound that it reaches."""
-    (first, short), (second, long) = (fit(problem, variant, width, count) for count in (steps, LONGER * steps))
+    first, short, _ = fit(problem, variant, width, steps)
+    second, long, place = fit(problem, variant, width, LONGER * steps)
+    if long.seconds <= short.seconds:
+        raise RuntimeError("the longer of two fits took no longer: what happens once hides the steps")
     batch = problem.budget.batch
     images = (LONGER - 1) * steps * batch
     rate = images / (long.seconds - short.seconds)
     flops = (sum(second.cost.fit_flops.values()) - sum(first.cost.fit_flops.values())) / images
     own = flops / facts["flop_per_second"][variant.partition(":")[0]]
-    bound = 1 / (1 / facts["frozen"]["forward_backward"] + own)
+    frozen = facts["frozen"]
+    bound, replayed = (1 / (1 / frozen[name] + own) for name in ("forward_backward", "forward_backward_replayed"))
     return {
         "variant": variant,
+        "kept": place,
         "images_per_second": rate,
         "seconds_per_step": batch / rate,
         "flop_per_image": flops,
         "bound_images_per_second": bound,
         "share_of_bound": rate / bound,
+        "bound_replayed_images_per_second": replayed,
+        "share_of_bound_replayed": rate / replayed,
         "busy": long.busy,
         "peak_bytes": long.peak_bytes,
         "once_seconds": short.seconds - steps * batch / rate,

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         facts = options.out / "steps.json"
         facts.write_text(json.dumps({"steps": steps.done, "suite": suite}, indent=1))
         page = [sys.executable, str(TOOL / "page.py"), "--run", str(records), "--out", str(options.out)]
-        steps.run("page", [*page, "--device", options.device], steps.left)
+        steps.run("page", page, steps.left)
         if records.is_dir():
             with tarfile.open(options.out / "records.tgz", "w:gz") as archive:
                 archive.add(records, arcname="run", filter=_numbers_alone)
