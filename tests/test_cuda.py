@@ -221,6 +221,15 @@ def test_what_waits_for_the_gpu_is_not_recorded(cuda: torch.device) -> None:
     assert not replay.records
 
 
+def test_nothing_is_recorded_where_memory_is_short(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = Replay(lambda tensor: [tensor.square()], cuda)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**30, 2**33))
+    for _ in range(4):
+        tensor = torch.rand(4, device=cuda)
+        assert torch.equal(replay(tensor)[0], tensor.square())
+    assert not replay.records
+
+
 def test_convolutions_are_in_full_precision_once_a_device_is_picked(cuda: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = True
     device = pick_device("cuda")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+ROOM = 0.5  # part of a GPU's memory that must be free for another recording: each keeps what it needs between replays
+
 Function = Callable[..., Sequence[torch.Tensor]]
 Signature = list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]
 
@@ -23,8 +25,9 @@ class Replay:
     """A function of tensors that is recorded on its third call with tensors of one kind, and replayed from then on.
 
     The first call warms up. The second one runs under watch: a function that waits for the GPU cannot be recorded, and
-    runs as it is, then and ever after. What it does beside returning tensors (moving weights, say) is repeated by every
-    replay, and so must read nothing from the processor but what stays the same.
+    runs as it is, then and ever after; so does one for which the GPU has no room. What a function does beside returning
+    tensors (moving weights, say) is repeated by every replay, and so must read nothing from the processor but what
+    stays the same.
 
     The tensors that are returned are overwritten by the next call.
 
@@ -59,6 +62,10 @@ class Replay:
         if self._calls == 2:
             return self._watched(tensors)
         if self._graph is None:
+            free, total = torch.cuda.mem_get_info(tensors[0].device)
+            if free < ROOM * total:
+                self.records = False
+                return self._function(*tensors)
             self._record(tensors)
         elif self._given:
             torch._foreach_copy_(self._given, tensors)

@@ -85,6 +85,7 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     fit(problem, options.variants.partition(",")[0], options.width, WARMING)  # the first of a process loads kernels
     for variant in options.variants.split(","):
+        started = time.monotonic()
         if facts["fits"] and time.monotonic() - begun > options.seconds:
             facts["fits"].append({"variant": variant, "problem": "no time left"})
         else:
@@ -92,6 +93,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 facts["fits"].append(timed_fit(problem, variant, options.width, options.steps, facts))
             except Exception as error:  # another variant may still do: a compiler that is not there, say
                 facts["fits"].append({"variant": variant, "problem": f"{type(error).__name__}: {error}"[:500]})
+            except KeyboardInterrupt:  # its time is up
+                told = f"stopped {time.monotonic() - started:.0f} s after its start, before it had been timed"
+                facts["fits"].append({"variant": variant, "problem": told})
+                options.out.write_text(json.dumps(facts, indent=1))
+                raise
         print(json.dumps(facts["fits"][-1]), flush=True)
         options.out.write_text(json.dumps(facts, indent=1))
     if all("problem" in fit for fit in facts["fits"]):
