@@ -316,6 +316,7 @@ def test_a_run_on_a_gpu_has_its_clock_and_the_numbers_of_one_on_a_processor(kind
         assert two.cost is not None
         assert two.cost.clock == "cuda-event"
         assert two.cost.fit_peak_bytes > 0
+        assert (one.provenance.deterministic, two.provenance.deterministic) == (True, False)
         for name, measurement in one.measurements.items():
             other = two.measurements[name]
             assert other.mean == pytest.approx(measurement.mean, abs=5 * measurement.tolerance), (one.cell.key, name)

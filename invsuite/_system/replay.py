@@ -6,6 +6,7 @@ less time than their launch. A graph launches them together; they are the same k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -90,7 +91,9 @@ class Replay:
     def _watched(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Run the function once more, and let it be if it waits for the GPU."""
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls the watch a prototype
+            torch.cuda.set_sync_debug_mode("error")
         try:
             return self._beside(tensors)
         except RuntimeError as error:
