@@ -64,6 +64,9 @@ def test_a_pack_arrives_in_parts_and_is_as_large_as_it_may_be(sources: Path, tmp
     assert [entry["image_id"] for entry in kept["annotations"]] == [0, 1]
     assert (coco / "val2017" / "1.jpg").read_bytes() == (sources / "coco" / "val2017" / "1.jpg").read_bytes()
     assert Path(environment["INVSUITE_DETECTOR"]).name == "known.onnx", "its card is found by this name"
+    wrong = parser().parse_args([*map(str, words), "--backbone", "squeezenet.safetensors"])
+    with pytest.raises(SystemExit, match="is no MEASURE=FILE"):
+        pack(wrong)
     parts[0].unlink()
     with pytest.raises(SystemExit, match="lacks part 1"):
         unpack(tmp_path / "out", work)

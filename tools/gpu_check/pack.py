@@ -33,7 +33,10 @@ def pack(options: argparse.Namespace) -> str:
         if options.model:
             _model(options.model, folder / "hub")
         for backbone in options.backbone:
-            _backbone(*backbone.split("=", 1), folder / "torch")
+            measure, _, file = backbone.partition("=")
+            if not Path(file).is_file():
+                sys.exit(f"--backbone '{backbone}' is no MEASURE=FILE: say lpips_squeeze=, and a file that is there")
+            _backbone(measure, file, folder / "torch")
         if options.detector:
             (folder / "detector").mkdir()  # under its own name, by which its stages are known
             shutil.copy(options.detector, folder / "detector")
