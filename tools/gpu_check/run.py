@@ -47,17 +47,8 @@ def run(options: argparse.Namespace) -> int:
             rate += ["--out", str(options.out / "rate.json"), *shlex.split(options.rate)]
             steps.run("rate", [*rate, "--seconds", f"{RATE_SECONDS:g}"], RATE_SECONDS + 30)
             bench = [sys.executable, "-m", "invsuite", "bench", "--suite", suite, "--device", options.device]
-            bench += [
-                "--executor",
-                "serial",
-                "--offline",
-                "--keep",
-                "0",
-                "--cell-seconds",
-                str(CELL_SECONDS),
-                "--out",
-                str(records),
-            ]
+            bench += ["--executor", "serial", "--offline", "--keep", "0", "--out", str(records)]
+            bench += ["--cell-seconds", str(CELL_SECONDS)]
             steps.run("bench", bench, steps.left)
         steps.ends = begun + options.seconds
         facts = options.out / "steps.json"
