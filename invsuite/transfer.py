@@ -8,7 +8,7 @@ representations of a model that was trained on from it, and what is left of it o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from invsuite.data.sources import open_images
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.models.base import Model
-from invsuite.report.texts import heading, listed, markdown_table
+from invsuite.report.texts import difference_text, heading, listed, markdown_table
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import regime_of
-from invsuite.results.statistics import distance_from_best, summary_text
+from invsuite.results.rows import Row, advantage
+from invsuite.results.statistics import Difference, summary_text
 from invsuite.single import fit, score
 
 FLOOR = "mean-colour"  # the method that any inverse should beat
+LEAST = {"dB": 1.0, "": 0.05}  # gain over the floor, by unit, of which a share says something
 OWN = "its own"
 UNSCORED = 2**31 - 1  # seed of scenes that nobody scores
 
@@ -31,6 +33,8 @@ UNSCORED = 2**31 - 1  # seed of scenes that nobody scores
 @dataclass(frozen=True)
 class Transferred:
     """What an inverse gave at one stage in one place.
+
+    Gains and losses are paired over the images, in the measure's unit.
 
     Attributes:
         model: whose representations were inverted, as the user named it; `OWN` for that of the fit.
@@ -44,13 +48,33 @@ class Transferred:
     record: Record
     floor: Record
 
+    def gain(self, name: str) -> Difference | None:
+        """Return by how much the inverse is better than the floor by a measure; None without values of both."""
+        return _over(self.record, self.floor, name)
+
+    def worth_a_share(self, name: str) -> bool:
+        """Tell whether the gain is told apart from 0 and so large that shares of it say something."""
+        gain, unit = self.gain(name), self.record.measurements[name].unit if name in self.record.measurements else ""
+        if gain is None or gain.mean is None or gain.low is None:
+            return False
+        return gain.low > 0 and gain.mean >= LEAST.get(unit, 0.0)
+
+
+def _over(record: Record, other: Record, name: str) -> Difference | None:
+    """Return by how much one record is better than another by a measure; None without an image in common."""
+    rows = Row((record,)), Row((other,))
+    if not all(row.having(name) for row in rows):
+        return None
+    gain = advantage(*rows, name)
+    return None if gain.mean is None else gain
+
 
 @dataclass(frozen=True)
 class Transfer:
     """What one inverse gave, at every stage in every place.
 
     Attributes:
-        inverse: as the user named it.
+        inverse: as the user named it; of a folder the last two parts of its path.
         fitted: on which images, in words.
         rows: what it gave.
         unfit: why of sources of models that cannot be read by it.
@@ -77,6 +101,29 @@ class Transfer:
     def stages(self) -> list[str]:
         """Return the stages that it inverts."""
         return list(dict.fromkeys(row.record.cell.stage for row in self.rows))
+
+    def home(self, row: Transferred) -> Transferred:
+        """Return what the inverse gave for its own model, at the same stage and on the same images."""
+        place = (OWN, row.images, row.record.cell.stage)
+        return next(one for one in self.rows if (one.model, one.images, one.record.cell.stage) == place)
+
+    def kept(self, row: Transferred, name: str) -> float | None:
+        """Return the share of the gain by a measure for its own model that is kept; None where it has none."""
+        home, gain = self.home(row), row.gain(name)
+        whole = home.gain(name)
+        if row is home or gain is None or whole is None or not home.worth_a_share(name):
+            return None
+        assert gain.mean is not None, "both have values"
+        assert whole.mean is not None, "both have values"
+        return gain.mean / whole.mean
+
+    def lost(self, row: Transferred, name: str) -> float | None:
+        """Return by how much it is better by a measure than for its own model, where no share of a gain is kept."""
+        home = self.home(row)
+        if row is home or self.kept(row, name) is not None:
+            return None
+        difference = _over(row.record, home.record, name)
+        return None if difference is None else difference.mean
 
     @property
     def headline(self) -> Measurement:
@@ -145,14 +192,24 @@ def _transfer(
         reasons = [first.reason, *(measurement.reason for measurement in first.measurements.values())]
         raise UsageError(f"'{path}' gave no value: {next(filter(None, reasons), 'name a measure')}")
     seen = own.card.data["fit"]
-    return Transfer(str(path), f"{seen.count:,} images of {seen.name}", rows, unfit)
+    name = _short_name(path)
+    unread_by = {source: reason.replace(str(path), name) for source, reason in unfit.items()}
+    return Transfer(name, f"{seen.count:,} images of {seen.name}", rows, unread_by)
 
 
-READING = """\
+def _short_name(path: str | Path) -> str:
+    """Return what a page calls an inverse: of a folder the last two parts of its path, which no other machine has."""
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_dir() else str(path)
+
+
+READING = f"""\
 Each inverse was fitted to its own model. Below it is scored on other images and on other weights of the same
 architecture; beside each value stands what the mean colour of each image scores, which an inverse should beat. *Kept*
-is the share of the gain over that floor which its own model gives on the same images, where it gives any. Values are
-means over images with 95 % bootstrap intervals.
+is the share of the gain over that floor which its own model gives on the same images: 100 % is as much, 0 % as good as
+the floor, less is worse than it. Where the gain for its own model is not told apart from 0, or is below
+{LEAST["dB"]:g} dB ({LEAST[""]:g} of a measure without a unit), there is nothing to have a share of: the difference from
+the value for its own model stands there, positive where it is better, with that gain. Values are means over images with
+95 % bootstrap intervals; gains and differences are paired over the images.
 """
 
 
@@ -175,16 +232,21 @@ def _opening(transfers: Sequence[Transfer]) -> list[str]:
         measure, ends = one.headline, (one.stages[0], one.stages[-1])
         own = [row for row in one.rows if row.model == OWN and row.record.cell.stage in ends]
         said = [
-            f"{gain:.{measure.digits}f} on {row.images} at {row.record.cell.stage}"
+            f"{_signed(gain, measure)} on {row.images} at {row.record.cell.stage}"
             for row in own
-            if (gain := _gain(measure.name, row)) is not None
+            if (gain := row.gain(measure.name)) is not None
         ]
         gains.append(f"{one.what}, {listed(said)}")
         for model in dict.fromkeys(row.model for row in one.rows if row.model != OWN):
-            known = [_kept(measure.name, row, one.rows) for row in one.rows if row.model == model]
-            shares = [share for share in known if share is not None]
-            if shares:
-                kept.append(f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % on `{model}` by {one.what}")
+            there = [row for row in one.rows if row.model == model]
+            shares = [share for row in there if (share := one.kept(row, measure.name)) is not None]
+            losses = [loss for row in there if (loss := one.lost(row, measure.name)) is not None]
+            parts = [f"{_range(100 * share for share in shares)} %"] if shares else []
+            if losses:
+                changes = f"{_range(losses, f'+.{measure.digits}f')} {measure.unit}".rstrip()
+                parts.append(f"no share, but {changes}, where its own gain is next to nothing")
+            if parts:
+                kept.append(f"{', and '.join(parts)} on `{model}` by {one.what}")
     measure = transfers[0].headline
     return [
         f"This page shows what {listed(inverses)} {'is' if len(transfers) == 1 else 'are'} worth on {places}, and on "
@@ -205,7 +267,7 @@ def _part(one: Transfer) -> list[str]:
     kept: dict[tuple[str, str], list[str]] = {}
     for row in one.rows:
         if row.model != OWN:
-            kept.setdefault((row.model, row.images), []).append(_share(_kept(one.headline.name, row, one.rows)))
+            kept.setdefault((row.model, row.images), []).append(_kept_text(one, row, one.headline))
     if kept:
         text = markdown_table([[*place, *shares] for place, shares in kept.items()], ["Model", "Images", *one.stages])
         lines += [f"**Kept of {one.headline.label}**", "", text, ""]
@@ -219,37 +281,38 @@ def _part(one: Transfer) -> list[str]:
         for row in own:
             line = [row.model, row.images]
             for name in names:
-                line += _cells(name, row, own)
+                line += _cells(one, row, name)
             body.append(line)
         lines += [f"**{stage}**", "", markdown_table(body, head), ""]
     return lines
 
 
-def _gain(name: str, row: Transferred) -> float | None:
-    """Return by how much an inverse is better than the floor; None where one of the two has no value."""
-    one, floor = row.record.measurements.get(name), row.floor.measurements.get(name)
-    if one is None or one.mean is None or floor is None or floor.mean is None:
-        return None
-    gain = distance_from_best(one.direction, floor.mean) - distance_from_best(one.direction, one.mean)
-    return float(gain)
+def _signed(gain: Difference, measure: Measurement) -> str:
+    assert gain.mean is not None, "there is an image in common"
+    return difference_text(gain.mean, gain.low, gain.high, gain.n, measure.digits, bold=False)
 
 
-def _kept(name: str, row: Transferred, rows: Sequence[Transferred]) -> float | None:
-    """Return the share that is kept of the gain for the inverse's own model; None where that has none."""
-    place = (OWN, row.images, row.record.cell.stage)
-    [home] = [one for one in rows if (one.model, one.images, one.record.cell.stage) == place]
-    gain, whole = _gain(name, row), _gain(name, home)
-    return None if row is home or gain is None or whole is None or whole <= 0 else gain / whole
+def _range(numbers: Iterable[float], form: str = ".0f") -> str:
+    """Return the least and the most of numbers in words, or the one that both are."""
+    known = sorted(numbers)
+    return " to ".join(dict.fromkeys(f"{end:{form}}" for end in (known[0], known[-1])))
 
 
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
+def _kept_text(one: Transfer, row: Transferred, measure: Measurement) -> str:
+    """Return which share is kept, or the difference where there is next to no gain to keep, with that gain."""
+    share, lost, whole = one.kept(row, measure.name), one.lost(row, measure.name), one.home(row).gain(measure.name)
+    if share is not None:
+        return f"{100 * share:.0f} %"
+    if lost is None or whole is None:
+        return "-"
+    unit = f" {measure.unit}" if measure.unit else ""
+    return f"{lost:+.{measure.digits}f}{unit} (own gain {whole.mean:+.{measure.digits}f})"
 
 
-def _cells(name: str, row: Transferred, rows: Sequence[Transferred]) -> list[str]:
+def _cells(one: Transfer, row: Transferred, name: str) -> list[str]:
     """Return value, floor and the kept share of one measure."""
-    one, floor = row.record.measurements.get(name), row.floor.measurements.get(name)
-    if one is None or one.mean is None or floor is None or floor.mean is None:
+    own, floor = row.record.measurements.get(name), row.floor.measurements.get(name)
+    if own is None or own.mean is None or floor is None or floor.mean is None:
         return ["-", "-", "-"]
-    value = summary_text(one.mean, one.low, one.high, one.n, one.digits)
-    return [value, f"{floor.mean:.{one.digits}f}", _share(_kept(name, row, rows))]
+    value = summary_text(own.mean, own.low, own.high, own.n, own.digits)
+    return [value, f"{floor.mean:.{own.digits}f}", _kept_text(one, row, own)]

@@ -14,6 +14,8 @@ from invented import measurement
 
 from invsuite.errors import UsageError
 from invsuite.report.budget import (
+    Curve,
+    Needed,
     _figure,
     cost_ratio,
     cost_to_reach,
@@ -24,7 +26,7 @@ from invsuite.report.budget import (
     write_budget,
 )
 from invsuite.report.results import Results
-from invsuite.results.record import CellCost, Record
+from invsuite.results.record import CellCost, Measurement, Record
 from invsuite.results.regime import short
 
 STAGES = ("early", "late")
@@ -254,6 +256,56 @@ def test_a_line_of_fewer_images_keeps_its_place_beside_the_row_most_like_it() ->
     levels = panels[0][0].levels
     [line] = [value for name, value in levels.items() if name.startswith("optimisation")]
     assert line == pytest.approx(levels["mean"] + 0.5, abs=1e-6)
+
+
+def test_no_curves_over_seconds_of_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest budget was fitted on a GPU, of one method at one stage alone; levels have no seconds to be drawn."""
+    monkeypatch.setattr("invsuite.report.page.draw_curves", lambda *figure: None)
+    records = planted()
+    for one in records:
+        fitted = one.cell.method == "layerwise@25600" or one.cell.key == "net/late/modular@25600/s0"
+        if (fitted or one.cell.method == "ridge") and one.cost is not None:
+            one.provenance, one.cost.clock = replace(one.provenance, device="NVIDIA H200"), "cuda-event"
+    paths = write_budget([Results(records)], tmp_path)
+    assert [path.name for path in paths] == ["budget.md", "tiny-net-curves.png"]
+    page = paths[0].read_text()
+    assert (
+        "No curves over seconds are drawn.\nTimes and memory are of CPU (test), wall (4 points), NVIDIA H200, "
+        "cuda-event (1 point, times marked ‡) and several devices within the point (1 point, without times)." in page
+    )
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    spent = {(row[0], row[4]) for row in rows if row[1] == "25.6k passes"}
+    assert spent == {("layerwise", "34 ‡"), ("modular", "-")}
+    assert "Fit s (cuda-event/wall) ↓" in page
+    for one in records:
+        if one.cell.method != "ridge" and one.cost is not None:
+            one.provenance, one.cost.clock = invented.PROVENANCE, "wall"
+    assert len(write_budget([Results(records)], tmp_path)) == 3, "that a level is of another device is no matter"
+
+
+def test_the_opening_quotes_what_the_page_has_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ratio is computed once, and what the opening says stands in the page."""
+    calls: list[tuple[str, str, str]] = []
+
+    def counted(curve: Curve, reference: Curve, stage: str, measure: Measurement) -> Needed:
+        calls.append((curve.method, stage, measure.name))
+        return cost_ratio(curve, reference, stage, measure)
+
+    monkeypatch.setattr("invsuite.report.page.draw_curves", lambda *figure: None)
+    monkeypatch.setattr("invsuite.report.budget.cost_ratio", counted)
+    page = write_budget([Results(planted())], tmp_path)[0].read_text()
+    assert len(calls) == len(set(calls)) == 8, "two methods, stages and measures"
+    opening = page.splitlines()[4]
+    assert f"- B{opening.removeprefix('On `net`, b')}" in page
+    alone = [one for one in planted() if not one.cell.method.startswith("modular")]
+    page = write_budget([Results(alone)], tmp_path)[0].read_text()
+    gains = [
+        cell.strip() for cell in next(line for line in page.splitlines() if "| 6.4k to 25" in line).split("|")[4:6]
+    ]
+    assert page.splitlines()[4] == (
+        f"On `net`, by PSNR in dB, four times the image passes bring `layerwise` {gains[0]} at early and {gains[1]} at "
+        "late (from its last two budgets, 6.4k to 25.6k passes)."
+    )
 
 
 def test_a_suite_without_curves_is_refused(tmp_path: Path) -> None:

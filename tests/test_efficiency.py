@@ -111,3 +111,34 @@ def test_closed_form_sections_have_nothing_to_say_of_other_methods(records: list
     table = markdown(Results(records))
     assert "Linear ceiling" not in table
     assert "Fixed points" not in table
+
+
+def test_the_opening_says_what_at_which_budget_and_what_comes_out(records: list[Record]) -> None:
+    opening = efficiency_markdown([Results(records)]).splitlines()[2:5]
+    assert opening[0].startswith("This page shows what fitting inverses of `net` of tiny costs, in operations and sec")
+    assert "on 16 scored images" in opening[0]
+    assert opening[1].startswith("The methods are `layerwise` and `modular` (100 passes); ")
+    assert opening[2] == (
+        "`layerwise` over `modular`, in operations after as many images seen, in operations where both have the same "
+        "selection PSNR, and in scored PSNR after as many images seen: on `net` of tiny 1.6 times, 1.1 times and +0.00 "
+        "to +4.00 dB (100 passes for each of 2 stages)."
+    )
+    alone = [one for one in records if one.cell.method != "modular"]
+    answer = efficiency_markdown([Results(alone)]).splitlines()[4]
+    assert answer.startswith("Nothing was fitted both as `modular` and as `layerwise` at one budget")
+    assert "This page shows nothing yet" in efficiency_markdown([Results([invented.record(status="failed")])])
+
+
+def test_seconds_of_another_device_than_most_are_marked(records: list[Record]) -> None:
+    """One stage of the modules on a GPU: their seconds are marked, and those of both stages are no sum."""
+    page = efficiency_markdown([Results(records)])
+    assert "‡" not in page
+    moved = records[4]
+    assert moved.cost is not None
+    moved.cost.clock, moved.provenance = "cuda-event", replace(moved.provenance, device="NVIDIA H200")
+    page = efficiency_markdown([Results(records)])
+    assert "CPU (test), wall (5 rows) and NVIDIA H200, cuda-event (1 row, times marked ‡)" in page
+    assert "Devices: CPU (test); NVIDIA H200; 2 threads" in page
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    assert [row[1] for row in rows if "6 + 5 ‡" in row] == ["modular"]
+    assert [row[-2:] for row in rows if row[:2] == ["modular", "100"]] == [["16.00", "-"]]

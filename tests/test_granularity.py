@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,17 @@ def test_a_suite_with_one_cut_is_refused(run: tuple[Path, invsuite.Results], tmp
     one = invsuite.Results([r for r in results.records if r.cell.model != "fine"], [], results.stores)
     with pytest.raises(UsageError, match="no two models of the same weights"):
         write_granularity([one], tmp_path)
+
+
+def test_seconds_of_a_chain_of_several_devices_are_none(run: tuple[Path, invsuite.Results], tmp_path: Path) -> None:
+    _, results = run
+    records = copy.deepcopy(results.records)
+    for one in records:
+        if one.cell.row == "fine/block01/modular" and one.cost is not None:
+            one.provenance.device, one.cost.clock = "NVIDIA H200", "cuda-event"
+    page = write_granularity([replace(results, records=records)], tmp_path)[0].read_text()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if "modular" in line]
+    seconds = {row[1]: row[-2] for row in rows if row[0] == "modular"}
+    assert seconds["fine"] == "-"
+    assert seconds["vit"].isdigit()
+    assert "several devices within the reading (1 reading, without times)" in page

@@ -1,4 +1,4 @@
-"""Runs merged into one leaderboard: ranked only where images and devices are the same."""
+"""Runs merged into one leaderboard: ranked only where the images are the same, times of several devices marked."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from helpers import TINY_SUITE, invoke
 
 from invsuite.report.html import html_page
-from invsuite.report.markdown import markdown
+from invsuite.report.markdown import markdown, terminal
 from invsuite.report.results import Results
+from invsuite.results.frame import to_csv
 
 WORDS = ("--metrics", "psnr", "--models", "vit", "--stages", "embed", "--device", "cpu")
 
@@ -85,25 +86,28 @@ def test_other_weights_are_a_table_of_their_own(runs: Path) -> None:
     assert {r.original_model for r in merged.records} == {"vit"}
 
 
-def test_times_of_two_devices_are_not_side_by_side_and_it_is_said(runs: Path) -> None:
+def test_times_of_another_device_than_most_are_marked_and_it_is_said(runs: Path) -> None:
     one, two = results(runs / "a"), results(runs / "b")
     two = replace(two, records=[record for record in two if record.cell.method == "ridge"])
     alike = one.merge(two)
-    assert not [note for note in alike.notes if "devices" in note]
     other = copy.deepcopy(two)
     assert other[0].cost is not None
     other[0].provenance.device, other[0].cost.clock = "NVIDIA H100", "cuda-event"
     merged = one.merge(other)
-    [note] = [note for note in merged.notes if "devices" in note]
-    assert note.startswith("Times and memory were measured on 2 devices (CPU")
-    assert "NVIDIA H100, cuda-event): they are not ranked or shown side by side across them." in note
-    for both, shown in ((alike, False), (merged, True)):
+    for both, several in ((alike, False), (merged, True)):
         page = markdown(replace(both, relations=()))
         rows = [line for line in page.splitlines() if line.startswith("| embed") and "[" in line]
         html = html_page(both)
-        cells = re.findall(r'<td class="number" data-sort="[^"]*">([^<]*)(?:<small>\d run|</td>)', html)
-        assert [cells[i : i + 3] == ["-"] * 3 for i in (0, 4)] == [shown, shown]
-        assert [[cell.strip() for cell in row.split("|")[5:8]] == ["-"] * 3 for row in rows] == [shown, shown]
+        cells = re.findall(r'<td class="number" data-sort="([^"]*)">([^<]*)(?:<small>\d run|</td>)', html)
+        for spent in ([text for _, text in cells[4:7]], [cell.strip() for cell in rows[1].split("|")[5:8]]):
+            assert [text.endswith(" ‡") for text in spent] == [several] * 3
+        assert [key == "" for key, _ in cells[:7]] == [False] * 4 + [several] * 3, "they are not sorted by"
+        assert "‡" not in rows[0]
+        said = "wall (1 row) and NVIDIA H100, cuda-event (1 row, times marked ‡). Compare them within one device only"
+        assert [said in text for text in (page, html, terminal(both))] == [several] * 3
+        assert [f"Fit s ({clocks}) ↓" in page for clocks in ("wall", "cuda-event/wall")] == [not several, several]
+        csv = to_csv(both.records)
+        assert ("clock: wall of CPU" in csv, "clock: cuda-event of NVIDIA H100" in csv) == (True, several)
 
 
 def test_a_failure_of_a_later_run_does_not_hide_a_success(runs: Path) -> None:

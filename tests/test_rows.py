@@ -247,6 +247,19 @@ def test_curves_of_descents_say_where_they_were_stopped() -> None:
     assert "n = 16" in chart.note
 
 
+def test_seconds_of_two_devices_are_two_charts() -> None:
+    curve = [{"iteration": i, "seconds_per_image": float(i), "psnr": 10.0 + i} for i in (0, 9)]
+    records = [planted(method, inversion_curve=curve) for method in ("optimisation", "refined")]
+    assert [chart.title for chart in charts(records)] == ["Inversion"]
+    moved = records[1]
+    assert moved.cost is not None
+    moved.provenance, moved.cost.clock = replace(moved.provenance, device="NVIDIA H200"), "cuda-event"
+    drawn = charts(records)
+    assert [chart.title for chart in drawn] == ["Inversion on CPU (test)", "Inversion on NVIDIA H200"]
+    assert [chart.x_label for chart in drawn] == ["wall s per image", "cuda-event s per image"]
+    assert [[method for method, _ in chart.methods] for chart in drawn] == [["optimisation"], ["refined"]]
+
+
 def test_a_curve_that_stays_where_it_is_has_a_chart() -> None:
     curve = [{"iteration": i, "seconds_per_image": float(i), "psnr": 20.0} for i in (0, 9)]
     [chart] = charts([planted("optimisation", inversion_curve=curve)])

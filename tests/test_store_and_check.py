@@ -237,7 +237,7 @@ def test_a_cell_with_another_n_shows_it() -> None:
 def test_csv_has_every_number() -> None:
     rows = to_csv([record(), record("mean", status="skipped")]).splitlines()
     assert any(",psnr,dB,higher,16," in row for row in rows)
-    assert any(",fit_seconds,s,lower,1,1.0,,,,,clock: wall," in row for row in rows)
+    assert any(",fit_seconds,s,lower,1,1.0,,,,,clock: wall of CPU (test)," in row for row in rows)
     assert any(",skipped," in row and "it broke" in row for row in rows)
     assert len({row.count(",") for row in rows}) == 1
 

@@ -8,7 +8,6 @@ logarithm of the cost. Intervals are bootstraps over the images that the two cur
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
@@ -18,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invsuite.errors import UsageError
+from invsuite.report.devices import Devices, device_of
 from invsuite.report.figures import CurvePanel
 from invsuite.report.page import Page
 from invsuite.report.results import Results
 from invsuite.report.texts import budgets_text, difference_text, heading, listed, markdown_table, value_text
-from invsuite.results.merge import devices_of
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import AT, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
-from invsuite.results.statistics import percentile_interval, resampled_means
+from invsuite.results.statistics import Difference, percentile_interval, resampled_means
 
 END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
 MEASURES = ("psnr", "ssim")
@@ -48,6 +47,7 @@ class Point:
         flops: own operations of all stages together, forward, backward and start.
         frozen_flops: of the model's forward passes that the stages share.
         seconds: own and shared, of all stages together.
+        device: on which they were measured, with its clock; "" where stages or seeds ran on several.
     """
 
     passes: int
@@ -55,6 +55,7 @@ class Point:
     flops: float
     frozen_flops: float
     seconds: float
+    device: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,6 @@ class Curves:
         levels: rows of one budget by method and stage; methods that have converged, are of closed form, or the mean
             image.
         left_out: what is neither, in words.
-        timed: whether seconds are of one device and may stand side by side.
     """
 
     model: str
@@ -97,7 +97,11 @@ class Curves:
     curves: list[Curve]
     levels: dict[str, dict[str, Row]]
     left_out: list[str]
-    timed: bool
+
+    @property
+    def devices(self) -> Devices:
+        """Return the devices on which the seconds of the points were measured."""
+        return Devices(point.device for curve in self.curves for point in curve.points)
 
     def of(self, method: str) -> Curve | None:
         """Return the curve of a method, if it has one."""
@@ -142,7 +146,7 @@ def curves_of(model: str, records: Iterable[Record]) -> Curves:
             [own] = budgets.values()
             kept = {stage: row for stage, row in own.items() if not row.unconverged}
             levels |= {table: kept} if kept else {}
-    return Curves(model, stages, curves, levels, left_out, len(devices_of(r for row in rows for r in row.done)) < 2)
+    return Curves(model, stages, curves, levels, left_out)
 
 
 def family_of(budgets: Mapping[str, Mapping[str, Row]]) -> str:
@@ -163,7 +167,8 @@ def _point(budget: str, rows: dict[str, Row], stages: Sequence[str]) -> Point | 
         shared.append(float(np.mean([cost.fit_shared_seconds for cost in costs])))
     if not all(flops):
         return None
-    return Point(int(budget), {s: rows[s] for s in stages}, sum(flops), max(frozen), sum(seconds) + max(shared))
+    own = {stage: rows[stage] for stage in stages}
+    return Point(int(budget), own, sum(flops), max(frozen), sum(seconds) + max(shared), device_of(own.values()))
 
 
 def with_others(records: Sequence[Record], others: Iterable[Record]) -> list[Record]:
@@ -214,7 +219,9 @@ def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Resul
         UsageError: for a suite in which no method has rows at several budgets.
         DiskError: if the disk refuses.
     """
-    page, every = Page(folder / "budget.md", TITLE, READING), []
+    page = Page(folder / "budget.md", TITLE, READING)
+    every: list[Curves] = []
+    quoted: list[str] = []
     others = [record for results in beside for record in results.records]
     for results in suites:
         records = {model: with_others(own, others) for model, own in results.models.items()}
@@ -230,15 +237,20 @@ def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Resul
             page.model(curves.model, records[curves.model])
             if curves.left_out:
                 page.lines += [f"Left out: {'; '.join(curves.left_out)}.", ""]
-            for seconds in (False, True) if curves.timed else (False,):
+            several = curves.devices.several
+            for seconds in (False,) if several else (False, True):
                 name = f"{results.name}-{curves.model}-curves{'-seconds' * seconds}.png"
                 page.curves(name, *_figure(curves, seconds))
-            page.lines += answers(curves)
-    return page.write(_opening(every))
+            if several:
+                page.lines += ["No curves over seconds are drawn.", *curves.devices.note("point"), ""]
+            lines, answer = answers(curves)
+            page.lines += lines
+            quoted.append(answer)
+    return page.write(_opening(every, quoted))
 
 
-def _opening(models: Sequence[Curves]) -> list[str]:
-    """Return three sentences: what the page shows, at which budgets, and where modules are cheaper."""
+def _opening(models: Sequence[Curves], quoted: Sequence[str]) -> list[str]:
+    """Return three sentences: what the page shows, at which budgets, and what it answers for each model."""
     curves = [(own, curve) for own in models for curve in own.curves]
     rows = [point.rows[stage] for own, curve in curves for point in curve.points for stage in own.stages]
     passes = listed(short(count) for count in sorted({point.passes for _, curve in curves for point in curve.points}))
@@ -250,22 +262,8 @@ def _opening(models: Sequence[Curves]) -> list[str]:
         f"with {counts} scored images.",
         f"Methods are {listed(dict.fromkeys(f'`{curve.method}`' for _, curve in curves))} at {passes} image passes"
         f"{beside}.",
-        " ".join(_cheaper(own) for own in models),
+        " ".join(quoted),
     ]
-
-
-def _cheaper(curves: Curves) -> str:
-    """Return whether modules are cheaper at equal quality by the first measure, or what rises most where none are."""
-    measures, modular = curves.measures(), curves.of(MODULAR)
-    others = [curve for curve in curves.curves if curve is not modular]
-    if not measures:
-        return f"`{curves.model}` has no measure that all rows share."
-    if modular is not None and others:
-        own = [sentence(curves, curve, modular, measures[0]) for curve in others]
-        return " ".join(f"On `{curves.model}`, {one[0].lower()}{one[1:]}" for one in own)
-    curve = curves.curves[0]
-    gains = [f"{gain_text(curve.last.rows[s], curve.points[0].rows[s], measures[0])} at {s}" for s in curves.stages]
-    return f"`{curves.model}`: from its smallest budget to its largest `{curve.method}` gains {listed(gains)}."
 
 
 TITLE = "Budget: quality against the cost of fitting"
@@ -284,19 +282,31 @@ these budgets says nothing of larger ones: see which methods still rise.
 """
 
 
-def answers(curves: Curves) -> list[str]:
-    """Return lines that answer the questions of the page for one model, and the points of its curves."""
+def answers(curves: Curves) -> tuple[list[str], str]:
+    """Return the part of the page that answers its questions for one model, and what the opening quotes of it."""
     measures = curves.measures()
-    lines: list[str] = []
-    if curves.of(MODULAR) is not None and len(curves.curves) > 1:
-        lines += equal_quality(curves, measures)
+    equal = equal_quality(curves, measures)
+    lines = equal.lines
+    if equal.sentences:
         lines += _table("Where do the curves cross?", _CROSSING, curves, measures, _crossing_line)
         lines += _table(f"What is the difference from `{MODULAR}` worth?", _WORTH, curves, measures, _worth_line)
-    lines += _rising(curves, measures)
+    rising = _rising(curves, measures)
+    lines += [_RISING, "", markdown_table(rising, ["By", "Method", "Passes", *curves.stages]), ""]
     lines += _over_levels(curves, measures)
     for measure in measures:
         lines += _points(curves, measure)
-    return lines
+    if not measures:
+        return lines, f"`{curves.model}` has no measure that all rows share."
+    if equal.sentences:
+        own = equal.sentences[measures[0].name]
+        return lines, " ".join(f"On `{curves.model}`, {one[0].lower()}{one[1:]}" for one in own)
+    label, method, spent, *gains = rising[0]
+    places = listed(f"{gain} at {stage}" for gain, stage in zip(gains, curves.stages, strict=True))
+    unit = f" in {measures[0].unit}" if measures[0].unit else ""
+    return lines, (
+        f"On `{curves.model}`, by {label}{unit}, four times the image passes bring `{method}` {places} (from its "
+        f"last two budgets, {spent} passes)."
+    )
 
 
 _CROSSING = (
@@ -309,23 +319,49 @@ _WORTH = (
 )
 
 
-def equal_quality(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
-    """Return lines on what each method takes to become as good as the modules at their largest budget."""
+@dataclass(frozen=True)
+class EqualQuality:
+    """What each method takes to become as good as the modules at their largest budget.
+
+    Attributes:
+        lines: the part of the page; none where modules have no curve, or no other to be held against.
+        sentences: by measure, what it comes to against each other method.
+    """
+
+    lines: list[str]
+    sentences: dict[str, list[str]]
+
+
+def equal_quality(curves: Curves, measures: Sequence[Measurement]) -> EqualQuality:
+    """Return what each method takes to become as good as the modules at their largest budget."""
     modular = curves.of(MODULAR)
     if modular is None or len(curves.curves) < 2:
-        return []
+        return EqualQuality([], {})
+    ratios = {
+        (measure.name, curve.method): [cost_ratio(curve, modular, stage, measure) for stage in curves.stages]
+        for measure in measures
+        for curve in curves.curves
+    }
     text = (
         f"Own operations of all stages that each method needs, over those of `{MODULAR}`, to be as good at a stage as "
         f"`{MODULAR}` with {short(modular.last.passes)} passes ({modular.last.flops / TERA:.3g} TFLOP). Above 1 "
         f"`{MODULAR}` is cheaper. ∞: at no budget tried; ≤: at its smallest already. Of `{MODULAR}` itself: where it "
         "first was as good."
     )
-    lines = _table(f"Is `{MODULAR}` cheaper at equal quality?", text, curves, measures, _ratio_line, itself=True)
-    for measure in measures:
-        for curve in curves.curves:
-            if curve is not modular:
-                lines += [f"- {sentence(curves, curve, modular, measure)}"]
-    return [*lines, *_alone(curves, modular), ""]
+
+    def line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
+        return [ratio.text() for ratio in ratios[measure.name, curve.method]]
+
+    lines = _table(f"Is `{MODULAR}` cheaper at equal quality?", text, curves, measures, line, itself=True)
+    others = [curve for curve in curves.curves if curve is not modular]
+    sentences = {
+        measure.name: [
+            _sentence(curves, curve, modular, measure, ratios[measure.name, curve.method]) for curve in others
+        ]
+        for measure in measures
+    }
+    lines += [f"- {sentence}" for own in sentences.values() for sentence in own]
+    return EqualQuality([*lines, *_alone(curves, modular), ""], sentences)
 
 
 def _alone(curves: Curves, modular: Curve) -> list[str]:
@@ -346,13 +382,11 @@ def _own_flops(row: Row) -> float:
     return float(np.mean([record.cost.fit_flops or 0.0 for record in row.done if record.cost is not None]))
 
 
-def sentence(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> str:
+def _sentence(curves: Curves, curve: Curve, modular: Curve, measure: Measurement, ratios: Sequence[Needed]) -> str:
     """Return in words at which stages ``modular`` is cheaper than ``curve`` at its own quality."""
     verdicts: dict[str, list[str]] = {}
-    counts = Counter[int]()
-    for stage in curves.stages:
-        ratio = cost_ratio(curve, modular, stage, measure)
-        counts[ratio.n] += 1
+    counts = dict.fromkeys(ratio.n for ratio in ratios)
+    for stage, ratio in zip(curves.stages, ratios, strict=True):
         verdicts.setdefault(ratio.verdict, []).append(stage)
     named = "; ".join(f"{verdict} at {', '.join(stages)}" for verdict, stages in verdicts.items())
     return (
@@ -450,10 +484,6 @@ def _qualities(rows: Sequence[Row], measure: str) -> tuple[Array, Array, int]:
     return -means, -draws, n
 
 
-def _ratio_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
-    return [cost_ratio(curve, modular, stage, measure).text() for stage in curves.stages]
-
-
 def _crossing_line(curves: Curves, curve: Curve, modular: Curve, measure: Measurement) -> list[str]:
     return [crossing(curve, modular, stage, measure) for stage in curves.stages]
 
@@ -492,7 +522,11 @@ def _worth_line(curves: Curves, curve: Curve, modular: Curve, measure: Measureme
 
 def gain_text(better: Row, worse: Row, measure: Measurement, factor: float = 1.0) -> str:
     """Return by how much one row is better than another, times ``factor``, with interval and n."""
-    gain = advantage(better, worse, measure.name)
+    return gained_text(advantage(better, worse, measure.name), measure, factor)
+
+
+def gained_text(gain: Difference, measure: Measurement, factor: float = 1.0) -> str:
+    """Return a difference by a measure, times ``factor``, with interval and n; bold where it is told from 0."""
     if gain.mean is None:
         return "no image in common"
     low, high = (None if end is None else factor * end for end in (gain.low, gain.high))
@@ -528,8 +562,14 @@ def _table(
     ]
 
 
-def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
-    """Return lines on what the last quadrupling of the budget brought."""
+_RISING = (
+    "**Which still rise?** What four times the image passes bring, from the last two budgets, paired over images; bold "
+    "where that is told from nothing."
+)
+
+
+def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[list[str]]:
+    """Return by measure and method what the last quadrupling of the budget brought at every stage."""
     body = []
     for measure in measures:
         for curve in curves.curves:
@@ -538,11 +578,7 @@ def _rising(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
             gains = [gain_text(last.rows[stage], before.rows[stage], measure, factor) for stage in curves.stages]
             spent = f"{short(before.passes)} to {short(last.passes)}"
             body.append([measure.label, curve.method, spent, *gains])
-    text = (
-        "**Which still rise?** What four times the image passes bring, from the last two budgets, paired over images; "
-        "bold where that is told from nothing."
-    )
-    return [text, "", markdown_table(body, ["By", "Method", "Passes", *curves.stages]), ""]
+    return body
 
 
 def _over_levels(curves: Curves, measures: Sequence[Measurement]) -> list[str]:
@@ -571,7 +607,7 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
     for curve in curves.curves:
         for point in curve.points:
             values = [value_text(point.rows[stage], measure) for stage in curves.stages]
-            seconds = f"{point.seconds:.0f}" if curves.timed else "-"
+            seconds = curves.devices.marked(f"{point.seconds:.0f}", point.device)
             spent = [f"{point.flops / TERA:.3f}", f"{point.frozen_flops / TERA:.3f}", seconds]
             regimes = dict.fromkeys(point.rows[stage].regime.text for stage in curves.stages)
             body.append([curve.method, "; ".join(regimes), *spent, *values])
@@ -579,7 +615,8 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
         regimes = dict.fromkeys(row.regime.text for stage, row in rows.items() if stage in curves.stages)
         values = [value_text(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
         body.append([method, "; ".join(regimes), "", "", "", *values])
-    head = ["Method", "Budget", "Own TFLOP", "Frozen TFLOP", "Fit s", *curves.stages]
+    costs = ["Own TFLOP ↓", "Frozen TFLOP ↓", f"Fit s ({curves.devices.clocks}) ↓"]
+    head = ["Method", "Budget", *costs, *curves.stages]
     return [f"**{heading(measure)}**", "", markdown_table(body, head), ""]
 
 

@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from invsuite.report.budget import TERA
 from invsuite.report.efficiency import trained_cells
-from invsuite.results.merge import devices_of
-from invsuite.results.record import Record
+from invsuite.results.record import Record, devices_of
 from invsuite.results.regime import MARK, regime_of
 
 WIDTH, HEIGHT = 300, 190  # of the plot itself, in SVG units
@@ -53,10 +52,13 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]  # by stage and method
 
 
 def charts(records: Sequence[Record]) -> list[Chart]:
-    """Return the charts of a model's first seed; none without curves, or of times on several devices."""
+    """Return the charts of a model's first seed, those over seconds for each device apart; none without curves."""
     rows = [r for r in records if r.ok]
     rows = [r for r in rows if r.cell.seed == rows[0].cell.seed]
-    return [*_training(rows), *(_inversion(rows) if len(devices_of(rows)) < 2 else [])]
+    iterative = [record for record in rows if record.notes.get("inversion_curve")]
+    devices = devices_of(iterative)
+    own = [[record for record in iterative if devices_of([record]) == [device]] for device in devices]
+    return [*_training(rows), *(_inversion(records, len(devices) > 1) for records in own)]
 
 
 def _training(rows: Sequence[Record]) -> list[Chart]:
@@ -77,11 +79,8 @@ def _training(rows: Sequence[Record]) -> list[Chart]:
     return [_chart("Training", "own training, TFLOP", note, curves)]
 
 
-def _inversion(rows: Sequence[Record]) -> list[Chart]:
-    """Return quality against the seconds of an iterative inversion."""
-    iterative = [record for record in rows if record.notes.get("inversion_curve")]
-    if not iterative:
-        return []
+def _inversion(iterative: Sequence[Record], named: bool) -> Chart:
+    """Return quality against the seconds of iterative inversions on one device, which may be ``named``."""
     stopped: dict[str, list[str]] = {}
     for record in iterative:
         if regime_of([record]).converged is False:
@@ -94,11 +93,12 @@ def _inversion(rows: Sequence[Record]) -> list[Chart]:
         curves.setdefault(record.cell.stage, {})[marked] = points
     clock = next(record.cost.clock for record in iterative if record.cost)
     counts = " or ".join(str(n) for n in sorted({len(record.images) for record in iterative}))
+    where = f" on {iterative[0].provenance.device}" if named else ""
     note = (
         f"Mean PSNR of the scored images (n = {counts}) as an iterative inversion goes on, against "
-        f"{clock} seconds per image. {MEANS}"
+        f"{clock} seconds per image{where}. {MEANS}"
     )
-    return [_chart("Inversion", f"{clock} s per image", note, curves)]
+    return _chart(f"Inversion{where}", f"{clock} s per image", note, curves)
 
 
 def _chart(title: str, x_label: str, note: str, curves: Curves) -> Chart:

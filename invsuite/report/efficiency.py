@@ -10,15 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from invsuite.report.budget import END_TO_END, MODULAR, TERA, curves_of, equal_quality, gain_text
-from invsuite.report.markdown import VALUES
+from invsuite.report.budget import END_TO_END, MODULAR, TERA, curves_of, equal_quality, gained_text
+from invsuite.report.devices import Devices, device_of, devices_of_rows
+from invsuite.report.markdown import VALUES, where_text
 from invsuite.report.results import Results
-from invsuite.report.texts import data_texts, markdown_table
-from invsuite.results.record import Measurement, Record
+from invsuite.report.texts import budgets_text, data_texts, listed, markdown_table, value_text
+from invsuite.results.record import Measurement, Record, devices_of
 from invsuite.results.regime import regime_of, short, table_of
-from invsuite.results.rows import Row
+from invsuite.results.rows import Row, advantage, rows_of
+from invsuite.results.statistics import Difference
 
 ITERATIVE = "optimisation"
+TITLE = "Efficiency: what reconstruction quality costs"
+SAVED = (
+    f"`{END_TO_END}` over `{MODULAR}`, in operations after as many images seen, in operations where both have the same "
+    "selection PSNR, and in scored PSNR after as many images seen"
+)
 
 
 @dataclass(frozen=True)
@@ -95,49 +102,84 @@ def trained_cells(records: Iterable[Record]) -> list[TrainedCell]:
     return cells
 
 
+READING = """\
+Rendered from records, of the first seed. PSNR in dB is the mean over the scored images with its 95 % bootstrap
+interval; n counts images. *Own* cost is an inverse's own training, forward, backward and start; *frozen* cost is the
+model's forward passes, which all stages of a method share (in seconds: *shared*). *Images seen* counts repeats; of
+methods without training they are the images of their fit, of descents those that chose their settings. *Values held* is
+what the stage's inverse keeps of its fit. What holds after some image passes may not after more: every statement names
+them, and of methods that search for each image the iterations after which they converged. What was stopped before it
+converged is left out. Operations (TFLOP, a multiply-add is two) are counted by PyTorch's flop counter, empty where
+nobody counted them; seconds are of the clock in the heading (`wall` on a CPU, `cuda-event` on a GPU) and compare within
+one table and device only.
+"""
+
+
 def efficiency_markdown(suites: Iterable[Results]) -> str:
     """Return the page: for every suite and model, cost and quality of every method."""
-    lines = [
-        "# Efficiency: what reconstruction quality costs",
-        "",
-        "Rendered from the records of the suites below. PSNR in dB is the mean over the scored images with its 95 % "
-        "bootstrap interval. *Own* cost is an inverse's own training, forward, backward and start; *frozen* cost is "
-        "the model's forward passes, which all stages of a method share. What holds after some image passes may not "
-        "after more: every statement names them, and of methods that search for each image the iterations after which "
-        "they converged. What was stopped before it converged is left out. Operations (TFLOP, a multiply-add is two) "
-        "are counted by PyTorch's flop counter; seconds are `wall` on a CPU and compare within one table only.",
-        "",
-    ]
+    body: list[str] = []
+    kept_of: dict[str, list[Record]] = {}  # the records that the page speaks of, by suite and model
+    quoted: list[str] = []
     for results in suites:
-        lines += [f"## {results.title}", ""]
+        body += [f"## {results.title}", ""]
         for model, records in results.models.items():
             seed = records[0].cell.seed
             done = [record for record in records if record.ok and record.cell.seed == seed]
             kept = [record for record in done if regime_of([record]).converged is not False]
-            lines += [f"### {model}", "", *_where(done), *_left_out(done), *_equal_cost(kept)]
+            devices = devices_of_rows(Row((record,)) for record in kept)
+            body += [f"### {model}", "", *_where(done, devices), *_left_out(done), *_equal_cost(kept, devices)]
             curves = curves_of(model, records)
             cells = trained_cells(_largest_budgets(kept))
+            name = f"`{model}` of {results.name}"
             if curves.of(MODULAR) is not None:
-                lines += equal_quality(curves, [measure for measure in curves.measures() if measure.name == "psnr"])
+                psnr = [measure for measure in curves.measures() if measure.name == "psnr"]
+                body += equal_quality(curves, psnr).lines
             elif cells:
-                lines += _equal_quality(cells)
-            if cells:
-                lines += _claim(kept, cells)
+                body += _equal_quality(cells, devices)
+            if saved := _saved(cells):
+                body += _claim(kept, saved)
+                quoted.append(f"on {name} {saved.text}")
+            if kept:
+                kept_of[name] = kept
+    lines = [f"# {TITLE}", "", *_opening(kept_of, quoted), "", READING, *body]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _where(done: Sequence[Record]) -> list[str]:
-    """Return lines that say what the numbers were measured on and with."""
-    data = next((record.data for record in done if record.data), None)
-    if data is None:
-        return ["No cell is finished.", ""]
-    devices = sorted({record.provenance.device for record in done})
-    commits = sorted({(record.provenance.git["sha"] or "package")[:10] for record in done})
-    return [
-        ". ".join([*data_texts(done), f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads"])
-        + f". Seed {done[0].cell.seed}. Code: {', '.join(commits)}.",
-        "",
+def _opening(kept: Mapping[str, Sequence[Record]], quoted: Sequence[str]) -> list[str]:
+    """Return three sentences: what the page shows, at which budgets, and what modules save on every model."""
+    if not kept:
+        return ["This page shows nothing yet: no cell has numbers."]
+    rows = rows_of(record for records in kept.values() for record in records)
+    counts = listed(str(n) for n in sorted({len(row.images) for row in rows}, reverse=True))
+    spent = [
+        f"{budgets_text(rows_of(record for name in names for record in kept[name]))} in {suite}"
+        for suite, names in _by_suite(kept).items()
     ]
+    return [
+        f"This page shows what fitting inverses of {listed(kept)} costs, in operations and seconds, and which PSNR it "
+        f"brings on {counts} scored images.",
+        f"The methods are {'; '.join(spent)}.",
+        f"{SAVED}: {'; '.join(quoted)}."
+        if quoted
+        else f"Nothing was fitted both as `{MODULAR}` and as `{END_TO_END}` at one budget.",
+    ]
+
+
+def _by_suite(kept: Mapping[str, Sequence[Record]]) -> dict[str, list[str]]:
+    """Return which names of models are of each suite."""
+    suites: dict[str, list[str]] = {}
+    for name, records in kept.items():
+        suites.setdefault(records[0].cell.suite, []).append(name)
+    return suites
+
+
+def _where(done: Sequence[Record], devices: Devices) -> list[str]:
+    """Return lines that say what the numbers were measured on and with."""
+    if not any(record.data for record in done):
+        return ["No cell is finished.", ""]
+    commits = sorted({(record.provenance.git["sha"] or "package")[:10] for record in done})
+    where = f"{where_text(done)}. Seed {done[0].cell.seed}. Code: {', '.join(commits)}."
+    return [". ".join([*data_texts(done), where]), *devices.note(), ""]
 
 
 def _left_out(done: Sequence[Record]) -> list[str]:
@@ -156,35 +198,36 @@ def _largest_budgets(records: Sequence[Record]) -> list[Record]:
     return [record for record, table, passes in budgets if int(passes or 0) == largest[table]]
 
 
-def _equal_cost(done: Sequence[Record]) -> list[str]:
+def _equal_cost(done: Sequence[Record], devices: Devices) -> list[str]:
     """Return lines with every method at its budget."""
     body = []
     for record in done:
         cell, cost, psnr = record.cell, record.cost, record.measurements.get("psnr")
         if cost is None or psnr is None or not psnr.ok:
             continue
-        interval = "" if psnr.low is None else f" [{psnr.low:.2f}, {psnr.high:.2f}]"
+        [device] = devices_of([record])
         body.append(
             [
                 cell.stage,
                 cell.method,
                 regime_of([record]).text,
-                f"{psnr.mean:.2f}{interval} (n={psnr.n})",
+                value_text(Row((record,)), psnr),
                 f"{cost.fit_image_passes:,}",
                 f"{cost.parameters:,}",
                 _tera(cost.fit_flops),
                 _tera(cost.fit_frozen_flops),
-                f"{cost.fit_seconds:.0f} + {cost.fit_shared_seconds:.0f}",
+                devices.marked(f"{cost.fit_seconds:.0f} + {cost.fit_shared_seconds:.0f}", device),
                 f"{(cost.invert_flops_per_image or 0) / 1e9:.2f}",
-                f"{1000 * cost.invert_seconds_per_image:.0f}",
+                devices.marked(f"{1000 * cost.invert_seconds_per_image:.0f}", device),
             ]
         )
-    head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Fit images seen", VALUES, "Own TFLOP", "Frozen TFLOP"]
-    head += ["Fit s own + shared", "Invert GFLOP/image", "Invert ms/image"]
+    head = ["Stage", "Method", "Budget", "PSNR dB ↑", "Images seen", VALUES, "Own TFLOP ↓", "Frozen TFLOP ↓"]
+    head += [f"Fit s ({devices.clocks}) own + shared ↓", "Invert GFLOP/image ↓"]
+    head += [f"Invert ms/image ({devices.clocks}) ↓"]
     return ["**At equal cost**: every method with its budget.", "", markdown_table(body, head), ""]
 
 
-def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
+def _equal_quality(cells: Sequence[TrainedCell], devices: Devices) -> list[str]:
     """Return lines with the cost of every method until it is as good as the worst of them becomes."""
     stages = list(dict.fromkeys(cell.stage for cell in cells))
     by_method: dict[str, dict[str, TrainedCell]] = {}
@@ -199,10 +242,11 @@ def _equal_quality(cells: Sequence[TrainedCell]) -> list[str]:
             passes = own[stage].reached(target[stage])
             line.append("-" if passes is None else f"{passes:,.0f}")
         total = cost_to(list(own.values()), target)
-        line += ["-", "-"] if total is None else [f"{total[0] / TERA:.2f}", f"{total[1]:.0f}"]
+        device = device_of(cell.row for cell in own.values())
+        line += ["-", "-"] if total is None else [f"{total[0] / TERA:.2f}", devices.marked(f"{total[1]:.0f}", device)]
         body.append(line)
     limits = " / ".join(dict.fromkeys(short(cell.passes) for own in complete.values() for cell in own.values()))
-    head = ["Method", *(f"{stage} to {target[stage]:.2f} dB" for stage in stages), "Own TFLOP, all", "Own s, all"]
+    head = ["Method", *(f"{stage} to {target[stage]:.2f} dB" for stage in stages), "Own TFLOP, all ↓", "Own s, all ↓"]
     return [
         "**At equal quality**: images seen until the selection images reach the quality that every trained method "
         f"reaches at that stage within its budget of {limits} passes (evaluations are steps of this table; 0 is the "
@@ -238,40 +282,84 @@ def cost_to(cells: Sequence[TrainedCell], target: Mapping[str, float]) -> tuple[
     )
 
 
-def _claim(done: Sequence[Record], cells: Sequence[TrainedCell]) -> list[str]:
-    """Return what the claim comes to: modules against one network per stage, and against optimisation."""
+@dataclass(frozen=True)
+class Saved:
+    """Modules and one network per stage, trained with one budget.
+
+    Attributes:
+        modules: the cells of `MODULAR`, by stage.
+        chains: those of `END_TO_END`, at the same stages.
+        own: operations of the modules' own training.
+        other: those of the networks.
+        gains: by how much the scored PSNR of modules is better, in dB, by stage.
+        at_quality: operations of modules and networks until both reach, at every stage, what the worse of the two does
+            within its budget; None where one never does.
+    """
+
+    modules: Sequence[TrainedCell]
+    chains: Sequence[TrainedCell]
+    own: float
+    other: float
+    gains: Sequence[Difference]
+    at_quality: tuple[float, float] | None
+
+    @property
+    def spent(self) -> str:
+        """Return the image passes of each inverse."""
+        return f"{short(max(cell.passes for cell in (*self.chains, *self.modules)))} passes"
+
+    @property
+    def text(self) -> str:
+        """Return in short what networks take over modules, and what they bring (`SAVED`)."""
+        gains = [-gain.mean + 0.0 for gain in self.gains if gain.mean is not None]
+        ends = dict.fromkeys(f"{end:+.2f}" for end in (min(gains), max(gains))) if gains else {}
+        equal = f"{self.at_quality[1] / self.at_quality[0]:.1f} times" if self.at_quality else "never"
+        return (
+            f"{self.other / self.own:.1f} times, {equal} and {' to '.join(ends) or 'nothing measured of'} dB "
+            f"({self.spent} for each of {len(self.modules)} stages)"
+        )
+
+
+def _saved(cells: Sequence[TrainedCell]) -> Saved | None:
+    """Return what modules save against one network per stage; None unless both were trained with one budget."""
     by = {(table_of(cell.method)[0], cell.stage): cell for cell in cells}
     stages = [s for s in dict.fromkeys(c.stage for c in cells) if (END_TO_END, s) in by and (MODULAR, s) in by]
     chains, modules = [by[END_TO_END, s] for s in stages], [by[MODULAR, s] for s in stages]
-    budgets = {table_of(cell.method)[1] for cell in (*chains, *modules)}
-    if len(budgets) != 1:
-        return []
-    lines = ["**What modules save**", ""]
     own, other = sum(cell.flops for cell in modules), sum(cell.flops for cell in chains)
-    decoder = (len(stages) - 1) * modules[0].flops
-    spent = f"{short(max(cell.passes for cell in (*chains, *modules)))} passes"
-    gains = [f"{s} {gain_text(m.row, c.row, _psnr(m))}" for s, m, c in zip(stages, modules, chains, strict=True)]
-    lines.append(
-        f"- At equal images seen ({spent} for each inverse), `{MODULAR}` takes {own / TERA:.2f} TFLOP of own training "
-        f"for {len(stages)} stages, `{END_TO_END}` {other / TERA:.2f}: {other / own:.1f} times as much. The scored "
-        f"PSNR of `{MODULAR}` over `{END_TO_END}` is then, in dB, paired over images: {', '.join(gains)}."
-    )
-    lines.append(
-        f"- Of the {(other - own) / TERA:.2f} TFLOP saved within {spent}, {100 * decoder / max(other - own, 1):.0f} % "
-        f"are the image decoder trained once instead of {len(stages)} times; the rest are the modules between."
-    )
+    if len({table_of(cell.method)[1] for cell in (*chains, *modules)}) != 1 or not own:
+        return None
     target = {s: min(m.best, c.best) for s, m, c in zip(stages, modules, chains, strict=True)}
     both = cost_to(modules, target), cost_to(chains, target)
-    if both[0] and both[1]:
-        ratio = both[1][0] / both[0][0]
+    gains = [advantage(m.row, c.row, "psnr") for m, c in zip(modules, chains, strict=True)]
+    return Saved(modules, chains, own, other, gains, (both[0][0], both[1][0]) if both[0] and both[1] else None)
+
+
+def _claim(done: Sequence[Record], saved: Saved) -> list[str]:
+    """Return what the claim comes to: modules against one network per stage, and against optimisation."""
+    own, other, modules, stages = saved.own, saved.other, saved.modules, len(saved.modules)
+    decoder = (stages - 1) * modules[0].flops
+    gains = [f"{m.stage} {gained_text(gain, _psnr(m))}" for m, gain in zip(modules, saved.gains, strict=True)]
+    lines = [
+        "**What modules save**",
+        "",
+        f"- At equal images seen ({saved.spent} for each inverse), `{MODULAR}` takes {own / TERA:.2f} TFLOP of own "
+        f"training for {stages} stages, `{END_TO_END}` {other / TERA:.2f}: {other / own:.1f} times as much. The scored "
+        f"PSNR of `{MODULAR}` over `{END_TO_END}` is then, in dB, paired over images: {', '.join(gains)}.",
+        f"- Of the {(other - own) / TERA:.2f} TFLOP saved within {saved.spent}, "
+        f"{100 * decoder / max(other - own, 1):.0f} % are the image decoder trained once instead of {stages} times; "
+        "the rest are the modules between.",
+    ]
+    if saved.at_quality:
+        cheap, dear = saved.at_quality
+        ratio = dear / cheap
         times = f"{ratio:.1f} times as much as" if ratio >= 1 else f"{1 / ratio:.1f} times less than"
         lines.append(
-            f"- At equal quality (what both reach at each stage within {spent}), `{END_TO_END}` takes "
-            f"{both[1][0] / TERA:.2f} TFLOP, {times} `{MODULAR}` with {both[0][0] / TERA:.2f}."
+            f"- At equal quality (what both reach at each stage within {saved.spent}), `{END_TO_END}` takes "
+            f"{dear / TERA:.2f} TFLOP, {times} `{MODULAR}` with {cheap / TERA:.2f}."
         )
     lines.append(
         f"- All modules together hold {sum(cell.parameters for cell in modules):,} trained values, the networks of "
-        f"`{END_TO_END}` {sum(cell.parameters for cell in chains):,}."
+        f"`{END_TO_END}` {sum(cell.parameters for cell in saved.chains):,}."
     )
     lines += _against_optimisation(done, modules)
     return [*lines, ""]
@@ -288,7 +376,8 @@ def _against_optimisation(done: Sequence[Record], modules: Sequence[TrainedCell]
         if record is not None and flops and psnr is not None and psnr.ok:
             each += flops
             fixed += cell.flops
-            parts.append(f"{cell.stage} {gain_text(cell.row, Row((record,)), psnr)}, {regime_of([record]).text}")
+            gain = advantage(cell.row, Row((record,)), psnr.name)
+            parts.append(f"{cell.stage} {gained_text(gain, psnr)}, {regime_of([record]).text}")
     if not parts:
         return []
     fixed += max(cell.frozen_flops for cell in modules)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from invsuite.errors import UsageError
 from invsuite.report.budget import gain_text
+from invsuite.report.devices import Devices, device_of
 from invsuite.report.figures import CurvePanel
 from invsuite.report.page import Page
 from invsuite.report.results import Results
@@ -64,9 +65,14 @@ class Reading:
 
     @property
     def seconds(self) -> float:
-        """Return the seconds that training the chain took, frozen passes among them."""
+        """Return the seconds that training the chain took, frozen passes among them (of `device`)."""
         costs = [record.cost for row in self.chain for record in row.done[:1] if record.cost is not None]
         return sum(cost.fit_seconds for cost in costs) + max(cost.fit_shared_seconds for cost in costs)
+
+    @property
+    def device(self) -> str:
+        """Return the device on which the chain was trained, with its clock; "" where it was several."""
+        return device_of(Row(row.done[:1]) for row in self.chain)
 
     @property
     def values(self) -> int:
@@ -117,6 +123,7 @@ def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
         DiskError: if the disk refuses.
     """
     page, every = Page(folder / "granularity.md", TITLE, READING), []
+    quoted: list[str] = []
     for results in suites:
         readings = readings_of(results)
         every.append(readings)
@@ -131,27 +138,29 @@ def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
         for model, records in results.models.items():
             stages = dict.fromkeys(r.cell.stage for r in sorted(records, key=lambda r: r.cell.position) if r.ok)
             page.lines.append(f"- `{model}`: {', '.join(stages)}")
-        page.lines.append("")
+        devices = Devices(reading.device for own in readings.values() for reading in own)
+        page.lines += ["", *(line for note in devices.note("reading") for line in (note, ""))]
         panels = [[panel for stage, own in readings.items() if (panel := _panel(stage, own)).lines]]
         if panels[0]:
             name = f"{results.name}-granularity.png"
             page.curves(name, "What a finer cut costs and brings", "training, TFLOP", panels)
         for stage, own in readings.items():
-            page.lines += [f"**{stage}**", "", *(f"- {one}" for one in _statements(own)), "", _table(own), ""]
-    return page.write(_opening(every))
+            statements = _statements(own)
+            page.lines += [f"**{stage}**", "", *(f"- {one}" for one in statements), "", _table(own, devices), ""]
+        quoted.append(f"At {stage}: {statements[0] if statements else 'nothing was measured.'}")
+    return page.write(_opening(every, quoted))
 
 
-def _opening(suites: Sequence[dict[str, list[Reading]]]) -> list[str]:
+def _opening(suites: Sequence[dict[str, list[Reading]]], quoted: Sequence[str]) -> list[str]:
     """Return three sentences: what the page shows, at which budget, and what the finest cut is worth where it ends."""
     every = [reading for readings in suites for own in readings.values() for reading in own]
     cuts = sorted({len(reading.chain) for reading in every if reading.modular})
     counts = sorted({len(reading.row.images) for reading in every})
-    last = [(stage, _statements(own)) for readings in suites for stage, own in list(readings.items())[-1:]]
     return [
         f"This page shows what chains of {listed(map(str, cuts))} modules read of the same stages of one network, and "
         f"what they cost, on {listed(map(str, counts))} scored images.",
         f"The rows are {budgets_text(reading.row for reading in every)}; a chain has this budget for each module.",
-        " ".join(f"At {stage}: {said[0] if said else 'nothing was measured.'}" for stage, said in last),
+        " ".join(quoted),
     ]
 
 
@@ -174,19 +183,28 @@ def _statements(readings: Sequence[Reading]) -> list[str]:
     return lines
 
 
-def _table(readings: Sequence[Reading]) -> str:
+def _table(readings: Sequence[Reading], devices: Devices) -> str:
     known = measures_of([reading.row for reading in readings])
     measures = [known[name] for name in MEASURES if name in known]
     labels = [heading(measure) for measure in measures]
-    head = ["Method", "Cut", "Modules", "Budget", *labels, "Fit TFLOP ↓", "Fit s ↓", "Trained values"]
+    head = [
+        "Method",
+        "Cut",
+        "Modules",
+        "Budget",
+        *labels,
+        "Fit TFLOP ↓",
+        f"Fit s ({devices.clocks}) ↓",
+        "Trained values",
+    ]
     body = []
     for reading in sorted(readings, key=lambda reading: not reading.modular):
         named = [reading.cut, str(len(reading.chain))] if reading.modular else ["-", "-"]
-        flops = reading.flops
+        flops, seconds = reading.flops, devices.marked(f"{reading.seconds:.0f}", reading.device)
         body.append(
             [reading.row.method, *named, reading.row.regime.text]
             + [value_text(reading.row, measure) for measure in measures]
-            + ["-" if flops is None else f"{flops / TERA:.1f}", f"{reading.seconds:.0f}", f"{reading.values:,}"]
+            + ["-" if flops is None else f"{flops / TERA:.1f}", seconds, f"{reading.values:,}"]
         )
     return markdown_table(body, head)
 

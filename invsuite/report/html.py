@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
 from invsuite.report.charts import HEIGHT, WIDTH, charts
+from invsuite.report.devices import Devices, device_of
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import NOTES, PUBLISHED, READING, VALUES
+from invsuite.report.markdown import NOTES, PUBLISHED, READING, VALUES, cost_texts
 from invsuite.report.results import Results
 from invsuite.report.texts import ARROWS, data_texts
 from invsuite.results.matrices import Matrix
@@ -76,9 +77,10 @@ def html_page(results: Results, explore: str = "") -> str:
             states=list(results.states.items()),
             cells=len(results),
             measures=list(described.values()),
-            board=_board(rows, texts, timed=len(results.devices) < 2),
+            board=_board(rows, texts, results.devices),
+            devices=results.devices.note(),
             cost_heads=COST_HEADS,
-            clocks="/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall",
+            clocks=results.devices.clocks,
             published=_published(results),
             published_title=PUBLISHED,
             maps=[(described[name], _maps(rows, name, line)) for name, line in texts.items()],
@@ -171,13 +173,13 @@ def _describe(measure: Measurement, done: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], timed: bool) -> list[dict[str, Any]]:
+def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], devices: Devices) -> list[dict[str, Any]]:
     """Return the lines of the leaderboard.
 
     Args:
         rows: of the table.
         texts: what it shows of each measure of each row.
-        timed: whether times and memory may stand side by side.
+        devices: of the page's times.
     """
     return [
         {
@@ -186,7 +188,7 @@ def _board(rows: Sequence[Row], texts: Mapping[str, Sequence[CellText]], timed: 
             "position": row.records[0].cell.position,
             "state": row.records[0].state,
             "values": values,
-            "costs": _costs(row, timed),
+            "costs": _costs(row, devices),
         }
         for row, *values in zip(rows, *texts.values(), strict=True)
     ]
@@ -206,16 +208,17 @@ def _published(results: Results) -> dict[str, Any]:
     return {"head": ["Method", "Stage", "Model", *heads, "n", "Budget", "Source"], "lines": lines}
 
 
-def _costs(row: Row, timed: bool) -> list[CellText]:
-    none = CellText("-")
+def _costs(row: Row, devices: Devices) -> list[CellText]:
+    """Return what a row took; only times and memory of the device that most rows have are sorted by."""
     if not row.done:
-        return [none] * len(COST_HEADS)
-    cost = row.cost()
-    numbers = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes, cost.parameters)
-    texts = [
-        CellText(text, f"{number:.9g}", n=len(row.done)) for text, number in zip(cost.texts(), numbers, strict=True)
+        return [CellText("-")] * len(COST_HEADS)
+    cost, usual = row.cost(), devices.usual(device_of([row]))
+    spent = (cost.fit_seconds, cost.invert_seconds, cost.peak_bytes)
+    keys = [*(f"{number:.9g}" if usual else "" for number in spent), f"{cost.parameters:.9g}"]
+    return [
+        CellText(text, key, n=len(row.done) if text != "-" else 0)
+        for text, key in zip(cost_texts(row, devices), keys, strict=True)
     ]
-    return texts if timed else [none, none, none, texts[-1]]
 
 
 def _maps(rows: Sequence[Row], name: str, texts: Sequence[CellText]) -> list[dict[str, Any]]:

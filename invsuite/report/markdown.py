@@ -8,10 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from invsuite.report.devices import MARK as OTHER_DEVICE
+from invsuite.report.devices import Devices, device_of, devices_of_rows
 from invsuite.report.results import Results
 from invsuite.report.texts import ARROWS, budgets_text, data_texts, heading, listed, markdown_table
 from invsuite.results.matrices import Matrix
-from invsuite.results.merge import devices_of
 from invsuite.results.published import PublishedValue, published_measures, published_rows
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import MARK, table_of
@@ -47,7 +48,9 @@ NOTES = (
     (
         "**Fit s** is the stage's own training time plus the frozen forward passes that all stages of the method "
         "shared; **Invert** is the time to reconstruct one image from its representation, forward pass included. The "
-        "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table."
+        "clock is in the heading: `wall` seconds on a CPU, `cuda-event` on a GPU. Compare times only within one table, "
+        f"and there only between rows of one device: **{OTHER_DEVICE}** marks times and memory of another device than "
+        "most rows have. Operations compare across devices."
     ),
     "**Peak MiB** is resident memory of the process on a CPU, allocated memory on a GPU.",
     f"**{VALUES}** counts what the stage's own inverse keeps of its fit: weights that were trained or solved for, a "
@@ -85,7 +88,7 @@ def markdown(results: Results, strips: Mapping[str, str] | None = None, maps: Ma
     for row in results.rows:
         tables[row.model].append(row)
     for model, rows in tables.items():
-        lines += [f"## {model}", "", *_tables(rows, results.places)]
+        lines += [f"## {model}", "", *_tables(rows, results)]
         lines += _published(results.published_of(model))
         lines += [f"![{strips[model]}]({strips[model]})\n"] if model in strips else []
     lines += _ceilings(results.done)
@@ -141,7 +144,8 @@ def _best(results: Results, rows: Sequence[Row]) -> tuple[Measurement | None, st
 def terminal(results: Results) -> str:
     """Return the main numbers without intervals, narrow enough for a terminal."""
     measures = [measure for measure in measures_of(results.rows).values() if measure.headline]
-    return _table(results.rows, measures, results.places, costs=True, compact=True)
+    lines = [_table(results.rows, measures, results.places, results.devices, compact=True), *results.devices.note()]
+    return "\n\n".join(lines)
 
 
 def chain_gaps(records: Iterable[Record]) -> list[tuple[Record, float]]:
@@ -172,9 +176,8 @@ def _facts(results: Results) -> list[str]:
     states = ", ".join(f"{n} {state}" for state, n in results.states.items())
     lines, done = [f"{len(results)} cells: {states}."], results.done
     if done:
-        devices = sorted({origin.device for record in done for origin in record.provenances})
-        where = f"Device: {'; '.join(devices)}, {done[0].provenance.threads} threads."
-        lines.append(". ".join([*data_texts(done), where]))
+        lines.append(f"{'. '.join([*data_texts(done), where_text(done)])}.")
+        lines += results.devices.note()
         weights = {record.cell.model: record.weights for record in done if record.weights}
         named = ", ".join(f"{model}: {w.source} (SHA-256 {w.sha256[:12]})" for model, w in weights.items())
         lines.append(f"Weights: {named}.")
@@ -184,7 +187,7 @@ def _facts(results: Results) -> list[str]:
     return [*lines, ""]
 
 
-def _tables(rows: Sequence[Row], places: Places) -> list[str]:
+def _tables(rows: Sequence[Row], results: Results) -> list[str]:
     """Return a table per group of measures; the first also has the costs."""
     lines: list[str] = []
     groups: dict[str, list[Measurement]] = {}
@@ -192,32 +195,54 @@ def _tables(rows: Sequence[Row], places: Places) -> list[str]:
         groups.setdefault(measure.group, []).append(measure)
     for number, (group, measures) in enumerate(groups.items() or {"": []}.items()):
         lines += [f"**{group}**", ""] if len(groups) > 1 else []
-        lines += [_table(rows, measures, places, costs=number == 0), ""]
+        lines += [_table(rows, measures, results.places, results.devices if number == 0 else None), ""]
     return lines
 
 
 def _table(
-    rows: Sequence[Row], measures: Sequence[Measurement], places: Places, costs: bool, compact: bool = False
+    rows: Sequence[Row],
+    measures: Sequence[Measurement],
+    places: Places,
+    devices: Devices | None,
+    compact: bool = False,
 ) -> str:
-    """Return one table; ``compact`` leaves out intervals and names the model in each row."""
-    done = [record for row in rows for record in row.done]
+    """Return one table.
+
+    Args:
+        rows: of the table.
+        measures: its columns.
+        places: of the rows.
+        devices: of the page's times, which mark those of another one than most; None for a table without costs.
+        compact: whether it leaves out intervals and names the model in each row.
+    """
     common = {measure.name: _common_n(rows, measure.name) for measure in measures}
-    clocks = "/".join(sorted({record.cost.clock for record in done if record.cost})) or "wall"
-    one_device = len(devices_of(done)) < 2  # times of several are not for comparing
     head = (["Model"] if compact else []) + ["Stage", "Method", "Budget"]
     head += [heading(measure, common[measure.name]) for measure in measures]
-    head += [f"Fit s ({clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", VALUES] if costs else []
+    head += [f"Fit s ({devices_of_rows(rows).clocks}) ↓", "Invert ms/image ↓", "Peak MiB ↓", VALUES] if devices else []
     body = []
     for row in rows:
         line = ([row.model] if compact else []) + [row.stage, row.label, row.regime.text]
         if not row.done:
-            body.append([*line, *[row.records[0].status] * len(measures), *[""] * (4 * costs)])
+            body.append([*line, *[row.records[0].status] * len(measures), *[""] * (4 if devices else 0)])
             continue
         for name, n in common.items():
             line.append(_value(row.measurement(name), places[name].get(row.name), n, compact))
-        texts = row.cost().texts()
-        body.append([*line, *((texts if one_device else ["-", "-", "-", texts[-1]]) if costs else [])])
+        body.append([*line, *(cost_texts(row, devices) if devices else [])])
     return tabulate(body, head, tablefmt="simple" if compact else "github", disable_numparse=True)
+
+
+def cost_texts(row: Row, devices: Devices) -> list[str]:
+    """Return what a row took, as tables show it: times and memory of another device than most are marked."""
+    *spent, values = row.cost().texts()
+    return [*(devices.marked(text, device_of([row])) for text in spent), values]
+
+
+def where_text(done: Sequence[Record]) -> str:
+    """Return what records were computed on: devices, of measures that were added later too, and threads."""
+    devices = sorted({origin.device for record in done for origin in record.provenances})
+    threads = sorted({record.provenance.threads for record in done})
+    whole = " or ".join(map(str, threads))
+    return f"Device{'s' * (len(devices) > 1)}: {'; '.join(devices)}; {whole} thread{'s' * (threads != [1])}"
 
 
 def _published(values: Sequence[PublishedValue]) -> list[str]:

@@ -14,11 +14,12 @@ from urllib.parse import quote
 from invsuite._system.collection import no_collection
 from invsuite._system.files import write_atomically
 from invsuite.errors import UsageError
+from invsuite.report.devices import Devices, devices_of_rows
 from invsuite.results.baseline import Baseline, Judgement, judge, load_baseline
 from invsuite.results.compare import compare_rows
 from invsuite.results.frame import to_csv, to_frame
 from invsuite.results.matrices import Matrix, matrices
-from invsuite.results.merge import devices_of, merge_runs, relations_of, tell_apart, without_ghosts
+from invsuite.results.merge import merge_runs, relations_of, tell_apart, without_ghosts
 from invsuite.results.outcome import RunOutcome
 from invsuite.results.published import PublishedValue, read_published
 from invsuite.results.record import Record, RelationRecord, Weights
@@ -147,10 +148,10 @@ class Results(Sequence[Record]):
         """Return where the weights of each model come from, of those that could be had."""
         return {record.cell.model: record.weights for record in self.records if record.weights is not None}
 
-    @property
-    def devices(self) -> list[str]:
-        """Return the devices, with their clocks, on which times were measured."""
-        return devices_of(self.records)
+    @cached_property
+    def devices(self) -> Devices:
+        """Return the devices, with their clocks, on which the rows' times were measured."""
+        return devices_of_rows(self.rows)
 
     @property
     def name(self) -> str:

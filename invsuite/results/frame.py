@@ -98,7 +98,7 @@ def _lines(records: Iterable[Record], costs: bool) -> Iterator[tuple[Any, ...]]:
             numbers = (m.n if m.status in ("ok", "undefined") else None, m.mean, m.low, m.high, m.ceiling, m.floor)
             yield (*head, m.status, *spent, m.name, m.unit, m.direction, *numbers, m.reason, cell.id)
         if record.cost is not None and costs and record.ok:
-            yield from ((*head, "ok", *spent, *line, cell.id) for line in _costs(record.cost))
+            yield from ((*head, "ok", *spent, *line, cell.id) for line in _costs(record.cost, record.provenance.device))
 
 
 def _published(suite: str | None, values: Iterable[PublishedValue]) -> Iterator[tuple[Any, ...]]:
@@ -109,10 +109,10 @@ def _published(suite: str | None, values: Iterable[PublishedValue]) -> Iterator[
         yield tuple(held.get(column) for column in COLUMNS)
 
 
-def _costs(cost: CellCost) -> Iterator[tuple[Any, ...]]:
-    """Yield the columns from ``measure`` to ``reason`` of every cost that was counted."""
+def _costs(cost: CellCost, device: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the columns from ``measure`` to ``reason`` of every cost that was counted on a device."""
     for name, unit in COSTS.items():
         value = getattr(cost, name)
         if value is not None:
             direction = "higher" if unit == "share" else "lower"
-            yield (name, unit, direction, 1, value, None, None, None, None, f"clock: {cost.clock}")
+            yield (name, unit, direction, 1, value, None, None, None, None, f"clock: {cost.clock} of {device}")

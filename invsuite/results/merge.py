@@ -44,7 +44,7 @@ def merge_runs(runs: Mapping[str, Sequence[Record]], relations: Mapping[str, Seq
 
     Of a cell that several runs have, the newest success counts. A model that was fitted or scored on several revisions
     of the data, or that has several weights, becomes as many models: images that differ cannot rank methods. Times of
-    several devices stay in the records; the tables leave them out (`invsuite.report.markdown`).
+    several devices stay in the records; the tables mark them (`invsuite.report.devices`).
 
     Args:
         runs: records of cells.
@@ -62,12 +62,6 @@ def merge_runs(runs: Mapping[str, Sequence[Record]], relations: Mapping[str, Seq
         notes.append(f"{len(every) - len(newest)} cells are in several runs; of each the newest success counts.")
     models = {model: place for place, model in enumerate(dict.fromkeys(r.cell.model for r in newest.values()))}
     records = sorted(newest.values(), key=lambda r: (models[r.cell.model], r.cell.seed, r.cell.position))
-    devices = devices_of(records)
-    if len(devices) > 1:
-        notes.append(
-            f"Times and memory were measured on {len(devices)} devices ({'; '.join(devices)}): they are not ranked or "
-            "shown side by side across them."
-        )
     return Merged(records, relations_of(records, _in_runs(relations)), notes)
 
 
@@ -164,11 +158,6 @@ def in_folder(records: Iterable[Record], folder: str) -> list[Record]:
         replace(r, cell=replace(r.cell, model=f"{folder}:{r.cell.model}"), run=MergedRun(folder, r.original_model))
         for r in records
     ]
-
-
-def devices_of(records: Iterable[Record]) -> list[str]:
-    """Return the devices, with their clocks, on which times were measured."""
-    return sorted({f"{r.provenance.device}, {r.cost.clock}" for r in records if r.ok and r.cost})
 
 
 def _in_runs(runs: Mapping[str, Sequence[AnyRecord]]) -> list[AnyRecord]:

@@ -425,6 +425,12 @@ class RelationRecord(BaseRecord[RelationName]):
 
 AnyRecord = TypeVar("AnyRecord", Record, RelationRecord)
 
+
+def devices_of(records: Iterable[Record]) -> list[str]:
+    """Return the devices, with their clocks, on which times were measured."""
+    return sorted({f"{r.provenance.device}, {r.cost.clock}" for r in records if r.ok and r.cost})
+
+
 _NESTED: dict[str, type[Any]] = {
     "cost": CellCost,
     "weights": Weights,

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from invsuite.errors import UsageError, unknown_name
-from invsuite.results.record import Measurement, Record
+from invsuite.results.record import Measurement, Record, devices_of
 from invsuite.results.regime import MARK, Regime, regime_of
 from invsuite.results.statistics import Array, Difference, differences, distance_from_best, places, summarise_seeds
 
@@ -123,6 +123,11 @@ class Row:
                 if measurement.ok:
                     having[measure] = (*having.get(measure, ()), record)
         return having
+
+    @property
+    def devices(self) -> list[str]:
+        """Return the devices, with their clocks, on which its times were measured; several where its seeds differ."""
+        return devices_of(self.done)
 
     def cost(self) -> RowCost:
         """Return the mean times over seeds, the largest peak, and the held values of the first."""
