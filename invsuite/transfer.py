@@ -204,12 +204,12 @@ def _short_name(path: str | Path) -> str:
 
 READING = f"""\
 Each inverse was fitted to its own model. Below it is scored on other images and on other weights of the same
-architecture; beside each value stands what the mean colour of each image scores, which an inverse should beat. *Kept*
-is the share of the gain over that floor which its own model gives on the same images: 100 % is as much, 0 % as good as
-the floor, less is worse than it. Where the gain for its own model is not told apart from 0, or is below
-{LEAST["dB"]:g} dB ({LEAST[""]:g} of a measure without a unit), there is nothing to have a share of: the difference from
-the value for its own model stands there, positive where it is better, with that gain. Values are means over images with
-95 % bootstrap intervals; gains and differences are paired over the images.
+architecture (`random`: untrained ones); beside each value stands what the mean colour of each image scores, which an
+inverse should beat. *Kept* is the share of the gain over that floor which its own model gives on the same images: 100 %
+is as much, 0 % as good as the floor, less is worse than it. Where the gain for its own model is not told apart from 0,
+or is below {LEAST["dB"]:g} dB ({LEAST[""]:g} of a measure without a unit), there is nothing to have a share of: the
+difference from the value for its own model stands there, positive where it is better, with that gain. Values are means
+over images with 95 % bootstrap intervals; gains and differences are paired over the images.
 """
 
 

@@ -26,8 +26,10 @@ from invsuite.report.budget import (
     write_budget,
 )
 from invsuite.report.results import Results
+from invsuite.report.texts import budgets_text
 from invsuite.results.record import CellCost, Measurement, Record
 from invsuite.results.regime import short
+from invsuite.results.rows import rows_of
 
 STAGES = ("early", "late")
 TERA = 1e12
@@ -145,6 +147,11 @@ def test_other_suites_bring_points_and_levels_of_the_same_images_alone() -> None
     assert {r.cell.method for r in with_others(own, wider)} == {r.cell.method for r in own} | {"my-layerwise"}
 
 
+def test_budgets_of_one_method_are_a_range_in_a_sentence() -> None:
+    rows = rows_of(one for one in planted() if one.cell.method.startswith(("layerwise", "ridge")))
+    assert budgets_text(rows) == "`layerwise` (1.6k to 25.6k passes); `ridge` (closed form)"
+
+
 def test_where_curves_cross() -> None:
     curves = curves_of("net", planted())
     layerwise, modular = curves.curves
@@ -219,6 +226,11 @@ def test_a_training_that_stops_early_makes_a_point_all_the_same(tmp_path: Path) 
     assert "TFLOP" in crossing(layerwise, modular, "early", curves.measures()[0])
     page = write_budget([Results(records)], tmp_path)[0].read_text()
     assert "| layerwise    | 3.2k of 25.6k passes" in page
+    for one in records:
+        if one.cell.key == "net/late/layerwise@25600/s0" and one.cost is not None:
+            one.cost.fit_image_passes = 25_600
+    page = write_budget([Results(records)], tmp_path)[0].read_text()
+    assert "| layerwise    | 3.2k to 25.6k passes" in page, "stages of several regimes have a range"
 
 
 def test_the_lines_of_a_figure_are_paired(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from invsuite.methods.optimisation.presets import Optimisation
 from invsuite.methods.problem import Problem
 from invsuite.methods.ridge import Ridge
 from invsuite.models.base import Layout, Model, Representation
-from invsuite.report.privacy import readings_of, write_privacy
+from invsuite.report.privacy import _panels, readings_of, write_privacy
 
 MakeProblem = Callable[..., Problem]
 TOKENS = Layout("tokens", 6, (5, 5), 27, prefix=2)
@@ -124,8 +124,8 @@ def test_a_suite_makes_the_page_of_privacy(tmp_path: Path) -> None:
     assert [record.reason for record in results if not record.ok] == []
     readings = readings_of(results.records)
     assert [(r.start, r.disturbance, r.told) for r in readings][:2] == [
-        ("ridge", "noise 1 deviations", False),
-        ("ridge", "noise 1 deviations", True),
+        ("ridge", "noise 1 SD", False),
+        ("ridge", "noise 1 SD", True),
     ]
     assert all(0 <= reading.useful <= 1 for reading in readings)
     own = {record.cell.method: record.measurements["psnr"].mean for record in results}
@@ -138,7 +138,9 @@ def test_a_suite_makes_the_page_of_privacy(tmp_path: Path) -> None:
     opening = page.splitlines()[2:5]
     assert opening[0].startswith("This page shows what `ridge`, told of it or not, read of representations of `vit`")
     assert opening[1] == "The methods are `ridge` (closed form)."
-    assert "block03" in opening[2]
+    assert "At block03" in opening[2] or "at block03, noise" in opening[2]
+    [[panel]] = _panels(readings, {(row.stage, row.method): row for row in results.rows})
+    assert panel.levels == {"ridge, undisturbed": own["ridge"], "mean image": own["mean"]}
     assert (tmp_path / "hidden-vit-privacy.png").stat().st_size > 10_000
     bare = replace(results, records=[record for record in results.records if record.cell.method == "mean"])
     with pytest.raises(UsageError, match="no row of disturbed representations"):

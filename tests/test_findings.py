@@ -168,7 +168,9 @@ def test_a_claim_needs_all_of_its_checks() -> None:
     assert overall(Counter(holds=3)) == "holds"
     assert overall(Counter(fails=2)) == "fails"
     assert overall(Counter({"holds": 3, "cannot be told": 1})) == "cannot be told"
-    assert overall(Counter(holds=3, fails=1)) == "cannot be told"
+    assert overall(Counter({"fails": 3, "cannot be told": 1})) == "cannot be told"
+    assert overall(Counter(holds=3, fails=1)) == "holds in part"
+    assert overall(Counter({"holds": 1, "fails": 1, "cannot be told": 4})) == "holds in part"
     assert overall(Counter()) == "not measured"
 
 
@@ -269,7 +271,7 @@ def test_the_page_has_a_verdict_for_each_claim_and_says_what_is_missing(tmp_path
     assert "| 0.80 [" in row
     assert "(n=24; embed to block06), above 0.5: **holds**" in row
     assert "not measured" in next(line for line in page.splitlines() if "(`lpips`)" in line)
-    lift = next(line for line in page.splitlines() if "(`correspondence`)" in line)
+    lift = next(line for line in page.splitlines() if "(`correspondence`, x)" in line)
     assert "above floor 1.00: **holds**" in lift
     wrong = invoke("findings", suite, "--out", out, "--method", "modula")
     assert wrong.exit_code == 2
@@ -338,12 +340,14 @@ def test_two_methods_stand_beside_each_other() -> None:
     )
     assert opening[1] == "The methods are `modular` and `layerwise` (closed form)."
     assert opening[2].startswith(
-        "Claim by claim: Detail holds (tiny by `modular`) and cannot be told (tiny by `layerwise`); "
+        "Claim by claim: Detail holds (tiny by `modular`) and holds in part (tiny by `layerwise`); "
     )
     [line] = [line for line in page.splitlines() if line.startswith(f"| {CLAIMS[0].text}")]
     _, modular, layerwise = (cell.strip() for cell in line.strip("| ").split("|"))
     assert modular.startswith("**holds**")
-    assert layerwise == "**cannot be told** (2 holds, 2 fails)", "the ViT loses as much there"
-    assert page.index("### Detail: holds, by `modular`") < page.index("### Detail: cannot be told, by `layerwise`")
+    assert layerwise == "**holds in part** (2 holds, 2 fails)", "the ViT loses as much there"
+    assert page.index("### Detail: holds, by `modular`") < page.index("### Detail: holds in part, by `layerwise`")
+    assert "| PSNR at the last encoder stage (`psnr`, dB)" in page
+    assert "left from the first to the last encoder stage (`psnr`)" in page, "a share has no unit"
     with pytest.raises(UsageError, match="did you mean layerwise"):
         findings_markdown([Results([*records, *worse])], ["modular", "layerwize"])

@@ -11,7 +11,7 @@ from helpers import SMALL_MODELS, SMALL_NETWORK, invoke, small_suite
 
 import invsuite
 from invsuite.errors import UsageError
-from invsuite.report.granularity import readings_of, write_granularity
+from invsuite.report.granularity import _panel, readings_of, write_granularity
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,22 @@ def test_the_page_says_what_each_cut_is(run: tuple[Path, invsuite.Results]) -> N
     assert opening[2].startswith("At block02: PSNR of 3 modules (`fine`) minus that of 2 (`vit`): ")
     assert "- PSNR of 3 modules (`fine`) minus that of 2 (`vit`): " in page
     assert (path.parent / "cuts-granularity.png").stat().st_size > 10_000
+
+
+def test_bars_of_the_figure_are_paired(run: tuple[Path, invsuite.Results]) -> None:
+    """They stand at the means, without what makes an image hard for every cut."""
+    [(stage, readings)] = readings_of(run[1]).items()
+    panel = _panel(stage, readings)
+    drawn = [point for points in panel.lines.values() for point in points]
+    shown = {round(mean, 6): high - low for _, mean, low, high in drawn}
+    for reading in readings:
+        own = reading.row.measurement("psnr")
+        if reading.flops is not None:
+            assert own is not None
+            assert own.mean is not None
+            assert own.low is not None
+            assert own.high is not None
+            assert shown[round(own.mean, 6)] < (own.high - own.low) / 2
 
 
 def test_a_suite_with_one_cut_is_refused(run: tuple[Path, invsuite.Results], tmp_path: Path) -> None:

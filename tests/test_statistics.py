@@ -235,6 +235,8 @@ def test_a_table_names_all_code_it_was_made_with() -> None:
     first.additions = [Addition(["ssim"], second.provenance), Addition(["hue_gain"], second.provenance)]
     added = markdown(Results([first]))
     assert added.count("Code of 1 cell:") == 2, "measures that a later run added come from its code"
+    said = "A cell counts for every code that computed its fit, its inversion or some of its measures."
+    assert [said in page for page in (one, both, added)] == [False, False, True]
 
 
 def test_expanded_percentiles_cover_the_mean_of_few_images() -> None:

@@ -227,6 +227,14 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
     assert "(dirty)" in text
 
 
+def test_a_best_row_of_fewer_images_says_so_in_the_opening() -> None:
+    best = record("refined", shift=5)
+    psnr = best.measurements["psnr"]
+    best.images, best.measurements = best.images[:9], {"psnr": measurement("psnr", psnr.values[:9])}
+    opening = markdown(Results([record(), record("modular", shift=-1), best])).splitlines()[4]
+    assert opening.endswith(f"at embed `refined` ({best.measurements['psnr'].mean:.2f}, n=9).")
+
+
 def test_a_cell_with_another_n_shows_it() -> None:
     fewer = record("mean")
     fewer.measurements["ssim"].n = 9

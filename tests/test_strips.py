@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from invented import measurement, record
+from matplotlib.figure import Figure
 from PIL import Image
 
 from invsuite.errors import UsageError
-from invsuite.report.figures import GAP, HEAD, Choice, draw_strip, label_width
+from invsuite.report.figures import GAP, HEAD, Choice, CurvePanel, draw_curves, draw_strip, label_width
 from invsuite.results.pictures import Pixels, first_sheet, paired_sheet
 from invsuite.results.record import Record
 from invsuite.results.store import Store
@@ -23,6 +24,24 @@ LEFT = label_width(["original", *METHODS])
 
 def noise(seed: int, count: int) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def test_what_lies_outside_of_a_panel_is_named_where_no_line_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("invsuite.report.figures._save", lambda figure, path: figures.append(figure))
+    lines = {"layerwise": [(1.0, 20.0, 19.5, 20.5), (4.0, 22.0, 21.5, 22.5)]}
+    levels = {"ridge": 23.0, "refined": 40.0, "mean": 1.0, "nearest": 2.0}
+    draw_curves("curves", "TFLOP", [[CurvePanel("embed", "PSNR dB", lines, levels)]], tmp_path / "c.png")
+    [axis] = figures[0].axes
+    figures[0].draw_without_rendering()
+    above, below = sorted(axis.texts, key=lambda text: text.get_text())
+    assert (above.get_text(), below.get_text()) == ("above: refined 40", "below: mean 1\nbelow: nearest 2")
+    to_data = axis.transData.inverted()
+    lowest, highest = (to_data.transform(text.get_window_extent())[:, 1] for text in (above, below))
+    assert lowest[0] > 23.0, "above the line of ridge"
+    assert highest[1] < 19.5, "below the lowest bar"
 
 
 @pytest.fixture

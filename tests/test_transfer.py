@@ -96,4 +96,4 @@ def test_a_share_of_next_to_nothing_is_none(gain: float, spread: float, share: b
     assert ("-50 %" in opening) == share
     assert (f"| -6.00 dB (own gain {gain:+.2f}) |" in summary) == (not share)
     assert ("no share, but -6.00 dB, where its own gain is next to nothing on `random`" in opening) == (not share)
-    assert "below\n1 dB (0.05 of a measure without a unit), there is nothing to have a share of" in page
+    assert "or is below 1 dB (0.05 of a measure without a unit), there is nothing to have a share of" in page

@@ -23,7 +23,7 @@ from invsuite.report.page import Page
 from invsuite.report.results import Results
 from invsuite.report.texts import budgets_text, difference_text, heading, listed, markdown_table, value_text
 from invsuite.results.record import Measurement, Record
-from invsuite.results.regime import AT, short, table_of
+from invsuite.results.regime import AT, joint_text, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
 from invsuite.results.statistics import Difference, percentile_interval, resampled_means
 
@@ -609,12 +609,12 @@ def _points(curves: Curves, measure: Measurement) -> list[str]:
             values = [value_text(point.rows[stage], measure) for stage in curves.stages]
             seconds = curves.devices.marked(f"{point.seconds:.0f}", point.device)
             spent = [f"{point.flops / TERA:.3f}", f"{point.frozen_flops / TERA:.3f}", seconds]
-            regimes = dict.fromkeys(point.rows[stage].regime.text for stage in curves.stages)
-            body.append([curve.method, "; ".join(regimes), *spent, *values])
+            regime = joint_text([point.rows[stage].regime for stage in curves.stages])
+            body.append([curve.method, regime, *spent, *values])
     for method, rows in curves.levels.items():
-        regimes = dict.fromkeys(row.regime.text for stage, row in rows.items() if stage in curves.stages)
+        regimes = [row.regime for stage, row in rows.items() if stage in curves.stages]
         values = [value_text(rows[stage], measure) if stage in rows else "-" for stage in curves.stages]
-        body.append([method, "; ".join(regimes), "", "", "", *values])
+        body.append([method, joint_text(regimes) if regimes else "-", "", "", "", *values])
     costs = ["Own TFLOP ↓", "Frozen TFLOP ↓", f"Fit s ({curves.devices.clocks}) ↓"]
     head = ["Method", "Budget", *costs, *curves.stages]
     return [f"**{heading(measure)}**", "", markdown_table(body, head), ""]
@@ -657,12 +657,20 @@ def _figure(curves: Curves, seconds: bool) -> tuple[str, str, list[list[CurvePan
 
 
 def _spread(curves: Curves, stage: str, measure: Measurement) -> dict[str, list[tuple[float, float]]]:
-    """Return the ends of every point's interval, from its mean, with each image's own level taken out, by method."""
-    rows = [row for curve in curves.curves for row in curve.rows(stage)]
+    """Return the ends of every point's interval by method (`paired_ends`)."""
+    ends = iter(paired_ends([row for curve in curves.curves for row in curve.rows(stage)], measure))
+    return {curve.method: [next(ends) for _ in curve.points] for curve in curves.curves}
+
+
+def paired_ends(rows: Sequence[Row], measure: Measurement) -> list[tuple[float, float]]:
+    """Return the ends of every row's interval, from its mean, with the level of each image, which all share, taken out.
+
+    So they tell rows of one stage apart, which intervals of the means do not: what makes an image hard for one makes it
+    hard for the others.
+    """
     means, draws, n = _qualities(rows, measure.name)
     own = draws - draws.mean(axis=1, keepdims=True) - (means - means.mean())
-    ends = iter([percentile_interval(column, n) if n >= 2 else (0.0, 0.0) for column in own.T])
-    return {curve.method: [next(ends) for _ in curve.points] for curve in curves.curves}
+    return [percentile_interval(column, n) if n >= 2 else (0.0, 0.0) for column in own.T]
 
 
 def _level(curves: Curves, row: Row, measure: Measurement) -> float:

@@ -42,6 +42,7 @@ QUALITY = 80  # of WebP
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#444444")  # Okabe & Ito 2008, darker
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+ROOM = 0.08  # of a panel's height, for a line of text at its edge
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 3)))
 
 #: Gives the store that has the pictures of a record, if there is one.
@@ -340,6 +341,9 @@ def draw_curves(
             place, side, word = (0.98, "top", "above") if above else (0.02, "bottom", "below")
             text = "\n".join(f"{word}: {level}" for level in named)  # a line each: a long one would push panels apart
             axis.text(0.98, place, text, transform=axis.transAxes, ha="right", va=side, fontsize=7, bbox=BEHIND)
+            bottom, top = axis.get_ylim()  # with room for the text, where no line can be taken for what it names
+            room = ROOM * len(named) * (top - bottom)
+            axis.set_ylim(bottom - room * (not above), top + room * above)
         if logarithmic:
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invsuite.errors import UsageError
-from invsuite.report.budget import gain_text
+from invsuite.report.budget import gain_text, paired_ends
 from invsuite.report.devices import Devices, device_of
 from invsuite.report.figures import CurvePanel
+from invsuite.report.markdown import VALUES
 from invsuite.report.page import Page
 from invsuite.report.results import Results
 from invsuite.report.texts import budgets_text, data_texts, heading, listed, markdown_table, value_text
-from invsuite.results.record import Record
+from invsuite.results.record import Measurement, Record
 from invsuite.results.rows import Row, measures_of, rows_of
 
 FAMILY = "modular"
@@ -28,9 +29,11 @@ TERA = 1e12
 TITLE = "Granularity: how finely should modular inverses cut a model?"
 READING = """\
 Rendered from records. A modular inverse of a late stage is a chain of modules, one for each stage of its cut. The same
-network is cut here at more or fewer stages. Operations, seconds and trained values are of all modules of a chain; each
-module has the budget that its row names. Values are means over images with 95 % bootstrap intervals; differences are
-paired over the same images, in bold where they can be told from 0.
+network is cut here at more or fewer stages. Operations (own training and the model's frozen passes; a multiply-add is
+two), seconds and the values that are held of a fit are of all modules of a chain; each module has the budget that its
+row names. Values are means over images with 95 % bootstrap intervals; differences are paired over the same images, in
+bold where they can be told from 0. In the figures, bars are intervals after each image's own level has been taken out,
+which all points of a panel share, so that they tell cuts apart.
 """
 
 
@@ -143,7 +146,7 @@ def write_granularity(suites: Iterable[Results], folder: Path) -> list[Path]:
         panels = [[panel for stage, own in readings.items() if (panel := _panel(stage, own)).lines]]
         if panels[0]:
             name = f"{results.name}-granularity.png"
-            page.curves(name, "What a finer cut costs and brings", "training, TFLOP", panels)
+            page.curves(name, "What a finer cut costs and brings", "training, TFLOP, frozen passes included", panels)
         for stage, own in readings.items():
             statements = _statements(own)
             page.lines += [f"**{stage}**", "", *(f"- {one}" for one in statements), "", _table(own, devices), ""]
@@ -195,7 +198,7 @@ def _table(readings: Sequence[Reading], devices: Devices) -> str:
         *labels,
         "Fit TFLOP ↓",
         f"Fit s ({devices.clocks}) ↓",
-        "Trained values",
+        VALUES,
     ]
     body = []
     for reading in sorted(readings, key=lambda reading: not reading.modular):
@@ -213,14 +216,19 @@ def _panel(stage: str, readings: Sequence[Reading]) -> CurvePanel:
     """Return PSNR against operations: a line per method along its cuts, methods without operations as levels."""
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
     levels: dict[str, float] = {}
+    points: list[tuple[Row, float, float]] = []  # with its operations and its mean
     label = ""
+    measure: Measurement | None = None
     for reading in readings:
         own, flops = reading.row.measurement(MEASURES[0]), reading.flops
-        if own is None or own.mean is None or own.low is None or own.high is None:
+        if own is None or own.mean is None:
             continue
-        label = f"{own.label} {own.unit}"
+        measure, label = own, f"{own.label} {own.unit}"
         if flops is None:
             levels[reading.row.method] = own.mean
         else:
-            lines.setdefault(reading.row.method, []).append((flops / TERA, own.mean, own.low, own.high))
-    return CurvePanel(stage, label, {method: sorted(points) for method, points in lines.items()}, levels)
+            points.append((reading.row, flops, own.mean))
+    ends = paired_ends([row for row, _, _ in points], measure) if measure is not None and points else []
+    for (row, flops, mean), (low, high) in zip(points, ends, strict=True):
+        lines.setdefault(row.method, []).append((flops / TERA, mean, mean + low, mean + high))
+    return CurvePanel(stage, label, {method: sorted(own) for method, own in lines.items()}, levels)

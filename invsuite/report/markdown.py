@@ -128,10 +128,12 @@ def _best(results: Results, rows: Sequence[Row]) -> tuple[Measurement | None, st
         if not results.places.get(name):
             continue
         best: dict[str, dict[str, list[str]]] = {}
+        usual = _common_n(rows, name)
         for row in rows:
             own = row.measurement(name)
             if results.places[name].get(row.name) == 1 and own is not None:
-                text = f"`{row.method}` ({own.mean:.{own.digits}f})"
+                fewer = "" if own.n == usual else f", n={own.n}"
+                text = f"`{row.method}` ({own.mean:.{own.digits}f}{fewer})"
                 best.setdefault(row.model, {}).setdefault(row.stage, []).append(text)
         models = [
             f"on `{model}` {', '.join(f'at {stage} {listed(methods)}' for stage, methods in own_stages.items())}"
@@ -184,6 +186,8 @@ def _facts(results: Results) -> list[str]:
         codes = Counter(code for record in done for code in {f"{p.code}; {p.packages}": 0 for p in record.provenances})
         whose = {code: f" of {n} cell{'s' * (n > 1)}" if len(codes) > 1 else "" for code, n in codes.items()}
         lines += [f"Code{whose[code]}: {code}." for code in codes]
+        if codes.total() > len(done):
+            lines.append("A cell counts for every code that computed its fit, its inversion or some of its measures.")
     return [*lines, ""]
 
 

@@ -164,9 +164,10 @@ lies on the other side, and otherwise, or with fewer than {fewest} images, **can
 one; verdicts are corrected for the {checks} checks of this page by Holm's method (family-wise error 5 %, normal
 approximation to the bootstrap), so that those that stand hold together. What cannot be told says about how many images
 would tell, if mean and spread stay. A claim holds where every check that was measured holds, fails where every one
-fails, and cannot be told as a whole otherwise. Every statement is about these models, these stages and these images,
-and about what a method reads out: what it does not reconstruct may still be there. What every method says is likely of
-the model; where one says otherwise than another it is of the method.
+fails, **holds in part** where some hold and others fail, and cannot be told otherwise. Every statement is about these
+models, these stages and these images, and about what a method reads out: what it does not reconstruct may still be
+there. What every method says is likely of the model; where one says otherwise than another it is of the method. Shares
+and numbers that name no unit have none.
 """
 
 
@@ -465,7 +466,7 @@ def claim_section(
     """
     cells = [[_cell(entry, correction) for entry in line.entries] for line in lines]
     body = [
-        [f"{line.check.description} (`{line.check.measure}`)", *(text for text, _ in row)]
+        [f"{line.check.description} (`{line.check.measure}`{_unit(line.check, models)})", *(text for text, _ in row)]
         for line, row in zip(lines, cells, strict=True)
     ]
     head = [
@@ -485,6 +486,13 @@ def claim_section(
     ]
 
 
+def _unit(check: Check, models: Sequence[Subject]) -> str:
+    """Return the unit of a check's number, behind a comma; "" for a share, or a measure without one."""
+    rows = [subject.rows[subject.encoder[-1]] for subject in models] if check.quantity == "last" else []
+    units = (own.unit for row in rows if (own := row.measurement(check.measure)) is not None and own.unit)
+    return "".join(f", {unit}" for unit in dict.fromkeys(units))
+
+
 def _counts(cells: Sequence[Sequence[tuple[str, Conclusion | None]]]) -> Counter[Conclusion]:
     return Counter(conclusion for row in cells for _, conclusion in row if conclusion is not None)
 
@@ -498,6 +506,8 @@ def overall(counts: Counter[Conclusion]) -> str:
     """Return the conclusion on a claim from those on its checks."""
     if not counts:
         return "not measured"
+    if counts["holds"] and counts["fails"]:
+        return "holds in part"
     return next(iter(counts)) if len(counts) == 1 else "cannot be told"
 
 

@@ -26,15 +26,18 @@ from invsuite.results.statistics import summarise, summary_text
 
 MEASURES = ("psnr", "ssim", "lpips")
 USEFUL = 0.9  # share of the model's answers that a defence must leave
-UNITS = {"noise": "deviations", "quantise": "bits"}  # of others the amount is a share
+UNITS = {"noise": "SD", "quantise": "bits"}  # of others the amount is a share
+FLOOR = "mean"  # the method that knows nothing of the image
 
 TITLE = "Privacy against usefulness: disturbed representations"
 READING = """\
 Rendered from records. A representation is disturbed before anyone reads it. *Usefulness* is how far the model's own
 answers from it are those from the undisturbed one, on selection images (1: all are); the other numbers say what an
-inverse still reads. *Told* methods were fitted to disturbed representations: they know the defence. The others were
-fitted to undisturbed ones: a defence that stops only these is none. Values are means over images with 95 % bootstraps.
-A good defence lies at the lower right of a panel: useful, and not readable.
+inverse still reads. The amount of noise is in standard deviations (SD) of each channel, that of rounding in bits per
+value, all others are shares of values, places or queries. *Told* methods were fitted to disturbed representations: they
+know the defence. The others were fitted to undisturbed ones: a defence that stops only these is none. Values are means
+over images with 95 % bootstraps. A good defence lies at the lower right of a panel: useful, and not readable. Lines
+across a panel are what is read of undisturbed representations, and the mean image, which reads nothing.
 """
 
 
@@ -109,10 +112,11 @@ def write_privacy(suites: Iterable[Results], folder: Path) -> list[Path]:
             clean = _clean(results.models[model])
             every.append((model, clean, readings))
             page.model(model, results.models[model])
-            panels = _panels(readings)
+            panels = _panels(readings, clean)
             if panels:
-                title = f"{model}: what is read, and useful"
-                page.curves(f"{results.name}-{model}-privacy.png", title, "usefulness", panels, logarithmic=False)
+                title = f"{model}: what is read, and how useful it still is to the model"
+                axis = "usefulness: share of answers that stay"
+                page.curves(f"{results.name}-{model}-privacy.png", title, axis, panels, logarithmic=False)
             for stage in dict.fromkeys(reading.row.stage for reading in readings):
                 own = [reading for reading in readings if reading.row.stage == stage]
                 page.lines += _stage_lines(stage, clean, own)
@@ -163,7 +167,7 @@ def _defence(model: str, clean: Clean, readings: Sequence[Reading]) -> str:
     before = [value_text(clean.get((stage, start)), measure) for start in dict.fromkeys(r.start for r in chosen)]
     return (
         f"Of what leaves {100 * USEFUL:.0f} % of the answers of `{model}` at {stage}, {words} hides most: by "
-        f"{heading(measure)} {listed(said)}, undisturbed {listed(before)}."
+        f"{measure.label}{f' in {measure.unit}' if measure.unit else ''} {listed(said)}, undisturbed {listed(before)}."
     )
 
 
@@ -202,18 +206,19 @@ def _usefulness(reading: Reading) -> str:
     return summary_text(own.mean, own.low, own.high, own.n, 2)
 
 
-def _panels(readings: Sequence[Reading]) -> list[list[CurvePanel]]:
+def _panels(readings: Sequence[Reading], clean: Clean) -> list[list[CurvePanel]]:
     """Return panels, kinds of disturbance down and stages across: a line per method, along its amounts."""
     stages = list(dict.fromkeys(reading.row.stage for reading in readings if reading.usefulness is not None))
     grid = []
     for kind in dict.fromkeys(reading.disturbance.split()[0] for reading in readings):
-        line = [_panel(kind, stage, readings) for stage in stages]
+        line = [_panel(kind, stage, readings, clean) for stage in stages]
         if all(panel.lines for panel in line):
             grid.append(line)
     return grid
 
 
-def _panel(kind: str, stage: str, readings: Sequence[Reading]) -> CurvePanel:
+def _panel(kind: str, stage: str, readings: Sequence[Reading], clean: Clean) -> CurvePanel:
+    """Return what is read against how useful it is, beside what is read of undisturbed ones, and the mean image."""
     lines: dict[str, list[tuple[float, float, float, float]]] = {}
     label = ""
     for reading in readings:
@@ -224,4 +229,10 @@ def _panel(kind: str, stage: str, readings: Sequence[Reading]) -> CurvePanel:
         low, high = (own.mean, own.mean) if own.low is None or own.high is None else (own.low, own.high)
         name = f"{reading.start}{', told' if reading.told else ''}"
         lines.setdefault(name, []).append((reading.useful, own.mean, low, high))
-    return CurvePanel(f"{kind}, {stage}", label, {name: sorted(points) for name, points in lines.items()}, {})
+    beside = {f"{start}, undisturbed": start for start in dict.fromkeys(reading.start for reading in readings)}
+    levels = {
+        name: own.mean
+        for name, method in (beside | {"mean image": FLOOR}).items()
+        if (row := clean.get((stage, method))) and (own := row.measurement(MEASURES[0])) and own.mean is not None
+    }
+    return CurvePanel(f"{kind}, {stage}", label, {name: sorted(points) for name, points in lines.items()}, levels)

@@ -39,10 +39,12 @@ IMAGE, OTHERS = "the image itself", "two different images"
 
 TITLE = "Stability: are similar images reconstructed alike?"
 READING = """\
-Rendered from records. The image is changed so little that nobody sees it. *Change x* is by how much its reconstruction
+Rendered from records. The image is changed so little that nobody sees it: by noise of so many of 255 levels, a shift by
+so many pixels, or JPEG of that quality. *Change x* is by how much its reconstruction
 changes, over how much it did itself, as Euclidean lengths: 1 as the image itself, below it the change is **damped**,
 above it **amplified**. Two different images' reconstructions differ by the *floor*, measured on the same images: an
-inverse there takes similar images for any two. *Followed* is the part of the change made that is in the change
+inverse there takes similar images for any two; *of the floor* is the change over it. *Most* is the largest change of
+any image. *Followed* is the part of the change made that is in the change
 returned: what is beyond it is change of another kind. To smooth is to damp, so read this beside PSNR; methods that give
 the same answer for every image (the mean image) are left out. Values are means over images with 95 % bootstrap
 intervals, which hold one by one; verdicts, and what is bold, are corrected for the {checks} checks of this page by

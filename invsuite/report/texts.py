@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from invsuite.results.published import PublishedValue
 from invsuite.results.record import Measurement, Record
-from invsuite.results.regime import joint_text
+from invsuite.results.regime import joint_text, table_of
 from invsuite.results.rows import Row, by_model
 from invsuite.results.statistics import summary_text
 
@@ -32,10 +32,12 @@ def listed(names: Iterable[str]) -> str:
 
 
 def budgets_text(rows: Iterable[Row]) -> str:
-    """Return methods in a sentence, each with what was spent on it: those of one regime together."""
+    """Return methods in a sentence, each with what was spent on it: those of one regime together, of several budgets
+    the range.
+    """
     own: dict[str, list[Row]] = {}
     for row in rows:
-        own.setdefault(row.method, []).append(row)
+        own.setdefault(table_of(row.method)[0], []).append(row)
     spent: dict[str, list[str]] = {}
     for method, its in own.items():
         spent.setdefault(joint_text([row.regime for row in its]), []).append(f"`{method}`")
