@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import invented
 import numpy as np
@@ -12,9 +13,11 @@ from invented import measurement
 
 from invsuite._system.files import write_atomically
 from invsuite.errors import DataError, SetupError, UsageError
+from invsuite.methods.base import Family
 from invsuite.registry import METRICS
 from invsuite.report.markdown import chain_gaps, markdown
 from invsuite.report.results import Results
+from invsuite.report.texts import FAMILIES
 from invsuite.results.baseline import Baseline, judge, load_baseline, pin, summary
 from invsuite.results.frame import to_csv
 from invsuite.results.record import Record
@@ -225,6 +228,18 @@ def test_the_leaderboard_gives_n_interval_direction_and_marks_the_best() -> None
     assert "failed: it broke (vit/embed/modular)" in text
     assert "Fit s (wall)" in text
     assert "(dirty)" in text
+
+
+def test_the_legend_says_what_the_methods_are() -> None:
+    own, named = record(), record("wide@1600")
+    own.cell.kind, own.cell.family = "ridge", "closed form"
+    named.cell.kind, named.cell.family = "layerwise", "layer-wise"
+    assert set(FAMILIES) == set(get_args(Family))
+    [line] = [line for line in markdown(Results([own, named])).splitlines() if line.startswith("- **Methods**")]
+    assert line.startswith(
+        "- **Methods**: `ridge`: closed form (solved by linear algebra on the fit images); `wide` (a `layerwise`): "
+        "layer-wise (one network per stage, trained end to end on the image). "
+    )
 
 
 def test_a_best_row_of_fewer_images_says_so_in_the_opening() -> None:

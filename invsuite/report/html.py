@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from invsuite.report.charts import HEIGHT, WIDTH, charts
 from invsuite.report.devices import Devices, device_of
 from invsuite.report.figures import Pictures, first_pictures, kept_pictures, originals
-from invsuite.report.markdown import NOTES, PUBLISHED, READING, VALUES, cost_texts
+from invsuite.report.markdown import NOTES, PUBLISHED, READING, VALUES, cost_texts, methods_note
 from invsuite.report.results import Results
 from invsuite.report.texts import ARROWS, data_texts
 from invsuite.results.matrices import Matrix
@@ -97,7 +97,7 @@ def html_page(results: Results, explore: str = "") -> str:
             weights={record.cell.model: record.weights for record in done if record.weights},
             data=data_texts(done),
             records=results.records,
-            notes=[note.replace("**", "").replace("`", "") for note in NOTES],
+            notes=[note.replace("**", "").replace("`", "") for note in (methods_note(done).removeprefix("- "), *NOTES)],
             page={
                 "measures": [{"label": measure.label, "unit": measure.unit} for measure in measures.values()],
                 "wall": wall,

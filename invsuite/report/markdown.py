@@ -11,7 +11,7 @@ from tabulate import tabulate
 from invsuite.report.devices import MARK as OTHER_DEVICE
 from invsuite.report.devices import Devices, device_of, devices_of_rows
 from invsuite.report.results import Results
-from invsuite.report.texts import ARROWS, budgets_text, data_texts, heading, listed, markdown_table
+from invsuite.report.texts import ARROWS, budgets_text, data_texts, families_text, heading, listed, markdown_table
 from invsuite.results.matrices import Matrix
 from invsuite.results.published import PublishedValue, published_measures, published_rows
 from invsuite.results.record import Measurement, Record
@@ -339,12 +339,14 @@ def _chain_gaps(records: Iterable[Record]) -> list[str]:
     rows = []
     for record, gap in chain_gaps(records):
         cell, error = record.cell, record.notes["selection_image_mse"]
-        rows.append([cell.model, cell.stage, cell.method, cell.seed, f"{error:.5f}", f"{gap:.2f}"])
+        count = "-" if record.data is None else record.data.select
+        rows.append([cell.model, cell.stage, cell.method, cell.seed, count, f"{error:.5f}", f"{gap:.2f}"])
     text = (
         "Mean squared error of the images of a chain of modules over that of the end-to-end network "
-        f"(`{END_TO_END}`) of the same stage, both on the selection images. 1 means composing costs nothing."
+        f"(`{END_TO_END}`) of the same stage, both on the n selection images, without an interval. 1 means "
+        "composing costs nothing."
     )
-    head = ["Model", "Stage", "Method", "Seed", "Selection MSE ↓", "Chain gap ↓"]
+    head = ["Model", "Stage", "Method", "Seed", "n", "Selection MSE ↓", "Chain gap ↓"]
     return _section("Chain gap", text, head, rows)
 
 
@@ -401,7 +403,12 @@ def _legend(records: Sequence[Record]) -> list[str]:
         f"- **{every[0].label}** ({ARROWS[every[0].direction]}): {every[0].description}{_bounds(every)}"
         for every in measurements.values()
     ]
-    return ["## How to read this", "", *lines, *(f"- {note}" for note in NOTES), ""]
+    return ["## How to read this", "", methods_note(records), *lines, *(f"- {note}" for note in NOTES), ""]
+
+
+def methods_note(records: Sequence[Record]) -> str:
+    """Return a line that says what the methods of records are; markdown."""
+    return f"- **Methods**: {families_text(records)}. `invsuite list methods` says more of each."
 
 
 def _bounds(measurements: Sequence[Measurement]) -> str:

@@ -13,6 +13,15 @@ from invsuite.results.rows import Row, by_model
 from invsuite.results.statistics import summary_text
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1", "zero": "→0"}
+#: how the methods of a family answer
+FAMILIES = {
+    "floor": "ignore the representation, look an image up, or are shown the image itself",
+    "closed form": "solved by linear algebra on the fit images",
+    "optimisation": "nothing is trained: a descent for each image, until its representation matches",
+    "layer-wise": "one network per stage, trained end to end on the image",
+    "modular": "one small network per component of the model, each trained alone, then composed",
+    "hybrid": "modules made to fit together, or another method's image refined by a descent",
+}
 
 
 def markdown_table(body: Sequence[Sequence[object]], head: Sequence[str]) -> str:
@@ -50,6 +59,18 @@ def difference_text(mean: float, low: float | None, high: float | None, n: int, 
     if low is not None and high is not None:
         text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
     return f"{f'**{text}**' if bold else text} (n={n})"
+
+
+def families_text(records: Iterable[Record]) -> str:
+    """Return in a sentence which methods records are of, by family, and how each family answers; markdown."""
+    families: dict[str, dict[str, None]] = {}
+    for record in records:
+        name, kind = table_of(record.cell.method)[0], record.cell.kind
+        families.setdefault(record.cell.family, {})[f"`{name}`{f' (a `{kind}`)' if kind != name else ''}"] = None
+    return "; ".join(
+        f"{listed(names)}: {family}{f' ({FAMILIES[family]})' if family in FAMILIES else ''}"
+        for family, names in families.items()
+    )
 
 
 def heading(measure: Measurement | PublishedValue, n: int | None = None) -> str:
