@@ -225,6 +225,9 @@ def test_a_run_fits_a_start_once_and_counts_it_for_both(tmp_path: Path, monkeypa
     assert fits == [], "the start's inverter was kept, and so was what its fit took"
     assert again.fit_image_passes == before.fit_image_passes
     assert again.fit_flops == before.fit_flops
+    monkeypatch.setattr("invsuite.benchmark.fitting.device_name", lambda device: "another device")
+    bench(suite, "--methods", "sharper", "--stages", "block03", "--refresh")
+    assert [name for name, _ in fits] == ["layerwise"], "its seconds are not those of the device at hand"
 
 
 def test_a_narrower_run_fits_the_start_it_needs(tmp_path: Path) -> None:

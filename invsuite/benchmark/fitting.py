@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from invsuite._system.provenance import set_determinism
+from invsuite._system.provenance import device_name, set_determinism
 from invsuite._system.ranks import ALONE, Ranks
 from invsuite._system.timing import Meter
 from invsuite.benchmark.cells import IDENTITY_OF_INPUTS, Cell, LoadedModel
@@ -109,7 +109,7 @@ def fit_method(method: Method, problem: Problem, fingerprint: str) -> Fitted:
     fitted.method, fitted.problem = method, problem
     fitted.cost.total_seconds += meter.seconds
     fitted.cost.peak_bytes = max(fitted.cost.peak_bytes, meter.peak_bytes)
-    fitted.cost.busy = meter.busy
+    fitted.cost.busy, fitted.cost.device = meter.busy, device_name(problem.device)
     return fitted
 
 
@@ -162,6 +162,14 @@ class SharedFit:
         """
         return self._once(lambda: self._restored() or self._fit())
 
+    def get_with_cost(self) -> Fitted:
+        """Return the same; one that was fitted on another device, whose seconds are not this one's, is fitted anew.
+
+        Raises:
+            Exception: whatever fitting raised, again for every cell.
+        """
+        return self._once(lambda: self._restored(device_name(self.entry.model.device)) or self._fit())
+
     def fit(self) -> Fitted:
         """Return the fitted method, fitted now with its costs, unless this run did so before.
 
@@ -208,10 +216,18 @@ class SharedFit:
             self._kept.keep_inverter(self.fit_id, stages, tensors, fitted.notes, asdict(fitted.cost))
         return fitted
 
-    def _restored(self) -> Fitted | None:
-        """Return the fitted method with a kept inverter and what its fit took; None if none is kept for the stages."""
+    def _restored(self, device: str = "") -> Fitted | None:
+        """Return the fitted method with a kept inverter and what its fit took; None if none is kept for the stages.
+
+        Args:
+            device: on which it must have been fitted, where that is known; "" for any.
+        """
         kept = self._kept.inverter(self.fit_id, [cell.stage for cell in self.cells], self.entry.model.device)
         if kept is None:
+            return None
+        own = kept.cost.get("device", "")
+        if device and own and own != device:
+            self._features.log(f"'{self.method.name}' was fitted on {own}: fitted anew, for its seconds are wanted")
             return None
         problem = self._problem(self._task(kept.stages))
         inverter = self.method.restore(problem, kept.tensors, kept.notes)

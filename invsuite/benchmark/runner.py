@@ -551,7 +551,7 @@ class Session:
             waiting = [c for c in self.entry.cells if c.fit_id == fit_id and c.id in run.stamps and c not in cells]
             by_stage = {cell.stage: cell for cell in (*waiting, *cells)}
             fit = self.shared_fit(fit_id, [by_stage[s] for s in self.entry.model.order(list(by_stage))])
-            fitted = fit.get()
+            fitted = fit.get_with_cost()
             if fitted.method is not None:  # fitted now
                 self._fitted[fit_id] = fitted
                 shutil.rmtree(fit.checkpoints, ignore_errors=True)

@@ -44,6 +44,7 @@ class FitCost:
         peak_bytes: most memory during the fit; the suite fills it in.
         busy: share of the fit's time in which the GPU ran something (0 to 1), None where that is not known; the suite
             fills it in.
+        device: on which, by name; the suite fills it in.
 
     Examples:
         >>> FitCost(image_passes={"block03": 200}, parameters={"block03": 3}).image_passes
@@ -59,6 +60,7 @@ class FitCost:
     total_seconds: float = 0.0
     peak_bytes: int = 0
     busy: float | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True)
