@@ -21,8 +21,30 @@ from invsuite.models.base import Component, Layout, Model, Prediction, WeightsOr
 from invsuite.models.load import load_model
 from invsuite.registry import forget_plugins
 
-#: files of tests that take more than half a minute of a core, longest first
-LONGEST = ("readme", "types", "methods", "executors", "onnx", "notebooks", "timm_families", "docs", "together")
+#: files of tests that take more than a quarter of a minute of a core, longest first
+LONGEST = (
+    "readme",
+    "methods",
+    "executors",
+    "contracts",
+    "together",
+    "types",
+    "engine",
+    "notebooks",
+    "onnx",
+    "cuda",
+    "photos",
+    "kill_resume",
+    "store",
+    "timm_families",
+    "docs",
+    "cli",
+    "html",
+    "fetch",
+    "published",
+    "refined",
+    "examples",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,9 @@ NAMES = ", ".join(f'"{name}"' for name in METRICS)
 SUITE = TINY_SUITE.replace('"psnr", "ssim", "lpips", "correspondence", "hue_gain"', NAMES)
 SUITE = SUITE.replace('"embed", "block03"', '"block03"').replace('"backbone", "decoder"', '"decoder"')
 SUITE = SUITE.replace("seed = 33\ncount = 6", "seed = 33\ncount = 20")  # more than any measure's batch of maps
+# a method that is watched while it inverts on the classifier, a network on the detector
+SUITE = SUITE.replace("[methods.optimisation]", '[methods.optimisation]\nmodels = ["vit"]')
+SUITE = SUITE.replace("[methods.modular]", '[methods.modular]\nmodels = ["detr"]')
 METHODS = ("optimisation", "modular")
 MEMORY = "invsuite._system.spill.MEMORY_SHARE"
 
@@ -61,8 +64,8 @@ def test_every_measure_is_the_same_from_a_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(SpilledTensor, "split", watched)
     monkeypatch.setattr(MEMORY, 0)
     found = run(tmp_path / "file")
-    assert len(found) == 4
-    assert len(read) > 4 * len(METRICS) / 2, "the measures read files"
+    assert len(found) == 2
+    assert len(read) > 2 * len(METRICS) / 2, "the measures read files"
     assert {tuple(rows.shape) for rows in read} >= {(20, 3, 48, 48), (20, 48, 48)}, "images, and segments"
     for cell, (measures, strip, extremes) in expected.items():
         assert found[cell][0] == measures, cell

@@ -253,7 +253,12 @@ def _outermost_before(calls: Sequence[Call], border: Border) -> list[str]:
     own = next(call for call in calls if call.path == border.path)
     tick = own.ended if border.after else own.began
     past = [call for call in calls if call.ended <= tick]
-    return [call.path for call in past if not any(call.inside(other) for other in past)]
+    inner, latest = set[str](), -1
+    for call in sorted(past, key=lambda call: call.began):
+        if call.ended < latest:  # one that began before ended after it
+            inner.add(call.path)
+        latest = max(latest, call.ended)
+    return [call.path for call in past if call.path not in inner]
 
 
 def _playing(answer: Any, own: Callable[..., Any]) -> Callable[..., Any]:
