@@ -157,8 +157,8 @@ def test_fia_flow_runs_cut_down(
     text = bundled_suites()["fia-flow"].read_text()
     for key, value in (("4224", 12), ("128", 4), ("1000$", 4), ("1000000", 16), ("32$", 8), ("50", 2)):
         text = re.sub(rf"^(count|image_passes|batch|images) = {key}", rf"\g<1> = {value}", text, flags=re.M)
-    suite = tmp_path / "small.toml"
-    suite.write_text(text.replace("[methods.layerwise]\n", "[methods.layerwise]\nwidth = 8\ndepth = 1\n"))
+    suite, small = tmp_path / "small.toml", 'width = 8\ndepth = 1\nstart = "random"\n'
+    suite.write_text(text.replace("[methods.layerwise]\n", f"[methods.layerwise]\n{small}"))
     some = {"models": ["alexnet"], "stages": ["features.2", "features.12"], "metrics": ["psnr", "top1_agreement"]}
     results = invsuite.run(str(suite), **some, methods=["mean", "layerwise", "rae"], random_weights=True, out=tmp_path)
     states = {record.cell.row: record.state for record in results}

@@ -24,7 +24,7 @@ class _Counter(TorchDispatchMode):
     """
 
     def __init__(self, formulas: Mapping[Any, Callable[..., int]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._formulas = formulas
         self.flops = 0
 
