@@ -275,16 +275,16 @@ def test_families_that_the_code_never_names_run_from_the_command_line(tmp_path: 
         "--methods",
         "mean,ridge,layerwise,modular",
     )
-    models = ",".join(f"timm:{name}" for name in NEVER_NAMED)
+    models = ",".join(f"timm:{name}@96" for name in NEVER_NAMED)
     result = invoke("bench", "--models", models, "--random-weights", "--stages", "0,2", *words)
     assert result.exit_code == 0, result.output
     assert "24 cells computed, 0 reused; 24 ok" in result.stdout
     table = (tmp_path / "r" / "tiny.md").read_text()
     assert table.splitlines()[0].endswith(
-        "tests - RANDOM WEIGHTS, untrained: " + ", ".join(f"{n}-random" for n in NEVER_NAMED)
+        "tests - RANDOM WEIGHTS, untrained: " + ", ".join(f"{n}-96-random" for n in NEVER_NAMED)
     )
     record = json.loads(
-        invoke("show", "starnet_s050-random-stage2-modular", "--suite", suite, "--out", tmp_path / "r").stdout
+        invoke("show", "starnet_s050-96-random-stage2-modular", "--suite", suite, "--out", tmp_path / "r").stdout
     )
     assert record["weights"]["random"] is True
     assert record["weights"]["source"] == "random weights, seed 0 (architecture of timm starnet_s050)"
