@@ -163,7 +163,7 @@ def test_a_method_makes_the_same_on_a_gpu(name: str, kind: str) -> None:
             assert float(off.mean()) <= mean, f"{name} at {source} {stage}: {float(off.mean()):.2g} on the mean"
 
 
-# --- recorded graphs
+# --- captured graphs
 
 
 @pytest.fixture
@@ -185,13 +185,13 @@ def test_replayed_descents_are_those_that_python_makes(
     name: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, replayed = reconstructions(name, "bundled:vit", cuda, iterations=20)
-    monkeypatch.setattr("invsuite._system.replay.records", lambda device: False)
+    monkeypatch.setattr("invsuite._system.replay.can_capture", lambda device: False)
     _, launched = reconstructions(name, "bundled:vit", cuda, iterations=20)
     for stage, images in launched.items():
         assert float((replayed[stage] - images).abs().mean()) < 1e-3, stage
 
 
-def test_what_is_recorded_is_replayed_on_new_tensors(cuda: torch.device) -> None:
+def test_what_is_captured_is_replayed_on_new_tensors(cuda: torch.device) -> None:
     ran: list[int] = []
     total = torch.zeros(3, device=cuda)
 
@@ -205,29 +205,29 @@ def test_what_is_recorded_is_replayed_on_new_tensors(cuda: torch.device) -> None
     for tensor in whole:
         (square,) = replay(tensor)
         assert torch.equal(square, tensor.square())
-    assert len(ran) == 3  # twice as usual, once recorded
+    assert len(ran) == 3  # twice as usual, once captured
     assert torch.allclose(total, whole.sum((0, 1)))
     (square,) = replay(torch.ones(5, 3, device=cuda))  # of another shape: as usual
     assert ran[-1] == 5
-    assert replay.records
+    assert replay.captures
 
 
-def test_what_waits_for_the_gpu_is_not_recorded(cuda: torch.device) -> None:
+def test_what_waits_for_the_gpu_is_not_captured(cuda: torch.device) -> None:
     replay = Replay(lambda tensor: [tensor * float(tensor.max())], cuda)
     for _ in range(5):
         tensor = torch.rand(4, device=cuda)
         (product,) = replay(tensor)
         assert torch.allclose(product, tensor * tensor.max())
-    assert not replay.records
+    assert not replay.captures
 
 
-def test_nothing_is_recorded_where_memory_is_short(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_captured_where_memory_is_short(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     replay = Replay(lambda tensor: [tensor.square()], cuda)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**30, 2**33))
     for _ in range(4):
         tensor = torch.rand(4, device=cuda)
         assert torch.equal(replay(tensor)[0], tensor.square())
-    assert not replay.records
+    assert not replay.captures
 
 
 def test_convolutions_are_in_full_precision_once_a_device_is_picked(cuda: torch.device) -> None:

@@ -142,12 +142,12 @@ def test_an_image_stops_by_itself(settings: dict[str, object], linear_chain: Mod
     assert torch.equal(together.images, descent.descend(target).images)
 
 
-class Recorded(Replay):
-    """A replay that says it records, as on a GPU, where images that have converged may stay in the batch."""
+class Captured(Replay):
+    """A replay that says it is captured, as on a GPU, where images that have converged may stay in the batch."""
 
     def __init__(self, function: Function, device: torch.device, wanted: bool = True) -> None:
         super().__init__(function, device, wanted)
-        self.records = wanted
+        self.captures = wanted
 
     def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
         return self._function(*tensors)
@@ -164,7 +164,7 @@ def test_images_that_stay_in_the_batch_when_they_have_converged_are_those_that_l
     left = descent.descend(target)
     sizes: list[int] = []
 
-    class Counted(Recorded):
+    class Counted(Captured):
         def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
             sizes.append(len(tensors[0]))
             return super().__call__(*tensors)
@@ -174,7 +174,7 @@ def test_images_that_stay_in_the_batch_when_they_have_converged_are_those_that_l
     assert torch.equal(stayed.iterations, left.iterations)
     assert torch.equal(stayed.converged, left.converged)
     torch.testing.assert_close(stayed.images, left.images, atol=1e-4, rtol=0)
-    assert 4 not in sizes, "one of five that has converged is not worth another recording"
+    assert 4 not in sizes, "one of five that has converged is not worth another graph"
     assert min(sizes) < 4
 
 

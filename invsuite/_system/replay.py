@@ -1,4 +1,4 @@
-"""Work that a GPU repeats without waiting for Python: a CUDA graph is recorded once and replayed.
+"""Work that a GPU repeats without waiting for Python: a CUDA graph is captured once and replayed.
 
 Training steps of small networks, the frozen forward and the steps of a descent are hundreds of kernels that each take
 less time than their launch. A graph launches them together; they are the same kernels, with the same numbers.
@@ -11,21 +11,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-ROOM = 0.5  # part of a GPU's memory that must be free for another recording: each keeps what it needs between replays
+ROOM = 0.5  # part of a GPU's memory that must be free for another graph: each keeps what it needs between replays
 
 Function = Callable[..., Sequence[torch.Tensor]]
 Signature = list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]
 
 
-def records(device: torch.device) -> bool:
-    """Tell whether work on ``device`` can be recorded."""
+def can_capture(device: torch.device) -> bool:
+    """Tell whether work on ``device`` can be captured."""
     return device.type == "cuda" and torch.cuda.is_initialized()
 
 
 class Replay:
-    """A function of tensors that is recorded on its third call with tensors of one kind, and replayed from then on.
+    """A function of tensors that is captured on its third call with tensors of one kind, and replayed from then on.
 
-    The first call warms up. The second one runs under watch: a function that waits for the GPU cannot be recorded, and
+    The first call warms up. The second one runs under watch: a function that waits for the GPU cannot be captured, and
     runs as it is, then and ever after; so does one for which the GPU has no room. What a function does beside returning
     tensors (moving weights, say) is repeated by every replay, and so must read nothing from the processor but what
     stays the same.
@@ -35,24 +35,24 @@ class Replay:
     Args:
         function: of tensors, returns tensors; it may be called again where the watched call has ended in the middle.
         device: of the tensors.
-        wanted: whether to record at all; a processor never does.
+        wanted: whether to capture at all; a processor never does.
 
     Attributes:
-        records: whether it records, as far as is known.
+        captures: whether it is captured, as far as is known.
     """
 
     def __init__(self, function: Function, device: torch.device, wanted: bool = True) -> None:
-        self._function, self.records = function, wanted and records(device)
+        self._function, self.captures = function, wanted and can_capture(device)
         self._calls = 0
         self._signature: Signature = []
         self._given: list[torch.Tensor] = []
         self._returned: Sequence[torch.Tensor] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream = torch.cuda.Stream(device) if self.records else None
+        self._stream = torch.cuda.Stream(device) if self.captures else None
 
     def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor]:
         """Return what the function does, of tensors."""
-        if not self.records:
+        if not self.captures:
             return self._function(*tensors)
         signature = [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors]
         if signature != self._signature:
@@ -65,9 +65,9 @@ class Replay:
         if self._graph is None:
             free, total = torch.cuda.mem_get_info(tensors[0].device)
             if free < ROOM * total:
-                self.records = False
+                self.captures = False
                 return self._function(*tensors)
-            self._record(tensors)
+            self._capture(tensors)
         elif self._given:
             torch._foreach_copy_(self._given, tensors)
         assert self._graph is not None
@@ -75,7 +75,7 @@ class Replay:
         return self._returned
 
     def _beside(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        """Run the function on the stream that will record it, so that what it sets up is set up there."""
+        """Run the function on the stream that will capture it, so that what it sets up is set up there."""
         assert self._stream is not None
         here = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(here)
@@ -99,12 +99,12 @@ class Replay:
         except RuntimeError as error:
             if "synchronizing" not in str(error):
                 raise
-            self.records = False
+            self.captures = False
         finally:
             torch.cuda.set_sync_debug_mode(before)
         return self._function(*tensors)
 
-    def _record(self, tensors: Sequence[torch.Tensor]) -> None:
+    def _capture(self, tensors: Sequence[torch.Tensor]) -> None:
         self._given = [tensor.clone() for tensor in tensors]
         graph = torch.cuda.CUDAGraph()
         # other threads go on loading images meanwhile

@@ -113,7 +113,7 @@ class Engine:
         cache: where representations of fit images are kept (`invsuite.methods.training.features`): ``auto``
             decides from measured rates.
         compile: whether inverse networks go through ``torch.compile``; ``auto`` leaves them as they are.
-        graphs: whether a GPU repeats training steps and the frozen forward as recorded graphs
+        graphs: whether a GPU repeats training steps and the frozen forward as captured graphs
             (`invsuite._system.replay`): the same kernels without the time that launching them takes.
 
     Raises:

@@ -28,8 +28,8 @@ The bound of a fit: an image costs no less than one forward and backward pass of
 and the operations of its inverses' training steps (counted) at the rate of a large matrix product in their precision;
 all three are measured in the same process. A fit's rate is that of its steps: the difference of two fits of different
 length, on decoded photos, without what happens once. **Steps** are launched one by one by Python (`plain`), replayed
-from recorded CUDA graphs (`graphs`, what a GPU does by default), or go through `torch.compile` (`compile`, and its
-mode `reduce-overhead`). The replayed bound is the same with the frozen model's passes as recorded graphs."""
+from captured CUDA graphs (`graphs`, what a GPU does by default), or go through `torch.compile` (`compile`, and its
+mode `reduce-overhead`). The replayed bound is the same with the frozen model's passes as captured graphs."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -117,7 +117,7 @@ def rates(facts: dict[str, Any]) -> list[str]:
     head = (
         f"{facts['model']}, stages {', '.join(facts['stages'])}; {facts['method']}; batches of {facts['batch']} of "
         f"{facts['photos']} photos, decoded at {facts['decoded_per_second']:,.0f} per second. Frozen model: forward "
-        f"{frozen['forward']:,.0f} images/s, forward and backward {frozen['forward_backward']:,.0f}; as recorded "
+        f"{frozen['forward']:,.0f} images/s, forward and backward {frozen['forward_backward']:,.0f}; as captured "
         f"graphs {frozen['forward_replayed']:,.0f} and {frozen['forward_backward_replayed']:,.0f}. Matrix product: "
         + ", ".join(f"{products[name] / 1e12:,.3g} TFLOP/s in {name}" for name in products)
         + f". Clock: {facts['clock']}."

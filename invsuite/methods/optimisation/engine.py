@@ -39,7 +39,7 @@ from invsuite.models.base import Model, Representation
 
 SNAPSHOTS = (0, 1, 2, 5)  # and these times 10, 100 ...: at how many iterations the curve has a point
 EARLY = 5  # tolerances by which the objective still falls when a phase but the last ends
-STAYING = 0.7  # share of its images, or less, at which a recorded batch goes on without those that have converged
+STAYING = 0.7  # share of its images, or less, at which a captured batch goes on without those that have converged
 MEMORY = 0.3  # part of a GPU's free memory that images side by side may fill
 CONVERGED = 0.95  # share of the images that must have converged for a record to say that the method has
 
@@ -411,7 +411,7 @@ class Descent(Inverter):
             images, losses, objectives, *gradients = evaluate(progress.tv_factor)
             for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
                 parameter.grad = gradient
-            # what a recorded evaluation returns is overwritten by the next one
+            # what a captured evaluation returns is overwritten by the next one
             rows = optimiser.step(objectives.clone(), settings.rate(step) * progress.rate_factor) & live
             pixels.project()
             reached = active[rows]
@@ -430,7 +430,7 @@ class Descent(Inverter):
                 live &= ~progress.converged
                 if not bool(live.any()):
                     break
-                if evaluate.records and int(live.sum()) > STAYING * len(live):
+                if evaluate.captures and int(live.sum()) > STAYING * len(live):
                     continue
                 kept = live.nonzero().flatten()
                 active, targets, starts, live = active[kept], targets[kept], starts[kept], live[kept]

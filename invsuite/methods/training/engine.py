@@ -2,8 +2,9 @@
 
 Each step: one batch of fit images and what the frozen model holds of them (`invsuite.methods.training.features`:
 computed once, kept where that is faster), then for every inverse network its own loss, backward pass, clipping and
-update. The networks are independent: training one or ten together gives the same weights, because each has its own seed
-and all see the images in the same order. No step reads a value back from the device.
+update, which a GPU replays as a captured graph (`invsuite._system.replay`). The networks are independent: training one
+or ten together gives the same weights, because each has its own seed and all see the images in the same order. No step
+reads a value back from the device.
 
 A budget (`invsuite.methods.problem.Budget`) limits image passes, own seconds or operations of each network. The
 operations of a step are counted once, before the loop, on a copy of the network, so that a budget of them becomes a
@@ -30,7 +31,7 @@ import torch
 from torch import nn
 
 from invsuite._system.flops import count_flops
-from invsuite._system.replay import Replay, records
+from invsuite._system.replay import Replay, can_capture
 from invsuite._system.timing import Stopwatch
 from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
@@ -209,9 +210,9 @@ class Training:
         self.trainee, self.rate, self.recipe, self.step_cost = trainee, rate, recipe, step_cost
         self.batch, self.device, self.ranks = problem.budget.batch, problem.device, problem.context.ranks
         self.bfloat16 = problem.context.engine.bfloat16(problem.device)
-        # a generator of its own, or gradients that wait for other processes, cannot be recorded
+        # a generator of its own, or gradients that wait for other processes, cannot be captured
         wanted = problem.context.engine.graphs and trainee.generator is None and self.ranks.alone
-        self.recorded = wanted and records(problem.device)
+        self.captured = wanted and can_capture(problem.device)
         self._replay = Replay(self._update, problem.device, wanted)
         self.watch = Stopwatch(problem.device)
         parameters = sum(p.numel() for p in trainee.module.parameters())
@@ -224,7 +225,7 @@ class Training:
         trainee.module.train()
         groups = recipe.parameter_groups(trainee.module)
         self.optimiser = torch.optim.AdamW(
-            groups, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=self.recorded
+            groups, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=self.captured
         )
         self._own_rates()
 
@@ -234,11 +235,11 @@ class Training:
         return self.share >= 1 or self.result.stopped_early
 
     def _own_rates(self) -> None:
-        """Give every group of weights its learning rate where steps read it: on the GPU if they are recorded."""
+        """Give every group of weights its learning rate where steps read it: on the GPU if they are captured."""
         for group in self.optimiser.param_groups:
             rate = float(group["lr"])
-            group["lr"] = torch.tensor(rate, device=self.device) if self.recorded else rate
-            group["capturable"] = self.recorded
+            group["lr"] = torch.tensor(rate, device=self.device) if self.captured else rate
+            group["capturable"] = self.captured
 
     def step(self, images: torch.Tensor, tensors: Tensors) -> None:
         """Make one update from a batch, or from this process's part of it."""

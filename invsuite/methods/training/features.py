@@ -32,7 +32,7 @@ from invsuite.models.base import Model
 
 CachePolicy = Literal["auto", "memory", "disk", "off"]
 TIMED_BATCHES = 2  # computed before deciding; the fastest one counts, the first warms up
-REPLAYED_BATCHES = 5  # the same where the forward is recorded: the fourth is the first that is replayed
+REPLAYED_BATCHES = 5  # the same where the forward is captured: the fourth is the first that is replayed
 LOADED = 4  # batches that are loaded before they are asked for
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
@@ -196,7 +196,7 @@ class FeatureStream:
         expected: how many images will be drawn, as far as is known.
         charged: numbers of the images that the fit has computed or been charged for already; they are added to.
         repeats: how many of the draws certainly ask for an image a second time.
-        graphs: whether a GPU may repeat the forward as a recorded graph; tensors of a batch then last until the next.
+        graphs: whether a GPU may repeat the forward as a captured graph; tensors of a batch then last until the next.
 
     Raises:
         UsageError: for a batch of no images.
@@ -325,7 +325,7 @@ class FeatureStream:
             self.cache.forward_images += len(images)
         if deciding:
             self._timed.append((time.perf_counter() - start) / len(images))
-            if len(self._timed) >= (REPLAYED_BATCHES if self._forward.records else TIMED_BATCHES):
+            if len(self._timed) >= (REPLAYED_BATCHES if self._forward.captures else TIMED_BATCHES):
                 self.cache.decide(tensors, min(self._timed), self.expected, self._items, self.repeats)
         return tensors
 
