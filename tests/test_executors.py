@@ -21,6 +21,7 @@ import pytest
 import torch
 from helpers import SMALL_MODELS, TINY_SUITE, invoke
 from kill_resume import quality
+from pretended import pretended_gpu
 from rich.console import Console
 from typer.main import get_command
 from typer.testing import Result
@@ -374,6 +375,17 @@ def test_a_worker_that_sees_other_images_records_it(begun: Run, tmp_path: Path) 
     assert {r.fault for r in begun.store.records()} == {"data"}
     assert [type(m) for m in said] == [Said, Said, CellDone, CellDone]
     assert "put them on storage that both see" in next(begun.store.records()).reason
+
+
+def test_a_worker_s_gpu_is_in_full_precision_before_it_has_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = load_suite("quick")
+    job = Job(suite, Selection(methods=("mean",), metrics=("psnr",)), tmp_path, RunOptions())
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pretended_gpu():
+        Worker((), pickle.dumps(job), "cuda", torch.get_num_threads(), lambda message: None)
+    assert not torch.backends.cudnn.allow_tf32, "the check of a model's chain comes before the first fit"
 
 
 def test_each_worker_sees_its_own_device_only(monkeypatch: pytest.MonkeyPatch) -> None:

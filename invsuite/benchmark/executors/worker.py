@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from invsuite._system.devices import pick_device
 from invsuite._system.provenance import source_digest
 from invsuite._system.signals import uninterrupted
 from invsuite.benchmark.cells import Cell, Plan, UnavailableModel, make_metrics, open_model
@@ -92,7 +93,7 @@ class Worker:
         check_measures(metrics)
         plan = Plan(self._job.suite, metrics, ())
         store = Store(self._job.folder)
-        self._run = Run(plan, store, torch.device(device), Telling(tell), self._job.options, {})
+        self._run = Run(plan, store, pick_device(device), Telling(tell), self._job.options, {})
         self._model: tuple[ModelSpec, Session | Exception] | None = None
 
     def ready(self) -> Ready:
