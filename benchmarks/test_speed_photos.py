@@ -3,6 +3,8 @@
 - A second start on the same photos, which decodes none, against the first.
 - Photos decoded per second by the suite, by one and two threads and by two processes, against torch's ``DataLoader``
   over the same files with as many worker processes. The aim is at least 0.9 of its rate.
+- Random resized crops of photos per second, decoded anew, against whole photos that are kept decoded, and against
+  torch's ``DataLoader`` with torchvision's ``RandomResizedCrop`` over the same files.
 
 Seconds are those of the wall: run it on an idle machine. INVSUITE_PHOTOS sets the number of photos (5,000 by default);
 they are JPEG of 640x480.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +25,18 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
 
 from invsuite.data import decoding, photo_files, workers
 from invsuite.data.folder import PhotoFolder
 from invsuite.data.geometry import Geometry
+from invsuite.data.split import Split
+from invsuite.methods.training.draws import draws, loaded
 
 COUNT = int(os.environ.get("INVSUITE_PHOTOS", "5000"))
 SIZE = (224, 224)
+BATCH = 64
+CROP = 0.25  # of a photo's area, at least
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +81,23 @@ def test_a_second_start(benchmark: BenchmarkFixture, photos: Path) -> None:
 
 
 class Loaded(TorchDataset[torch.Tensor]):
-    """The same photos for torch's own loader."""
+    """The same photos for torch's own loader.
 
-    def __init__(self, folder: PhotoFolder) -> None:
-        self.folder = folder
+    Args:
+        folder: of the photos.
+        crop: torchvision's, in place of the model's own preprocessing.
+    """
+
+    def __init__(self, folder: PhotoFolder, crop: v2.RandomResizedCrop | None = None) -> None:
+        self.folder, self.crop = folder, crop
 
     def __len__(self) -> int:
         return len(self.folder)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.folder.pixels(index)
+        if self.crop is None:
+            return self.folder.pixels(index)
+        return v2.functional.pil_to_tensor(self.crop(self.folder.photo(index)))
 
 
 @pytest.mark.parametrize(("number", "kind"), [(1, "threads"), (2, "threads"), (2, "processes")])
@@ -92,8 +107,36 @@ def test_decoding(
     monkeypatch.setattr(workers, "processors", lambda: number)
     monkeypatch.setattr(workers, "_by_processes", lambda *facts: kind == "processes")
     folder = opened(photos)
-    loader = DataLoader(Loaded(folder), batch_size=64, num_workers=number)
+    loader = DataLoader(Loaded(folder), batch_size=BATCH, num_workers=number)
     theirs = seconds(lambda: [len(batch) for batch in loader])
     ours = benchmark.pedantic(lambda: seconds(lambda: list(decoding._decoded(folder, range(COUNT)))), rounds=1)
     benchmark.extra_info["ratio to DataLoader"] = theirs / ours
     print(f"\n{number} {kind}: {COUNT / ours:.0f} photos/s, DataLoader {COUNT / theirs:.0f}: {theirs / ours:.2f} of it")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, "threads"), (2, "threads"), (2, "processes")])
+def test_random_crops(
+    benchmark: BenchmarkFixture, photos: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
+) -> None:
+    monkeypatch.setattr(workers, "processors", lambda: number)
+    monkeypatch.setattr(workers, "_by_processes", lambda *facts: kind == "processes")
+    folder, cpu = opened(photos), torch.device("cpu")
+    split = Split(folder, tuple(range(COUNT)))
+    split.prepare()
+
+    def batches(crop: float) -> int:
+        drawn = islice(draws(split, BATCH, seed=0, flip=True, crop=crop), COUNT // BATCH)
+        return sum(len(load()) for _, load in loaded(split, drawn, cpu, COUNT))
+
+    loader = DataLoader(
+        Loaded(folder, v2.RandomResizedCrop(SIZE, scale=(CROP, 1), interpolation=v2.InterpolationMode.BICUBIC)),
+        batch_size=BATCH,
+        num_workers=number,
+    )
+    theirs = COUNT / seconds(lambda: [len(batch) for batch in loader])
+    images = COUNT // BATCH * BATCH
+    kept = images / seconds(lambda: batches(1.0))
+    ours = images / benchmark.pedantic(lambda: seconds(lambda: batches(CROP)), rounds=1)
+    benchmark.extra_info |= {"ratio to DataLoader": ours / theirs, "ratio to kept photos": ours / kept}
+    told = f"{number} {kind}: {ours:.0f} random crops/s, DataLoader {theirs:.0f} ({ours / theirs:.2f} of it)"
+    print(f"\n{told}, whole photos that are kept {kept:.0f}")

@@ -23,7 +23,8 @@ from invsuite.methods.networks import compose
 from invsuite.methods.problem import Engine, Problem
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training import engine
-from invsuite.methods.training.engine import Trainee, draws, train
+from invsuite.methods.training.draws import draws
+from invsuite.methods.training.engine import Trainee, train
 from invsuite.methods.training.features import FeatureCache, FeatureStream, expected_distinct
 from invsuite.methods.training.initialisation import QueryReadout, place_rows, solve_path
 from invsuite.methods.training.recipe import Recipe

@@ -25,7 +25,7 @@ from invsuite.data.geometry import Geometry
 from invsuite.data.photo_files import PhotoFile, telling, verify
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
-from invsuite.methods.training.engine import draws
+from invsuite.methods.training.draws import draws
 from invsuite.methods.training.features import FeatureCache, FeatureStream
 from invsuite.models.base import Model
 

@@ -232,6 +232,7 @@ def model_seconds(
     cut, deepest = model.order(entry.spec.stages), max(times.forward[cell.stage] for cell in cells)
     seconds = 0.0
     trained: dict[str, int] = {}
+    cropped: dict[str, int] = {}
     fit_passes: dict[str, int] = {}
     for cell in cells:
         work, forward = works[cell.method.name], times.forward[cell.stage]
@@ -245,7 +246,7 @@ def model_seconds(
             step += (1 - work.chain_share) * own[cell.stage] + work.chain_share * chain
             seconds += images * chain / BACKWARD
         if work.trained_passes:
-            trained[cell.fit_id] = facts[cell.method.name].image_passes
+            (cropped if work.crops else trained)[cell.fit_id] = facts[cell.method.name].image_passes
             limit = cell.method.budget(suite.budget).seconds
             seconds += EVALUATED * step * work.trained_passes if limit is None else limit
         fit_passes[cell.fit_id] = work.fit_passes
@@ -254,7 +255,16 @@ def model_seconds(
     if trained:
         distinct = expected_distinct(float(sum(trained.values())), 2 * len(splits.fit))
         seconds += deepest * (distinct + len(splits.select))
+    if cropped:
+        seconds += (deepest + decode_some(splits.fit)[1]) * sum(cropped.values())
     return seconds
+
+
+def decode_some(split: Split) -> tuple[torch.Tensor, float]:
+    """Return the first images (B, 3, H, W) of ``split``, and the seconds in which all processors decode one."""
+    begun = time.perf_counter()
+    images = images_of(split.dataset, split.rows[:IMAGES])
+    return images, (time.perf_counter() - begun) / len(images)
 
 
 def decoding_cost(splits: Iterable[Split], known: set[str]) -> tuple[float, int]:
@@ -266,15 +276,12 @@ def decoding_cost(splits: Iterable[Split], known: set[str]) -> tuple[float, int]
     """
     seconds, size = 0.0, 0
     for split in splits:
-        rows = split.rows[:IMAGES]
-        if not split.dataset.is_photos or not rows:
+        if not split.dataset.is_photos or not split.rows:
             continue
-        begun = time.perf_counter()
-        pixels = images_of(split.dataset, rows)
-        taken = time.perf_counter() - begun
+        pixels, taken = decode_some(split)
         name = pixels_name(split.digest(), (len(split), *pixels.shape[1:]))
         if name not in known and not is_decoded(name):
-            seconds += taken / len(rows) * len(split)
+            seconds += taken * len(split)
             size += pixels[0].numel() * len(split)  # a byte each
         known.add(name)
     return seconds, size

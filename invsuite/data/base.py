@@ -16,6 +16,8 @@ from invsuite._system.needs import Need
 from invsuite.errors import DataError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from invsuite.data.geometry import Geometry, Resampling
 
 Mask = NDArray[np.bool_]
@@ -127,6 +129,10 @@ class Dataset(ABC):
     def pixels(self, index: int) -> torch.Tensor:
         """Return image ``index`` alone as 8-bit pixels (3, H, W), without its objects."""
         return from_unit_range(self[index].image)
+
+    def photo(self, index: int) -> Image.Image | None:
+        """Return the RGB photo that image ``index`` is made of, in its own size; None where there is none."""
+        return None
 
     @abstractmethod
     def identity(self, index: int) -> str:

@@ -12,7 +12,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,13 @@ import numpy as np
 import PIL
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from invsuite._system.cache import cache_folder, make_room
 from invsuite._system.files import whole
 from invsuite._system.spill import SpilledTensor, TensorLike, allocate, memory_budget
 from invsuite.data.base import Dataset, from_unit_range, to_unit_range
+from invsuite.data.geometry import Geometry
 from invsuite.data.photo_files import SECONDS_OF_SILENCE, tell
 from invsuite.data.workers import in_order
 
@@ -83,6 +86,56 @@ def images_of(dataset: Dataset, rows: Sequence[int]) -> torch.Tensor:
     if not dataset.is_photos:
         return torch.stack([dataset[row].image for row in rows])
     return to_unit_range(torch.cat(list(_pieces(dataset, rows, 1))))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random crops of some images.
+
+    Attributes:
+        rows: of a dataset.
+        seeds: of each crop.
+        least: share of an image's area that each keeps at least (`Geometry.random_box`).
+    """
+
+    rows: Sequence[int]
+    seeds: Sequence[int]
+    least: float
+
+
+def random_crops(dataset: Dataset, wanted: Iterable[Crops], expected: int) -> Iterator[torch.Tensor]:
+    """Yield random crops as 8-bit pixels (B, 3, H, W), decoded by all processors before they are asked for.
+
+    Args:
+        dataset: whose images they are.
+        wanted: batches of crops, taken as they are begun.
+        expected: how many crops there will be, as far as is known.
+    """
+    for pixels in in_order(partial(_crops_of, dataset), wanted, expected):
+        yield torch.from_numpy(pixels)
+
+
+def _crops_of(dataset: Dataset, crops: Crops) -> NDArray[np.uint8]:
+    each = zip(crops.rows, crops.seeds, strict=True)
+    return np.stack([random_crop(dataset, row, crops.least, seed).numpy() for row, seed in each])
+
+
+def random_crop(dataset: Dataset, row: int, least: float, seed: int) -> torch.Tensor:
+    """Return a random part of an image as 8-bit pixels (3, H, W) of the image's size.
+
+    It is cut from the photo in its own size, or from the image where there is no photo.
+
+    Args:
+        dataset: whose image it is.
+        row: of the dataset.
+        least: share of the image's area that the part has at least.
+        seed: of the draw.
+    """
+    photo, geometry = dataset.photo(row), dataset.geometry
+    if photo is None or geometry is None:
+        photo = Image.fromarray(dataset.pixels(row).permute(1, 2, 0).numpy())
+        geometry = Geometry((photo.height, photo.width))
+    return geometry.pixels(photo, geometry.random_box(photo.width, photo.height, least, seed))
 
 
 def _decoded(dataset: Dataset, rows: Sequence[int]) -> Iterator[torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,10 +74,23 @@ class Geometry:
         left, top = max(0.0, (width - w) / 2), max(0.0, (height - h) / 2)  # rounding must not leave the photo
         return (left, top, min(float(width), left + w), min(float(height), top + h))
 
-    def pixels(self, photo: Image.Image) -> torch.Tensor:
-        """Resize an RGB photo to 8-bit pixels (3, H, W)."""
+    def random_box(self, width: int, height: int, least: float, seed: int) -> tuple[float, float, float, float]:
+        """Return a random part of a ``width`` x ``height`` photo of the aspect of `source_box`, in the same form.
+
+        Its area is drawn between the share ``least`` and all of that of `source_box`, its place from all of the photo.
+        torchvision's ``RandomResizedCrop`` draws an aspect, too; here objects keep the shape that the scored ones have.
+        """
+        left, top, right, bottom = self.source_box(width, height)
+        draw = random.Random(seed)
+        side = math.sqrt(draw.uniform(least, 1))
+        w, h = side * (right - left), side * (bottom - top)
+        x, y = draw.uniform(0, width - w), draw.uniform(0, height - h)
+        return (x, y, min(float(width), x + w), min(float(height), y + h))
+
+    def pixels(self, photo: Image.Image, box: tuple[float, float, float, float] | None = None) -> torch.Tensor:
+        """Resize an RGB photo, or the ``box`` (left, top, right, bottom) of it, to 8-bit pixels (3, H, W)."""
         canvas = (self.size[1], self.size[0])
-        box = self.source_box(*photo.size)
+        box = self.source_box(*photo.size) if box is None else box
         how = INTERPOLATIONS[self.resampling.interpolation]
         return torch.tensor(np.asarray(photo.resize(canvas, how, box=box))).permute(2, 0, 1).contiguous()
 

@@ -128,7 +128,11 @@ class HubPhotos(Dataset):
         return f"{self.name}/{self._images[index][0]}"
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(key=self.key(index), image=self.geometry.tensor(self._photo(self._images[index][0])[0]))
+        return Sample(key=self.key(index), image=self.geometry.tensor(self.photo(index)))
+
+    def photo(self, index: int) -> Image.Image:
+        """Return image ``index`` as RGB, in its own size."""
+        return self._photo(self._images[index][0])[0]
 
     def digest(self) -> str:
         """Return a SHA-256 over every image's pixels and the geometry."""

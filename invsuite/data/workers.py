@@ -15,9 +15,12 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
+from functools import partial
+from itertools import chain
 from multiprocessing import current_process, get_context
 from typing import Any, TypeVar
 
@@ -35,28 +38,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(work: Callable[[T], R], pieces: Sequence[T], photos: int) -> Iterator[R]:
+def in_order(work: Callable[[T], R], pieces: Iterable[T], photos: int) -> Iterator[R]:
     """Yield what ``work`` makes of each piece, in order; `AHEAD` limits how many results wait.
 
     Args:
         work: done in other threads or processes; from these results come back pickled.
-        pieces: of the work.
+        pieces: of the work, taken as they are begun.
         photos: in all pieces together.
     """
     readable_suffixes()  # plug-ins are registered before threads use them
-    workers, done = processors(), 0
+    workers, rest, begun = processors(), iter(pieces), deque[T]()
     with quiet():
         if _by_processes(workers, photos):
-            try:
-                with ProcessPoolExecutor(workers, get_context("fork"), _begin, (work,)) as processes:
-                    for result in _ahead(processes, _inherited, pieces, workers):
-                        yield result
-                        done += 1
-            except (BrokenProcessPool, OSError):  # killed, or without memory: threads need less
-                pass
-        if done < len(pieces):
-            with ThreadPoolExecutor(workers) as threads:
-                yield from _ahead(threads, work, pieces[done:], workers)
+            make = partial(ProcessPoolExecutor, workers, get_context("fork"), _begin, (work,))
+            # one may be killed, or there may be no memory: threads need less
+            with suppress(BrokenProcessPool, OSError), make() as processes:
+                yield from _by(processes, _inherited, rest, workers, begun)
+        again = chain(list(begun), rest)
+        with ThreadPoolExecutor(workers) as threads:
+            yield from _by(threads, work, again, workers, deque())
 
 
 def _by_processes(workers: int, photos: int) -> bool:
@@ -65,19 +65,44 @@ def _by_processes(workers: int, photos: int) -> bool:
     return may and workers > ENOUGH_THREADS and photos >= WORTH_PROCESSES
 
 
-def _ahead(pool: Executor, work: Callable[[T], R], pieces: Sequence[T], workers: int) -> Iterator[R]:
-    """Yield the results of a pool in order, and cancel what is not begun if nobody asks for more."""
-    waiting: deque[Future[R]] = deque()
+def _by(pool: Executor, work: Callable[[T], R], pieces: Iterator[T], workers: int, begun: deque[T]) -> Iterator[R]:
+    """Yield the results of a pool in order, and cancel what is not begun if nobody asks for more.
+
+    ``begun`` holds the pieces whose results were not yielded.
+    """
+    waiting = deque[Future[R]]()
     try:
         for piece in pieces:
+            begun.append(piece)
             waiting.append(pool.submit(work, piece))
             if len(waiting) > AHEAD * workers:
-                yield waiting.popleft().result()
+                result = waiting.popleft().result()
+                begun.popleft()
+                yield result
         while waiting:
-            yield waiting.popleft().result()
+            result = waiting.popleft().result()
+            begun.popleft()
+            yield result
     finally:
         for future in waiting:
             future.cancel()
+
+
+def ahead(items: Generator[T], count: int) -> Generator[T]:
+    """Yield ``items`` in order, ``count`` of which another thread has made before they are asked for."""
+    waiting = deque[Future[T | None]]()
+    with closing(items), ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            while True:
+                while len(waiting) <= count:
+                    waiting.append(thread.submit(next, items, None))
+                item = waiting.popleft().result()
+                if item is None:
+                    return
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 _work: Callable[[Any], Any]  # in a process: what it does

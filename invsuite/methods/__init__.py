@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from invsuite._system.identity import params_of
 from invsuite._system.validation import build
 from invsuite.registry import METHODS
 
@@ -31,4 +32,4 @@ def method_table(method: Method) -> dict[str, Any]:
     """Return the table of a suite file that makes ``method``, with methods that it builds on as tables in it."""
     tree = {field.name: getattr(method, field.name) for field in fields(method)}
     inner = {key: method_table(tree[key]) for key in method.row_parameters}
-    return {"kind": method.name} | asdict(method) | inner
+    return {"kind": method.name} | params_of(method) | inner

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from invsuite._system.identity import params_of
 from invsuite._system.validation import check
 from invsuite.errors import NotApplicable
 from invsuite.inverses.networks import InverseSettings
@@ -207,6 +208,7 @@ class Work:
         networks: sizes of the inverse networks that are trained; None if there are none, or nobody knows.
         updates: forward and backward passes through the frozen model per reconstructed image.
         searched_passes: such passes by which a parameter is chosen for one stage.
+        crops: whether every image of the training is a random crop, decoded anew, of which nothing is kept.
     """
 
     fit_passes: int = 0
@@ -216,6 +218,7 @@ class Work:
     networks: InverseSettings | None = None
     updates: int = 0
     searched_passes: int = 0
+    crops: bool = False
 
 
 @dataclass(frozen=True)
@@ -324,7 +327,7 @@ class Method(ABC):
 
     def params(self) -> dict[str, Any]:
         """Return the parameters as they go into a record."""
-        return asdict(self)
+        return params_of(self)
 
 
 def no_fit(stages: tuple[str, ...]) -> FitCost:

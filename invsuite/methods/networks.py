@@ -128,7 +128,7 @@ class NetworkMethod(Method):
         chain = problem.chain_to(last)
         modules = inverse_networks(problem, self.settings, ("modular",), chain)
         modules = {stage: module.to(problem.device) for stage, module in modules.items()}
-        initial = initialise(problem, modules, self.start == "ridge", self.recipe.flip)
+        initial = initialise(problem, modules, self.start == "ridge", self.recipe)
         initial.apply(modules)
         return modules, initial
 
@@ -157,7 +157,9 @@ class NetworkMethod(Method):
     def work(self, facts: WorkFacts) -> Work:
         """Return the training of the stage's own network, or of its whole chain where stages share no module."""
         share = float(not self.shares_modules)
-        return Work(trained_passes=facts.image_passes, chain_share=share, networks=self.settings)
+        return Work(
+            trained_passes=facts.image_passes, chain_share=share, networks=self.settings, crops=self.recipe.crop < 1
+        )
 
 
 def image_objective(stage: str) -> Objective:
@@ -301,7 +303,7 @@ class Layerwise(NetworkMethod):
                 inverse.to(problem.device)
             initial = next((known for known in initials if known.costs.keys() >= set(chain)), None)
             if initial is None:
-                initial = initialise(problem, own, self.start == "ridge", self.recipe.flip)
+                initial = initialise(problem, own, self.start == "ridge", self.recipe)
                 initials.append(initial)
             initial.apply(own)
             module = chains[stage] = compose(own, chain)

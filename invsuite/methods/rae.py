@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +97,7 @@ class RepresentationAutoencoder(Method):
     def params(self) -> dict[str, Any]:
         """Return the parameters with the digest of the weights, "" where they are not here."""
         file = _file(self.decoder)
-        return asdict(self) | {"sha256": "" if file is None else _digest(file, file.stat().st_mtime_ns)}
+        return super().params() | {"sha256": "" if file is None else _digest(file, file.stat().st_mtime_ns)}
 
     def fit(self, problem: Problem) -> Fitted:
         """Load the decoder, and find the stages that it can read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -74,7 +74,7 @@ class Rathjens(Method):
 
     def params(self) -> dict[str, Any]:
         """Return the parameters with the digest of every file: what a file holds decides the reconstructions."""
-        return asdict(self) | {"sha256": [_digest(network.file) for network in self.networks]}
+        return super().params() | {"sha256": [_digest(network.file) for network in self.networks]}
 
     def fit(self, problem: Problem) -> Fitted:
         """Load the networks.

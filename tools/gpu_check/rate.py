@@ -40,9 +40,11 @@ from invsuite.models.base import Model
 from invsuite.models.load import load_model
 
 #: precision; how steps run: launched one by one ("plain"), replayed ("graphs"), or through `torch.compile` in its
-#: default mode ("compile") or another one; and where representations are kept
+#: default mode ("compile") or another one; and where representations are kept, or "crops": nowhere, for every image is
+#: a random crop, decoded anew
 VARIANTS = "bfloat16:graphs:off,float32:graphs:off,bfloat16:plain:off,float32:plain:off,bfloat16:graphs:auto"
-VARIANTS += ",bfloat16:compile:off,bfloat16:reduce-overhead:off"
+VARIANTS += ",bfloat16:graphs:crops,bfloat16:compile:off,bfloat16:reduce-overhead:off"
+CROP = 0.25  # share of a photo's area that a random crop keeps at least
 SELECTED = 32  # images held back for the one evaluation at the end of a fit
 LONGER = 5  # times the short fit
 WARMING = 4  # steps
@@ -175,7 +177,9 @@ def fit(problem: Problem, variant: str, width: int, steps: int) -> tuple[Fitted,
     """
     precision, way, cache = variant.split(":")
     # one evaluation, at the end: what is timed are steps
-    recipe = {"evaluations": 1, "patience": 0}
+    recipe: dict[str, float] = {"evaluations": 1, "patience": 0}
+    if cache == "crops":
+        recipe["crop"], cache = CROP, "off"
     method = make_method("modular", {"width": width, "depth": 1, "recipe": recipe})
     compile = "off" if way in ("plain", "graphs") else "on"
     engine = Engine(precision=precision, compile=compile, cache=cache, graphs=way == "graphs")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -33,11 +33,11 @@ from torch import nn
 from invsuite._system.flops import count_flops
 from invsuite._system.replay import Replay, can_capture
 from invsuite._system.timing import Stopwatch
-from invsuite.data.split import Split
 from invsuite.errors import ConvergenceError, UsageError
 from invsuite.methods.problem import Budget, Problem
 from invsuite.methods.training import checkpoint
-from invsuite.methods.training.features import Draw, FeatureCache, FeatureStream, SelectionFeatures, selection_features
+from invsuite.methods.training.draws import draws
+from invsuite.methods.training.features import FeatureCache, FeatureStream, SelectionFeatures, selection_features
 from invsuite.methods.training.recipe import Recipe
 
 CLOCK_STEPS = 16  # steps between readings of a GPU's clock, which wait for it, where seconds are the budget
@@ -479,8 +479,8 @@ def _run(
     stream = FeatureStream(
         problem.model, problem.fit, stages, size, cache, expected, context.charged, graphs=context.engine.graphs
     )
-    order = islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip), step, None)
-    batches = stream.batches((rows[own], mirrored[own]) for rows, mirrored in order)
+    order = islice(draws(problem.fit, budget.batch, problem.seed, recipe.flip, recipe.crop), step, None)
+    batches = stream.batches(draw.part(own) for draw in order)
     active = [training for training in trainings.values() if not training.done]
     while active:
         step += 1
@@ -503,7 +503,7 @@ def _run(
             seconds = shared.seconds + stream.borrowed_seconds
             checkpoint.save(path, signature, {"trainings": states, "step": step, "shared_seconds": seconds})
         context.progress(step, max([step, *(round(training.pace.steps) for training in active)]), "training steps")
-    features = cache.place or "off"
+    features = "off" if recipe.crop < 1 else cache.place or "off"
     if context.features is None:
         cache.close()
     results = {name: training.result for name, training in trainings.items()}
@@ -513,18 +513,6 @@ def _run(
 def _stages(problem: Problem, trainees: Sequence[Trainee]) -> tuple[str, ...]:
     """Return the stages whose tensors any of the networks needs, in chain order."""
     return problem.model.order([stage for trainee in trainees for stage in trainee.needs])
-
-
-def draws(fit: Split, size: int, seed: int, flip: bool) -> Iterator[Draw]:
-    """Yield draws without end: reshuffled passes over the fit images, a random half of each batch mirrored."""
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    while True:
-        while len(order) < size:
-            order += torch.randperm(len(fit), generator=generator).tolist()
-        rows, order = order[:size], order[size:]
-        mirrored = (torch.rand(size, generator=generator) < 0.5).tolist() if flip else [False] * size
-        yield rows, mirrored
 
 
 def _step_costs(problem: Problem, trainees: Sequence[Trainee]) -> dict[str, TrainingCost]:

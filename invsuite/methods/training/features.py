@@ -15,9 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -25,59 +23,19 @@ import torch
 from invsuite._system.replay import Replay
 from invsuite._system.spill import SpilledTensor, TensorLike, disk_budget, memory_budget
 from invsuite._system.validation import convert
-from invsuite.data.base import check_images, to_unit_range
 from invsuite.data.split import Split
 from invsuite.errors import UsageError
+from invsuite.methods.training.draws import Draw, Loaded, batch_images, loaded
 from invsuite.models.base import Model
 
 CachePolicy = Literal["auto", "memory", "disk", "off"]
 TIMED_BATCHES = 2  # computed before deciding; the fastest one counts, the first warms up
 REPLAYED_BATCHES = 5  # the same where the forward is captured: the fourth is the first that is replayed
-LOADED = 4  # batches that are loaded before they are asked for
 LOOK_AHEAD = 64  # batches of the order that may be looked at to fill one forward pass
 #: bytes per second that representations are reckoned to be written or read at; a wrong one costs time, no value
 BYTES_PER_SECOND = {"memory": 2**31, "disk": 2**28}
 
-#: the fit images of one batch: rows, and which of them are mirrored
-Draw = tuple[list[int], list[bool]]
-#: a draw, and a function that returns its images (B, 3, H, W) on the model's device, or waits for them
-Loaded = tuple[Draw, Callable[[], torch.Tensor]]
 Log = Callable[[str], None]
-
-
-def batch_images(split: Split, draw: Draw) -> torch.Tensor:
-    """Return the images (B, 3, H, W) of a draw."""
-    rows, mirrored = draw
-    images = check_images(split.images(rows))
-    flip = torch.tensor(mirrored)
-    if flip.any():
-        images[flip] = images[flip].flip(-1)
-    return images
-
-
-@dataclass(frozen=True)
-class PinnedBatch:
-    """The images of a draw as 8-bit pixels, in memory that a GPU copies from while it computes.
-
-    Attributes:
-        pixels: (B, 3, H, W), pinned.
-        mirrored: (B,), pinned.
-    """
-
-    pixels: torch.Tensor
-    mirrored: torch.Tensor
-
-    @staticmethod
-    def of(split: Split, draw: Draw) -> PinnedBatch:
-        """Return the batch of a draw."""
-        rows, mirrored = draw
-        return PinnedBatch(split.pixels(rows).pin_memory(), torch.tensor(mirrored).pin_memory())
-
-    def images(self, device: torch.device) -> torch.Tensor:
-        """Return the images (B, 3, H, W) in [0, 1] on a GPU, which is not waited for."""
-        images = to_unit_range(self.pixels.to(device, non_blocking=True))
-        mirrored = self.mirrored.to(device, non_blocking=True)
-        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def expected_distinct(draws: float, items: int) -> float:
@@ -231,13 +189,16 @@ class FeatureStream:
 
     def batches(self, draws: Iterator[Draw]) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Yield images (B, 3, H, W) on the model's device and every stage's tensor (B, ...), one pair per draw."""
-        loaded, ahead = self._loaded(draws), deque[Loaded]()
+        following, ahead = loaded(self.split, draws, self.model.device, self.expected), deque[Loaded]()
         while True:
-            next_one = ahead.popleft() if ahead else next(loaded, None)
+            next_one = ahead.popleft() if ahead else next(following, None)
             if next_one is None:
                 return
             draw, load = next_one
             images = load()
+            if draw.crops:  # no two are alike: nothing of them is worth keeping
+                yield images, self._compute(images, decides=False)
+                continue
             items = self._numbers(draw)
             if not self.cache.keeps:
                 tensors = self._compute(images)
@@ -255,45 +216,21 @@ class FeatureStream:
                 self.cache.keep(items, tensors, self._items)
             else:
                 if missing:
-                    self._fill(missing, loaded, ahead)
+                    self._fill(missing, following, ahead)
                 tensors = self.cache.read(items, self.stages, self.model.device)
             yield images, tensors
 
     def _numbers(self, draw: Draw) -> list[int]:
         """Return each image's number among all that the split can give: plain ones first, then mirrored ones."""
-        return [row + len(self.split) * flipped for row, flipped in zip(*draw, strict=True)]
+        return [row + len(self.split) * flipped for row, flipped in zip(draw.rows, draw.mirrored, strict=True)]
 
-    def _loaded(self, draws: Iterator[Draw]) -> Iterator[Loaded]:
-        """Yield draws, each with a function that returns its images.
-
-        Where they do not lie in memory, or go to a GPU, another thread loads them while this one computes.
-        """
-        cuda = self.model.device.type == "cuda"
-        if self.split.in_memory and not cuda:
-            yield from ((draw, partial(batch_images, self.split, draw)) for draw in draws)
-            return
-        pending: deque[Loaded] = deque()
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            for draw in draws:
-                if cuda:
-                    batch = pool.submit(PinnedBatch.of, self.split, draw)
-                    pending.append((draw, partial(self._sent, batch)))
-                else:
-                    pending.append((draw, pool.submit(batch_images, self.split, draw).result))
-                if len(pending) > LOADED:
-                    yield pending.popleft()
-            yield from pending
-
-    def _sent(self, batch: Future[PinnedBatch]) -> torch.Tensor:
-        return batch.result().images(self.model.device)
-
-    def _fill(self, missing: list[int], loaded: Iterator[Loaded], ahead: deque[Loaded]) -> None:
+    def _fill(self, missing: list[int], following: Iterator[Loaded], ahead: deque[Loaded]) -> None:
         """Compute ``missing`` and, to fill the batch, what the draws to come lack."""
         lacking = dict.fromkeys(missing)
         for draw, _ in ahead:
             lacking |= dict.fromkeys(self.cache.missing(self._numbers(draw), self.stages))
         while len(lacking) < self.batch and len(ahead) < LOOK_AHEAD:
-            further = next(loaded, None)
+            further = next(following, None)
             if further is None:
                 break
             ahead.append(further)
@@ -302,7 +239,7 @@ class FeatureStream:
         self._own |= set(items)
         padded = items + items[:1] * (self.batch - len(items))
         plain = len(self.split)
-        images = batch_images(self.split, ([i % plain for i in padded], [i >= plain for i in padded]))
+        images = batch_images(self.split, Draw([i % plain for i in padded], [i >= plain for i in padded]))
         tensors = self._compute(images.to(self.model.device))
         self.cache.keep(items, {s: t[: len(items)] for s, t in tensors.items()}, self._items)
 
@@ -311,9 +248,9 @@ class FeatureStream:
         return self.model.forward_stages(images, self.stages)
 
     @torch.no_grad()
-    def _compute(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _compute(self, images: torch.Tensor, decides: bool = True) -> dict[str, torch.Tensor]:
         """Run the frozen forward; the first ones are timed, which waits for a GPU, and then the policy is decided."""
-        deciding = self.cache.place is None
+        deciding = decides and self.cache.place is None
         if deciding and images.is_cuda:
             torch.cuda.synchronize(images.device)
         start = time.perf_counter()

@@ -23,8 +23,10 @@ from invsuite.inverses.closed_form import ClosedFormPath, QueryPath
 from invsuite.inverses.convolution import resized, upsampling_factor
 from invsuite.inverses.networks import InverseNetwork
 from invsuite.methods.problem import Problem
-from invsuite.methods.training.engine import TrainingCost, draws
+from invsuite.methods.training.draws import draws
+from invsuite.methods.training.engine import TrainingCost
 from invsuite.methods.training.features import FeatureCache, FeatureStream
+from invsuite.methods.training.recipe import Recipe
 from invsuite.models.base import Layout, image_layout
 
 DEAD = 1e-3  # a channel's deviation counts as at least this part of the greatest channel's
@@ -155,7 +157,7 @@ def place_rows(
 
 
 @torch.no_grad()
-def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: bool, flip: bool) -> Initialisation:
+def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: bool, recipe: Recipe) -> Initialisation:
     """Measure and solve initial values for the modules of one chain; their scales are set on the way.
 
     A path to the image that explains little of it (a CNN's features: 0.8 of the variance, a patch embedding: 0.99)
@@ -166,7 +168,7 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
         problem: whose first fit images are looked at.
         modules: by the stage they read, in chain order from the image.
         solved: whether closed-form paths are solved; else they keep their initial values.
-        flip: whether training mirrors half of the images.
+        recipe: by which they are trained.
     """
     model, chain = problem.model, tuple(modules)
     layouts = {"": image_layout(model.image_size)} | {stage: model.layout(stage) for stage in chain}
@@ -176,7 +178,7 @@ def initialise(problem: Problem, modules: Mapping[str, InverseNetwork], solved: 
     held = HELD_BYTES // (4 * sum(layout.values for layout in layouts.values()))
     count = max(1, min(MOST_IMAGES, len(problem.fit), held) // size)
     further = max((further_batches(problem, layouts[stage], count) for stage in by_queries), default=0)
-    images = FirstImages(problem, (count + further) * size, flip)
+    images = FirstImages(problem, (count + further) * size, recipe)
     paths = Paths(problem.device, modules, layouts, images.count)
 
     moments = {name: Moments(layout) for name, layout in layouts.items()}
@@ -220,12 +222,12 @@ class FirstImages:
     Args:
         problem: whose they are.
         count: how many are looked at.
-        flip: whether training mirrors half of them.
+        recipe: of the training.
     """
 
-    def __init__(self, problem: Problem, count: int, flip: bool) -> None:
+    def __init__(self, problem: Problem, count: int, recipe: Recipe) -> None:
         self.problem, self.count = problem, count
-        self._order = draws(problem.fit, problem.budget.batch, problem.seed, flip)
+        self._order = draws(problem.fit, problem.budget.batch, problem.seed, recipe.flip, recipe.crop)
         self._cache = problem.context.features or FeatureCache("off")
         self._streams: list[FeatureStream] = []
 

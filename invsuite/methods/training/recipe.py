@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
+from invsuite._system.identity import CAME_LATER
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range, check
 from invsuite.inverses.attention import QueriesToSpatial, TokenMixer
 from invsuite.inverses.convolution import SpatialToSpatial
@@ -28,6 +29,9 @@ class Recipe:
         evaluations: on the selection images, at equal parts of the budget; the best weights are kept. There are fewer
             where they would look at more than an eighth as many images as training does, but always one.
         flip: whether a random half of each batch is mirrored.
+        crop: share of a photo's area that a random resized crop of it keeps at least, drawn anew for every pass
+            (`invsuite.data.geometry.Geometry.random_box`); 1 crops nothing. Photos are decoded again for each pass, and
+            no representation is kept: it is for budgets that look at each photo many times.
         sweep: learning rates to try instead of ``learning_rate``: each trains every network from its initial values on
             an equal part of ``sweep_share`` of the budget, and the one with the least selection loss gets the rest.
         sweep_share: share of the budget, between 0 and 1, that ``sweep`` takes.
@@ -48,6 +52,7 @@ class Recipe:
     warmup: Annotated[float, Range(minimum=0, maximum=1)] = 0.05
     evaluations: Positive = 8
     flip: bool = True
+    crop: Annotated[float, Range(above=0, maximum=1)] = field(default=1.0, metadata=CAME_LATER)
     sweep: list[PositiveFloat] = field(default_factory=list)
     sweep_share: Annotated[float, Range(above=0, below=1)] = 0.2
     linear_rate: NonNegativeFloat = 0.02
