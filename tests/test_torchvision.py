@@ -44,21 +44,23 @@ def test_another_make_of_network_is_refused() -> None:
 
 def test_published_weights_are_read_or_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(Unavailable, match=r"checkpoint alexnet-owt-7be5be79.pth is not in the cache; fetch it: curl"):
-        load_model("torchvision:alexnet")
-    (need,) = needs("torchvision:alexnet")
-    assert need.what == "checkpoint alexnet-owt-7be5be79.pth"
+    with pytest.raises(
+        Unavailable, match=r"checkpoint mobilenet_v3_small-047dcff4.pth is not in the cache; fetch it: curl"
+    ):
+        load_model("torchvision:mobilenet_v3_small")
+    (need,) = needs("torchvision:mobilenet_v3_small")
+    assert need.what == "checkpoint mobilenet_v3_small-047dcff4.pth"
     assert need.state == "to fetch"
-    assert [n.what for n in needs("unnormalised:torchvision:alexnet")] == [need.what]
+    assert [n.what for n in needs("unnormalised:torchvision:mobilenet_v3_small")] == [need.what]
     path = tmp_path / "w.pth"
-    torch.save(torchvision.models.get_model("alexnet", weights=None).state_dict(), path)
+    torch.save(torchvision.models.get_model("mobilenet_v3_small", weights=None).state_dict(), path)
     monkeypatch.setattr(TorchFile, "find", lambda self: path)
-    model = load_model("torchvision:alexnet")
+    model = load_model("torchvision:mobilenet_v3_small")
     assert not model.origin.random
     assert len(model.origin.sha256) == 64
     path.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_model("torchvision:alexnet")
+        load_model("torchvision:mobilenet_v3_small")
 
 
 def test_the_list_names_the_adapter() -> None:
