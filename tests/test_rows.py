@@ -143,6 +143,16 @@ def test_a_row_of_fewer_images_is_placed_only_where_these_tell_it_apart() -> Non
     assert Results([whole[0], first(4, unlike)]).places["psnr"] == {}, "nothing is left to be compared with"
 
 
+def test_rows_that_are_the_same_on_every_image_have_no_places() -> None:
+    """As by a measure of the stage alone, which every method has."""
+    twins = [planted(name, 0.0) for name in ("ridge", "modular", "layerwise")]
+    assert Results(twins).places["psnr"] == {}
+    one_image = planted("nearest", np.eye(16)[3])
+    assert set(Results([*twins, one_image]).places["psnr"]) == {
+        f"vit/embed/{r.cell.method}" for r in [*twins, one_image]
+    }
+
+
 def test_each_budget_is_spent(results: Results) -> None:
     passes = [of(results, f"layerwise@{budget}").cost for budget in (16, 32)]
     assert [cost.fit_image_passes for cost in passes if cost is not None] == [16, 32]

@@ -16,6 +16,7 @@ from invsuite.results.statistics import Array, Difference, differences, distance
 
 #: Place of a row by a measure: {measure: {row name: place}}.
 Places = dict[str, dict[str, int]]
+ROUNDING = 1e-6  # of a value: two that differ by less are the same
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,8 @@ def measures_of(rows: Iterable[Row]) -> dict[str, Measurement]:
 def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     """Return the place of each row of one stage by ``measure``, by row name; none where fewer than two rows compete.
 
-    Per-image distances from the best are compared pairwise (`invsuite.results.statistics.places`). Rows without a
+    Per-image distances from the best are compared pairwise (`invsuite.results.statistics.places`). There are no places
+    where all rows have the same values, as they have by a measure of the model's stage alone. Rows without a
     value have no place, and neither have those that see the image or have not converged, nor those defined on fewer
     than half as many of their images as the row with most there: of them too little is known to let them share one.
     Nor does a row share one that was not scored on images of at least half of the rows: it has a place where the images
@@ -241,13 +243,21 @@ def places_of(rows: Sequence[Row], measure: str) -> dict[str, int]:
     ranked = [
         name for name, where in defined.items() if where.sum() >= max(2, most[:, own[name]].sum(axis=1).max() / 2)
     ]
-    if len(ranked) < 2:
+    if len(ranked) < 2 or not _differ([losses[name] for name in ranked]):
         return {}
     expected = np.mean([defined[name] for name in ranked], axis=0) >= 0.5
     partial = [number for number, name in enumerate(ranked) if (expected & ~own[name]).any()]
     numbers = zip(ranked, places([losses[name] for name in ranked], partial), strict=True)
     placed = {name: place for name, place in numbers if place is not None}
     return placed if len(placed) > 1 else {}
+
+
+def _differ(losses: Sequence[Array]) -> bool:
+    """Tell whether rows have values (seeds, images) that differ by more than rounding, or no image in common."""
+    values = np.concatenate(losses)
+    values = values[:, (~np.isnan(values)).sum(axis=0) > 1]
+    spread, size = np.nanmax(values, axis=0) - np.nanmin(values, axis=0), np.nanmax(np.abs(values), axis=0)
+    return not values.size or bool((spread > ROUNDING * size).any())
 
 
 def all_places(rows: Iterable[Row]) -> Places:
