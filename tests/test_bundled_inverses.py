@@ -39,7 +39,7 @@ def test_both_models_have_every_row_at_every_stage() -> None:
 
 @pytest.mark.parametrize("place", sorted(BUNDLED))
 def test_it_reconstructs_images_that_it_has_not_seen_as_its_card_says(place: str, models: dict[str, Model]) -> None:
-    """On the first 8 of the 64 images: their mean lies within the spread that these have."""
+    """On the first 8 of the images: their mean lies within the spread that these have."""
     model = models[place.removeprefix("bundled:").partition("/")[0]]
     inverse = load_inverse(place, model)
     scored = open_images(load_suite("bundled").data.score, model.image_size, model.resampling)

@@ -30,7 +30,8 @@ def executed(name: str, folder: Path, kernel: KernelManager) -> NotebookNode:
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # the repository holds none
-    notebook.cells.insert(0, new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"))
+    # the folder of the notebook before may be gone
+    notebook.cells.insert(0, new_code_cell(f"import os\nos.chdir({str(folder)!r})\n%reset -f"))
     NotebookClient(notebook, timeout=600, km=kernel).execute()
     return notebook
 

@@ -65,6 +65,21 @@ def test_gcv_finds_a_lambda_about_as_good_as_the_best(count: int, noise: float) 
     assert found.gcv is not None
 
 
+def test_features_that_vary_little_around_a_large_value_keep_their_variance() -> None:
+    """In float32, as features come; each batch has its own mean."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(96, 4, 12, generator=generator) * 0.01 + torch.logspace(-1, 2, 12)
+    y = torch.randn(96, 4, 3, generator=generator) + x[..., :3] * 20
+    plain, exact = NormalEquations(), NormalEquations()
+    for part in (slice(0, 16), slice(16, 96)):
+        plain.add(x[part], y[part])
+        exact.add(x[part].double(), y[part].double())
+    for found, true in zip(plain.around(*plain.means()), exact.around(*exact.means()), strict=True):
+        expected = torch.as_tensor(true)
+        assert torch.allclose(torch.as_tensor(found), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert plain.rows == exact.rows == 96 * 4
+
+
 def test_gcv_with_fewer_rows_than_features_shrinks() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 1, 80, generator=generator), torch.randn(20, 1, 4, generator=generator)

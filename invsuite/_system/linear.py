@@ -69,18 +69,27 @@ class NormalEquations:
     def add(self, features: torch.Tensor, targets: torch.Tensor, sums: TargetSums | None = None) -> None:
         """Accumulate a batch; products are computed in float32 a batch, sums kept in float64.
 
+        Features are taken around their means over the batch: of one that varies by little around a large value, a
+        product as it stands holds nothing but rounding.
+
         Args:
             features: (B, places, d).
             targets: (B, places, t).
             sums: the targets', if they are known already.
         """
-        self.images += len(features)
+        centre = features.mean((0, 1))
+        features = features - centre
         rows, wanted = features.flatten(0, 1), targets.flatten(0, 1)
-        self.xx = self.xx + gram(rows).double()
-        self.xy = self.xy + (rows.T @ wanted).double()
-        self.x = self.x + features.sum(0).double()  # over the few images of a batch float32 is exact enough
         y, yy = sums or target_sums(targets)
-        self.y, self.yy = self.y + y, self.yy + yy
+        batch = {
+            "images": len(features),
+            "xx": gram(rows).double(),
+            "xy": (rows.T @ wanted).double(),
+            "yy": yy,
+            "x": features.sum(0).double(),  # over the few images of a batch float32 is exact enough
+            "y": y,
+        }
+        self.include(batch, centre, torch.zeros_like(y[0]))
 
     @property
     def places(self) -> int:

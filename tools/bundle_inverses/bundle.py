@@ -48,13 +48,18 @@ def bundle(folder: Path) -> Path:
     card = replace(inverse.card, quality={}, scored_on=None, licence=LICENCE)
     data = pack(stored(tensors, chosen))
     write_inverse(place, card, data, {})
-    again = load_inverse(place)
-    records = score(again, images, METRICS, edits=load_suite("bundled").edits)
-    again.card.with_quality(records).write(place)
-    after = {record.cell.stage: record.measurements["psnr"].mean or 0.0 for record in records}
+    after = rescore(place)
     losses = ", ".join(f"{stage} {after[stage]:.2f} ({after[stage] - before[stage]:+.3f}) dB" for stage in before)
     print(f"{place.parent.name}/{place.name}: {len(data) / 2**20:.2f} MiB, {losses}; {chosen}", flush=True)
     return place
+
+
+def rescore(place: Path) -> dict[str, float]:
+    """Score the inverse in ``place`` on the suite's images, write the numbers on its card, and return PSNR by stage."""
+    inverse = load_inverse(place)
+    records = score(inverse, scored_images(inverse), METRICS, edits=load_suite("bundled").edits)
+    inverse.card.with_quality(records).write(place)
+    return {record.cell.stage: record.measurements["psnr"].mean or 0.0 for record in records}
 
 
 def scored_images(inverse: Inverse) -> Split:
