@@ -12,6 +12,7 @@ from helpers import invoke, scene_split, small_suite
 
 import invsuite
 from invsuite.errors import NotApplicable, UsageError
+from invsuite.methods import make_method
 from invsuite.methods.disturbed import Disturbed, Kind, Scale, disturb, usefulness
 from invsuite.methods.optimisation.presets import Optimisation
 from invsuite.methods.problem import Problem
@@ -91,6 +92,20 @@ def test_who_is_told_of_noise_reads_more(linear_chain: Model, make_problem: Make
         values[told] = psnr(fitted.inverter.invert(target), images)
     clean = psnr(Ridge().fit(problem).inverter.invert(target), images)
     assert values[False] + 1 < values[True] < clean
+
+
+@pytest.mark.parametrize("name", ["layerwise", "modular", "modular-finetuned", "shared-chain"])
+def test_training_sees_what_it_is_told_of(name: str, small_chain: Model, make_problem: MakeProblem) -> None:
+    """Nothing is read of pure noise but the mean: who trained on it knows, who trained without it passes it on."""
+    images = scene_split(904, 6, 12).images(slice(0, 6))
+    problem = make_problem(small_chain, ("first",), passes=960)
+    target = small_chain.represent(images, ["first"])["first"]
+    start = make_method(name, {"width": 16, "depth": 1})
+    values = {}
+    for told in (False, True):
+        fitted = Disturbed(start, "noise", 10.0, told).fit(problem)
+        values[told] = psnr(fitted.inverter.invert(target), images)
+    assert values[True] > values[False] + 3
 
 
 def test_the_answers_that_stay_are_counted(vit: Model, detr: Model, make_problem: MakeProblem) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -223,6 +223,7 @@ class Disturbed(BuiltOn):
     name = "disturbed"
     family = "hybrid"
     source = "the suite's own: another method on disturbed representations"
+    version = 2
     taken = (*BuiltOn.taken, "family")
 
     def __post_init__(self) -> None:
@@ -322,15 +323,18 @@ def _under(tensors: NamedTensors, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def disturbed_model(model: Model, stage: str, change: Callable[[Representation], Representation]) -> Model:
-    """Return a model with the same components whose `represent` hands out the disturbed representation of a stage."""
+    """Return a model with the same components that hands out the disturbed representation of a stage, to all who ask.
+
+    What it holds at other stages, later ones too, is undisturbed.
+    """
 
     @torch.no_grad()
-    def represent(images: torch.Tensor, stages: Any) -> dict[str, Representation]:
-        clean = model.represent(images, stages)
-        return {name: change(one) if name == stage else one for name, one in clean.items()}
+    def forward_stages(images: torch.Tensor, stages: Sequence[str]) -> list[torch.Tensor]:
+        clean = zip(stages, model.forward_stages(images, stages), strict=True)
+        return [change(Representation(t, model.layout(s), s)).tensor if s == stage else t for s, t in clean]
 
     other = copy.copy(model)
-    other.represent = represent  # type: ignore[method-assign]
+    other.forward_stages = forward_stages  # type: ignore[method-assign]
     return other
 
 
