@@ -52,7 +52,7 @@ def test_a_photo_is_inverted(tmp_path: Path, kernel: KernelManager) -> None:
     notebook = executed("invert_a_photo.ipynb", tmp_path, kernel)
     assert pictures(notebook) == 4
     text = printed(notebook)
-    assert re.search(r"block06: \d\d\.\d dB PSNR on 64 images", text)
+    assert re.search(r"block06: \d\d\.\d dB PSNR on 128 images", text)
     assert re.search(r"^hue \+120° +\{'embed': \d\d\.\d", text, re.M)
     assert (tmp_path / "coffee.pdf").read_bytes().startswith(b"%PDF")
 
