@@ -100,12 +100,17 @@ class Loaded(TorchDataset[torch.Tensor]):
         return v2.functional.pil_to_tensor(self.crop(self.folder.photo(index)))
 
 
-@pytest.mark.parametrize(("number", "kind"), [(1, "threads"), (2, "threads"), (2, "processes")])
-def test_decoding(
-    benchmark: BenchmarkFixture, photos: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
-) -> None:
+@pytest.fixture(params=[(1, "threads"), (2, "threads"), (2, "processes")], ids=lambda param: f"{param[0]}-{param[1]}")
+def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """How many threads or processes decode, and which of the two."""
+    number, kind = request.param
     monkeypatch.setattr(workers, "processors", lambda: number)
     monkeypatch.setattr(workers, "_by_processes", lambda *facts: kind == "processes")
+    return number, kind
+
+
+def test_decoding(benchmark: BenchmarkFixture, photos: Path, decoders: tuple[int, str]) -> None:
+    number, kind = decoders
     folder = opened(photos)
     loader = DataLoader(Loaded(folder), batch_size=BATCH, num_workers=number)
     theirs = seconds(lambda: [len(batch) for batch in loader])
@@ -114,13 +119,9 @@ def test_decoding(
     print(f"\n{number} {kind}: {COUNT / ours:.0f} photos/s, DataLoader {COUNT / theirs:.0f}: {theirs / ours:.2f} of it")
 
 
-@pytest.mark.parametrize(("number", "kind"), [(1, "threads"), (2, "threads"), (2, "processes")])
-def test_random_crops(
-    benchmark: BenchmarkFixture, photos: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
-) -> None:
-    monkeypatch.setattr(workers, "processors", lambda: number)
-    monkeypatch.setattr(workers, "_by_processes", lambda *facts: kind == "processes")
-    folder, cpu = opened(photos), torch.device("cpu")
+def test_random_crops(benchmark: BenchmarkFixture, photos: Path, decoders: tuple[int, str]) -> None:
+    (number, kind), cpu = decoders, torch.device("cpu")
+    folder = opened(photos)
     split = Split(folder, tuple(range(COUNT)))
     split.prepare()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 #: metadata of a dataclass field that changes no number: a name, the place where something lies, how fast it runs
@@ -21,7 +21,7 @@ def params_of(instance: Any) -> dict[str, Any]:
     params = asdict(instance)
     for spec in fields(instance):
         value = getattr(instance, spec.name)
-        if spec.metadata.get("came_later") and spec.default is not MISSING and value == spec.default:
+        if spec.metadata.get("came_later") and value == spec.default:
             del params[spec.name]
         elif is_dataclass(value):
             params[spec.name] = params_of(value)

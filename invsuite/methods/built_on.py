@@ -6,7 +6,6 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from invsuite._system.identity import params_of
 from invsuite.errors import UsageError
 from invsuite.methods import make_method, method_table
 from invsuite.methods.base import Method
@@ -50,4 +49,4 @@ class BuiltOn(Method, ABC):
     def params(self) -> dict[str, Any]:
         """Return the parameters; all that identifies the other method belongs to this cell too."""
         start = {"start_version": self.begun.version, "start_params": self.begun.params()}
-        return params_of(self) | {"start": method_table(self.begun)} | start
+        return super().params() | {"start": method_table(self.begun)} | start

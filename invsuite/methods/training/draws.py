@@ -26,7 +26,7 @@ class Draw:
     Attributes:
         rows: of the fit split.
         mirrored: which of them are mirrored.
-        crops: of which random crop (`invsuite.data.base.Dataset.random_crop`) each is, by its seed; none where each is
+        crops: of which random crop (`invsuite.data.decoding.random_crop`) each is, by its seed; none where each is
             the image as the model's own preprocessing makes it.
         least: share of an image's area that a crop keeps at least.
     """
@@ -119,16 +119,21 @@ def loaded(split: Split, draws: Iterator[Draw], device: torch.device, expected: 
     if first is None:
         return
     draws = chain([first], draws)
-    pixels = _crops(split, draws, round(expected)) if first.crops else ((d, split.pixels(d.rows)) for d in draws)
-    if device.type == "cuda":
-        pinned = ((draw, PinnedBatch.of(batch, draw)) for draw, batch in pixels)
-        with closing(ahead(pinned, LOADED)) as batches:
-            yield from ((draw, partial(batch.images, device)) for draw, batch in batches)
-    elif not first.crops and split.in_memory:
+    if not first.crops and split.in_memory and device.type != "cuda":
         yield from ((draw, partial(batch_images, split, draw)) for draw in draws)
-    else:
-        with closing(ahead(pixels, LOADED)) as plain:
-            yield from ((draw, partial(_mirrored, batch, draw)) for draw, batch in plain)
+        return
+    pixels = _crops(split, draws, round(expected)) if first.crops else ((d, split.pixels(d.rows)) for d in draws)
+    ready = ((draw, _ready(batch, draw, device)) for draw, batch in pixels)
+    with closing(ahead(ready, LOADED)) as batches:
+        yield from batches
+
+
+def _ready(pixels: torch.Tensor, draw: Draw, device: torch.device) -> Callable[[], torch.Tensor]:
+    """Make the images of a draw from its 8-bit pixels, as far as another thread can, and return what hands them out."""
+    if device.type == "cuda":
+        return partial(PinnedBatch.of(pixels, draw).images, device)
+    images = _mirrored(pixels, draw)
+    return lambda: images
 
 
 def _crops(split: Split, draws: Iterator[Draw], expected: int) -> Generator[tuple[Draw, torch.Tensor]]:
