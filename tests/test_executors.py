@@ -515,7 +515,7 @@ def test_without_ray_one_line_says_what_to_install(tiny_suite: Path, monkeypatch
 
 def test_progress_names_what_every_worker_does(plan: Plan) -> None:
     stream = io.StringIO()
-    reporter = ConsoleReporter(Console(file=stream, width=500))
+    reporter = ConsoleReporter(Console(file=stream, width=20))
     cells = plan.cells
     reporter.begin(len(cells), 100.0)
     first, second = reporter.work("vit ridge", 50.0, "worker 1"), reporter.work("detr mean", 50.0, "worker 2")

@@ -44,8 +44,8 @@ class ConsoleReporter:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self.console.print(text, style="dim", highlight=False, markup=False)
+        """Print a line above the bar, whole: a path that is broken in two can be neither found nor copied."""
+        self.console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, cells: int, weight: float) -> None:
         """Start counting ``cells`` of ``weight`` image passes."""
