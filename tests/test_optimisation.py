@@ -21,7 +21,7 @@ from invsuite.data.split import Split
 from invsuite.errors import UsageError
 from invsuite.methods import make_method
 from invsuite.methods.base import Snapshot
-from invsuite.methods.optimisation.engine import Descent, Progress, feature_loss, snapshot_marks
+from invsuite.methods.optimisation.engine import Descended, Descent, Progress, feature_loss, snapshot_marks
 from invsuite.methods.optimisation.optimisers import LBFGS
 from invsuite.methods.optimisation.pixels import ClampedPixels, FourierPixels, ImagePrior, SigmoidPixels
 from invsuite.methods.optimisation.presets import Mahendran2015, Optimisation
@@ -294,6 +294,45 @@ def test_the_weight_is_chosen_by_the_error_on_selection_images(vit: Model, make_
         assert cost.stage_seconds["embed"] > 0
         weights.append(notes["tv"])
     assert weights[0] < weights[1], "smooth images want the stronger prior"
+
+
+class Ends:
+    """In place of a descent: every image ends with the next of some PSNRs."""
+
+    def __init__(self, images: torch.Tensor, psnrs: list[float]) -> None:
+        self.images, self.psnrs = images, iter(psnrs)
+
+    def __call__(self, *_: object, **__: object) -> Descended:
+        ones = torch.ones(len(self.images))
+        return Descended(self.images + 10 ** (-next(self.psnrs) / 20), ones, ones, ones.long(), ones.bool())
+
+
+@pytest.mark.parametrize(
+    ("psnrs", "chosen"),
+    [
+        ([20.0, 25.0, 24.0, 23.0], 1),  # the fourth is the last that is looked at
+        ([20.0, 25.0, 24.0, 26.0, 25.0, 25.0], 3),
+        ([20.0, 25.0, 25.0 + GAIN / 2, 25.0], 1),  # a gain too small to tell
+        ([16.0, 15.0, 14.0, 14.5, 15.5, 17.0], 5),  # falls before it rises
+        ([16.0, 15.0, 14.0, 13.0, 12.0, 11.0], 0),  # was to be looked at to the end
+    ],
+)
+def test_a_path_of_weights_ends_only_where_it_has_gained_and_lost(
+    psnrs: list[float], chosen: int, linear_chain: Model, make_problem: MakeProblem
+) -> None:
+    problem = make_problem(linear_chain, ("first",))
+    images = problem.select.images(slice(0, 2))
+    [target] = linear_chain.represent(images, ["first"]).values()
+    inverter = make_method("optimisation", {"tv": 0.1}).fit(problem).inverter
+    assert isinstance(inverter, Descent)
+    weights = [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
+    with (
+        patch("invsuite.methods.optimisation.search.flops_per_pass", return_value=0),
+        patch.object(Descent, "descend", Ends(images, psnrs)),
+    ):
+        search = search_weight(inverter, target, images, weights=weights)
+    assert search.weight == weights[chosen]
+    assert [psnr for _, psnr in search.tried] == pytest.approx(psnrs, abs=1e-3)
 
 
 def test_priors_under_which_nothing_moves_do_not_end_the_search(linear_chain: Model, make_problem: MakeProblem) -> None:

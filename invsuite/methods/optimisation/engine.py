@@ -38,7 +38,6 @@ from invsuite.methods.problem import ProgressHook, derived_seed, silent
 from invsuite.models.base import Model, Representation
 
 SNAPSHOTS = (0, 1, 2, 5)  # and these times 10, 100 ...: at how many iterations the curve has a point
-EARLY = 5  # tolerances by which the objective still falls when a phase but the last ends
 STAYING = 0.7  # share of its images, or less, at which a captured batch goes on without those that have converged
 MEMORY = 0.3  # part of a GPU's free memory that images side by side may fill
 CONVERGED = 0.95  # share of the images that must have converged for a record to say that the method has
@@ -105,8 +104,8 @@ class DescentSettings:
     tv_at: dict[str, NonNegativeFloat] = field(default_factory=dict)
     anneal: Natural = 3
     anneal_by: Annotated[float, Range(above=1)] = 10.0
-    search_images: Positive = 4
-    search_iterations: Positive = 100
+    search_images: Positive = 8
+    search_iterations: Positive = 500
     alpha: NonNegativeFloat = 0.0
     pixels: Parametrisation = "fourier"
     decay: NonNegativeFloat = 0.5
@@ -205,8 +204,7 @@ class Progress:
         last = len(self.factors) - 1
         stalled = torch.zeros_like(self.converged)
         if len(self.lately) == self.lately.maxlen:
-            enough = self.settings.tolerance * torch.where(self.phase < last, EARLY, 1) * self.least.abs()
-            stalled = self.lately[0] - self.least <= enough  # false for inf - inf
+            stalled = self.lately[0] - self.least <= self.settings.tolerance * self.least.abs()  # false for inf - inf
         self.converged = stalled & (self.phase == last)
         due = (step + 1) * (last + 1) >= (self.phase + 1) * self.settings.iterations
         onwards = (self.phase < last) & (due | stalled if self.settings.until == "converged" else due)

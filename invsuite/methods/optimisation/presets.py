@@ -42,9 +42,10 @@ class Optimisation(Method, DescentSettings):
     For each image: begin at the mean colour of the fit images and repeat: run the model from the image to the stage,
     take the gradient of the objective with respect to what is moved, and make a step of L-BFGS. What is moved are
     Fourier coefficients of the image's logits in decorrelated colours, each divided by the square root of its
-    frequency. The prior begins a thousand times as strong as it ends, and is weakened by ten whenever the objective
-    stalls. An image is done once its objective has fallen by less than ``tolerance`` of it over ``window`` iterations,
-    and at ``iterations`` at the latest. The last weight of the prior is chosen for each stage on selection images.
+    frequency. The prior begins a thousand times as strong as it ends, and is weakened by ten whenever the objective has
+    converged: fallen by less than ``tolerance`` of it over ``window`` iterations. An image is done once that is so
+    under the last weight, and at ``iterations`` at the latest. This weight is chosen for each stage on selection
+    images.
 
     Formula:
         $$ L = d(f(x), r) + \mathrm{tv} \cdot \mathrm{TV}(x)
@@ -56,9 +57,9 @@ class Optimisation(Method, DescentSettings):
         "cosine"`` $d$ is one minus the cosine of $f$ and $r$, with ``"standardised"`` the mean of $(f - r)^2 /
         \sigma_c^2$ for each channel's deviation $\sigma_c$ over fit images.
     Cost:
-        The search takes some hundred forward and backward passes through the model for each of ``search_images``
-        selection images and each stage; then each image takes one or several hundred: hundreds of times what a trained
-        network takes.
+        The search takes about a thousand forward and backward passes through the model for each of ``search_images``
+        selection images and each stage; then each image takes several hundred: hundreds of times what a trained network
+        takes.
     Use:
         As the standard of inversion without training, and where there are few images to train on.
     Pitfalls:
@@ -74,7 +75,7 @@ class Optimisation(Method, DescentSettings):
     family = "optimisation"
     reads_joined = True
     source: ClassVar[str] = "Mahendran & Vedaldi 2015, arXiv 1412.0035 (objective; L-BFGS on Fourier coefficients)"
-    version = 3
+    version = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

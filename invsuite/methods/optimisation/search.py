@@ -1,13 +1,13 @@
 """What a descent needs to know of a stage before it inverts: the weight of its prior, and deviations of channels.
 
-The weight is chosen on selection images. One path of descents from a strong prior to a weak one, each beginning where
-the one before ended, costs little more than a single descent; the weight with the least error of pixels is kept, the
-strongest of those that differ little: where descents are slow, a weaker prior gains by coming later.
+The weight is chosen on selection images, by what the inversion itself does: one path of descents from a strong prior to
+a weak one, each converged before the next begins where it ended, costs little more than a single descent. The weight
+with the least error of pixels is kept, the strongest of those that differ little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,14 +23,10 @@ from invsuite.methods.training.initialisation import Moments
 from invsuite.models.base import Representation
 
 #: of the total variation, from strong to weak
-WEIGHTS = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+WEIGHTS = tuple(10.0**power for power in range(5, -4, -1))
 GAIN = 0.05  # dB by which a weaker prior must be better to be kept
-WORSE = 2  # weights in a row without a gain that end the path
-STILL = 50.0  # dB between two images above which a descent has not moved
+WORSE = 2  # weights in a row without a gain that end a path which has gained: it may fall before it rises
 MEASURED = 64  # fit images whose representations tell the deviations of channels
-
-#: from representations to images (B, 3, H, W) to begin at
-Starts = Callable[[Representation], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,6 @@ def search_weight(
     descent: Descent,
     representation: Representation,
     images: torch.Tensor,
-    starts: torch.Tensor | None = None,
     weights: Sequence[float] = WEIGHTS,
 ) -> WeightSearch:
     """Choose the weight of the total variation for the stage of ``representation``.
@@ -67,7 +62,6 @@ def search_weight(
         descent: whose settings say how many iterations each weight has at most (``search_iterations``).
         representation: of the selection images.
         images: the selection images (B, 3, H, W) themselves, which no descent is shown.
-        starts: where the path begins, in place of the mean colour.
         weights: from strong to weak.
     """
     stage, settings = representation.stage, descent.settings
@@ -79,25 +73,26 @@ def search_weight(
         weights={stage: weights[0]},
         outcomes={},
     )
-    per_pass = flops_per_pass(short, representation, starts)
+    per_pass = flops_per_pass(short, representation)
+    starts: torch.Tensor | None = None
     tried: list[tuple[float, float]] = []
     passes, best, worse = 0, 0, 0
     for weight in weights:
         descended = replace(short, weights={stage: weight}).descend(representation, starts)
-        moved = starts is None or psnr_of(descended.images, starts) < STILL
         starts = descended.images
         passes += int(descended.iterations.sum())
         tried.append((weight, psnr_of(starts, images)))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
-        worse += moved  # under a prior that lets nothing move, nothing is learned of weaker ones
         if tried[-1][1] > tried[best][1] + GAIN:
             best, worse = len(tried) - 1, 0
+        else:
+            worse += best > 0
         if worse >= WORSE:
             break
     return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * per_pass))
 
 
-def flops_per_pass(descent: Descent, representation: Representation, starts: torch.Tensor | None) -> int:
+def flops_per_pass(descent: Descent, representation: Representation, starts: torch.Tensor | None = None) -> int:
     """Return the operations of one iteration of one image: those by which two differ from one."""
     first = None if starts is None else starts[:1]
     one, two = (count_flops(partial(descent.shortened(steps).descend, representation[:1], first)) for steps in (1, 2))
@@ -110,13 +105,12 @@ def psnr_of(reconstructions: torch.Tensor, images: torch.Tensor) -> float:
     return float(-10 * errors.log10().mean())
 
 
-def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None) -> tuple[Descent, FitCost, Notes]:
+def fit_descent(descent: Descent, problem: Problem) -> tuple[Descent, FitCost, Notes]:
     """Return ``descent`` with what it needs to know of each stage, what that took, and notes for the record.
 
     Args:
         descent: without weights and deviations.
         problem: of which the selection images, and some fit images, are looked at.
-        starts: where descents begin, in place of the mean colour.
     """
     settings, model = descent.settings, problem.model
     cost, notes = no_fit(problem.stages), {}
@@ -133,12 +127,7 @@ def fit_descent(descent: Descent, problem: Problem, starts: Starts | None = None
             if weight == "search":
                 images = problem.select.images(slice(0, settings.search_images)).to(problem.device)
                 representation = model.represent(images, [stage])[stage]
-                search = search_weight(
-                    replace(descent, deviations=deviations),
-                    representation,
-                    images,
-                    None if starts is None else starts(representation),
-                )
+                search = search_weight(replace(descent, deviations=deviations), representation, images)
                 weight, notes[stage] = search.weight, search.notes()
                 cost.image_passes[stage] += search.passes
                 cost.fit_flops[stage] = search.flops
