@@ -161,7 +161,7 @@ def test_pruning_costs_time_and_no_number(suite: Path, out: Path, once: dict[str
 
 def test_the_size_cap_says_so_and_loses_no_number(suite: Path, tmp_path: Path, once: dict[str, Record]) -> None:
     out = tmp_path / "r"
-    text = " ".join(bench(suite, out, "psnr", "--methods", "ridge", "--keep", "1e-6").split())  # however it is wrapped
+    text = bench(suite, out, "psnr", "--methods", "ridge", "--keep", "1e-6")
     assert "reach their limit of 1e-06 GiB" in text
     assert "invsuite prune" in text
     bench(suite, out, "psnr,ssim", "--methods", "ridge", "--keep", "0")

@@ -235,9 +235,9 @@ def test_an_unreadable_photo_is_named_and_counted_not_fatal(tmp_path: Path) -> N
     words = ("--models", "vit", "--stages", "embed", "--methods", "ridge")
     result = invoke("bench", "--suite", suite, "--out", tmp_path / "r", *words)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stderr.split())
-    assert "007.png" in said
-    assert "1 unreadable photos left out in all" in said
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("unreadable photo left out: ")]
+    assert f"{tmp_path / 'photos' / '007.png'}: cannot identify image file" in line, "whole, however wide the screen"
+    assert "1 unreadable photos left out in all" in result.stderr
     record = json.loads(invoke("show", "ridge", "--suite", suite, "--out", tmp_path / "r").stdout)
     assert record["data"]["fit"] == 33
     assert len(record["data"]["unreadable"]) == 1

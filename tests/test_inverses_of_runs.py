@@ -42,8 +42,7 @@ def bench(suite: Path, out: Path, *words: object) -> str:
     """Run a suite and return what it says of inverses."""
     result = invoke("bench", "--suite", suite, "--out", out, *words)
     assert result.exit_code == 0, result.output
-    lines = [" ".join(result.stderr.split())] if "have no inverse" in result.stderr else []
-    return lines[0] if lines else "no line about inverses"
+    return next((line for line in result.stderr.splitlines() if "have no inverse" in line), "no line about inverses")
 
 
 def folders(out: Path) -> set[str]:

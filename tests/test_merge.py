@@ -62,7 +62,7 @@ def test_runs_on_the_same_images_are_one_ranked_table(runs: Path, tmp_path: Path
 
 def test_other_images_are_a_table_of_their_own_and_it_is_said(runs: Path, tmp_path: Path) -> None:
     result = invoke("report", runs / "a", runs / "c", "--suite", runs / "tiny.toml", "--out", tmp_path)
-    assert "Model vit was run on 2 revisions of the data" in " ".join(result.stderr.split())
+    assert "Model vit was run on 2 revisions of the data" in result.stderr
     page = (tmp_path / "tiny-merged.md").read_text()
     assert "quality is not ranked across them, each has a table of its own." in page
     assert page.count("\n## vit (data ") == 2

@@ -569,7 +569,7 @@ def test_a_file_runs_from_the_command_line(file: Path, tmp_path: Path) -> None:
     words = ("bench", "--suite", suite, "--out", tmp_path / "r", "--models", f"module:{file}:build")
     result = invoke(*words)
     assert result.exit_code == 0, result.output
-    assert "is read as: embed map 4x4, 6 channels; head 4 classes" in " ".join(result.output.split())
+    assert "is read as: embed map 4x4, 6 channels; head 4 classes" in result.output
     (path, _) = sorted((tmp_path / "r" / "records" / "s").glob("*.json"))
     record = json.loads(path.read_text())
     assert record["weights"]["source"] == f"module {file}:build"

@@ -94,7 +94,7 @@ class DescentSettings:
         batch: images that descend side by side; a GPU takes more where its memory allows.
     """
 
-    iterations: Positive = 1000
+    iterations: Positive = 2000
     until: Literal["converged", "iterations"] = "converged"
     window: Positive = 20
     tolerance: NonNegativeFloat = 0.01
