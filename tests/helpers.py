@@ -125,6 +125,23 @@ def invoke(*words: object) -> Result:
     return CliRunner().invoke(app, [str(w) for w in words])
 
 
+class Killed(Exception):
+    """Stands for the end of a process in the middle of its work."""
+
+
+def killer(after: float, at: str = "") -> Callable[[int, int, str], None]:
+    """A progress hook that ends the work once more than so much of it is done, ``at`` what is counted.
+
+    ``after`` is a share of the whole below 1, a count above.
+    """
+
+    def hook(done: int, total: int, note: str) -> None:
+        if at in note and done > (after * total if after < 1 else after):
+            raise Killed
+
+    return hook
+
+
 Reconstruct = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import in_context, invoke, scene_split, small_suite
+from helpers import Killed, in_context, invoke, killer, scene_split, small_suite
 from PIL import Image
 
 from invsuite.benchmark import estimate
@@ -24,7 +24,7 @@ from invsuite.data.split import Split
 from invsuite.errors import DataError, UsageError
 from invsuite.methods import make_method, method_table
 from invsuite.methods.base import Fitted
-from invsuite.methods.problem import Problem
+from invsuite.methods.problem import Problem, ProgressHook, silent
 from invsuite.methods.training import engine
 from invsuite.methods.training.draws import Draw, draws
 from invsuite.methods.training.features import FeatureCache, FeatureStream
@@ -142,10 +142,6 @@ def test_a_photo_that_breaks_is_named(folder: PhotoFolder, small_chain: Model) -
         batches(small_chain, whole(folder), 9, FeatureCache("off"))
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", ["layerwise", "shared-chain"])
 def test_a_killed_fit_with_crops_goes_on_to_the_same_weights(
     name: str,
@@ -159,19 +155,15 @@ def test_a_killed_fit_with_crops_goes_on_to_the_same_weights(
     problem = replace(make_problem(small_chain, ("first", "second"), passes=320), fit=whole(folder))
     budget = replace(problem.budget, batch=4)
 
-    def fit(crop: float, kill_at: float = 1.0, checkpoints: Path | None = None) -> Fitted:
-        def progress(done: int, total: int, note: str) -> None:
-            if note == "training steps" and done > kill_at * total:
-                raise Killed
-
+    def fit(crop: float, checkpoints: Path | None = None, progress: ProgressHook = silent) -> Fitted:
         params = {"width": 16, "depth": 1, "recipe": {"patience": 0, "crop": crop}}
         own = in_context(replace(problem, budget=budget), progress=progress, checkpoints=checkpoints)
         return make_method(name, params).fit(own)
 
     straight, plain = fit(0.3), fit(1.0)
     with pytest.raises(Killed):
-        fit(0.3, kill_at=0.5, checkpoints=tmp_path)
-    resumed = fit(0.3, checkpoints=tmp_path)
+        fit(0.3, tmp_path, killer(0.5, "training steps"))
+    resumed = fit(0.3, tmp_path)
     images = whole(folder).images(slice(0, 2))
     found = small_chain.represent(images, problem.stages)
     for stage in problem.stages:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import in_context, scene_split
+from helpers import Killed, in_context, killer, scene_split
 from torch import nn
 
 from invsuite._system import spill
@@ -20,7 +20,7 @@ from invsuite.inverses.closed_form import RANK, ClosedFormPath, QueryPath, reada
 from invsuite.methods import make_method
 from invsuite.methods.base import Fitted
 from invsuite.methods.networks import compose
-from invsuite.methods.problem import Engine, Problem
+from invsuite.methods.problem import Engine, Problem, ProgressHook, silent
 from invsuite.methods.ridge import Ridge
 from invsuite.methods.training import engine
 from invsuite.methods.training.draws import draws
@@ -115,10 +115,6 @@ def test_the_log_says_what_was_decided(vit: Model, make_problem: MakeProblem) ->
     assert told[0].startswith("representations are kept in: memory")
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", ["layerwise", "modular-noised", "modular-finetuned", "shared-chain"])
 def test_a_killed_fit_goes_on_to_the_same_weights(
     name: str, small_chain: Model, make_problem: MakeProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,21 +125,20 @@ def test_a_killed_fit_goes_on_to_the_same_weights(
     problem = make_problem(small_chain, ("first", "second"), passes=1280)
     steps: list[int] = []
 
-    def fit(kill_at: float = 1.0, checkpoints: Path | None = tmp_path) -> Fitted:
-        def progress(done: int, total: int, note: str) -> None:
+    def fit(progress: ProgressHook = silent, checkpoints: Path | None = tmp_path) -> Fitted:
+        def hook(done: int, total: int, note: str) -> None:
             if note == "training steps":
                 steps.append(done)
-                if done > kill_at * total:
-                    raise Killed
+                progress(done, total, note)
 
         steps.clear()
-        return make_method(name, params).fit(in_context(problem, progress=progress, checkpoints=checkpoints))
+        return make_method(name, params).fit(in_context(problem, progress=hook, checkpoints=checkpoints))
 
     whole = fit(checkpoints=None)
     assert len(steps) >= 80
     for kill_at in (0.3, 0.8):
         with pytest.raises(Killed):
-            fit(kill_at)
+            fit(killer(kill_at))
         assert list(tmp_path.glob("*.pt"))
     assert len(steps) < 0.8 * 80, "it did not begin anew"
     resumed = fit()

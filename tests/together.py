@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import SMALL_NETWORK, scene_split, small_suite
+from helpers import SMALL_NETWORK, Killed, killer, scene_split, small_suite
 
 import invsuite
 from invsuite._system.environment import is_helper
@@ -42,20 +41,6 @@ SUITE = small_suite(
     counts=(40, 5, 3),
     source="bundled:vit",
 )
-
-
-class Killed(Exception):
-    """Stands for the end of a process in the middle of a fit."""
-
-
-def killer(after: int, at: str = "") -> Callable[[int, int, str], None]:
-    """A progress hook that ends the fit when so many batches are added, or steps done, ``at`` what is counted."""
-
-    def hook(done: int, total: int, note: str) -> None:
-        if done == after and at in note:
-            raise Killed
-
-    return hook
 
 
 def problem(budget: Budget | None = None, **context: Any) -> Problem:
@@ -97,7 +82,7 @@ def main(folder: Path) -> None:
     found["timed"] = ranks.gather((timed.cost.image_passes, timed.inverter.tensors()))
     engine.CHECKPOINT_SECONDS = 0.0
     long, steps = Budget(image_passes=240, batch=15), list[int]()
-    killed = problem(long, checkpoints=folder / "trained", progress=killer(6, "training"), ranks=ranks)
+    killed = problem(long, checkpoints=folder / "trained", progress=killer(5, "training"), ranks=ranks)
     try:
         method.fit(killed)
     except Killed:
@@ -111,7 +96,7 @@ def main(folder: Path) -> None:
     ridge.BATCH = floors.FIT_BATCH = SMALL
     passes.SAVE_SECONDS, passes.SAVE_SHARE = 0.0, float("inf")
     for kind in SUMS:
-        killed = problem(checkpoints=folder / "killed" / kind.name, progress=killer(2), ranks=ranks)
+        killed = problem(checkpoints=folder / "killed" / kind.name, progress=killer(1), ranks=ranks)
         try:
             kind.fit(killed)
         except Killed:
