@@ -186,8 +186,11 @@ def exit_code_of(fault: str) -> int:
 def reason_of(error: BaseException) -> str:
     """Return what an exception of another library says, in one line: its first, or its kind where it says nothing.
 
-    A line that ends in a colon is read on.
+    A line that ends in a colon is read on. torch's advice to load a file without ``weights_only``, which would run what
+    the file says, is not passed on.
     """
+    if "Weights only load failed" in str(error):
+        return "it is no file of torch.save, or holds more than tensors"
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

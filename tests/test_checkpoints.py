@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for name, content, said in (
         ("w.pth", b"", "cannot be read"),
         ("w.safetensors", b"hello", "cannot be read"),
+        ("packed.pth", gzip.compress(b"hello"), "it is no file of torch.save, or holds more than tensors$"),
         ("p.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
     ):
         (tmp_path / name).write_bytes(content)
