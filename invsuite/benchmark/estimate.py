@@ -254,9 +254,11 @@ def model_seconds(
     seconds += SOLVED * sum(fit_passes.values()) * deepest
     if trained:
         distinct = expected_distinct(float(sum(trained.values())), 2 * len(splits.fit))
-        seconds += deepest * (distinct + len(splits.select))
+        seconds += deepest * distinct
     if cropped:
         seconds += (deepest + decode_some(splits.fit)[1]) * sum(cropped.values())
+    if trained or cropped:
+        seconds += deepest * len(splits.select)
     return seconds
 
 
