@@ -258,6 +258,18 @@ def test_lbfgs_minimises_each_image_by_itself() -> None:
         torch.testing.assert_close(descend(torch.tensor([row]), 40), descend(torch.arange(3), 40)[row : row + 1])
 
 
+@pytest.mark.parametrize("width", [1.0, 1e-3, 1e-6])
+def test_lbfgs_finds_a_valley_however_narrow(width: float) -> None:
+    """A first step far beyond it is shortened until it fits: beside a flat image some networks are as steep as that."""
+    point = torch.zeros(2, 4, dtype=torch.double, requires_grad=True)
+    optimiser = LBFGS([point], 10)
+    for _ in range(80):
+        objectives = (1 + (point / width - 1).square()).log().sum(1)
+        objectives.sum().backward()
+        optimiser.step(objectives.detach(), torch.full((2,), 0.1, dtype=torch.double))
+    assert float(objectives.detach().max()) < 0.01
+
+
 @pytest.mark.parametrize(("kind", "params"), [("optimisation", {"jitter": 1}), ("optimisation", {"pixels": "clamp"})])
 def test_a_line_search_needs_an_objective_that_stays(kind: str, params: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="set 'adam'"):

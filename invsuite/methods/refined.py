@@ -346,6 +346,7 @@ class Refined(BuiltOn):
     family = "hybrid"
     source = "the suite's own: maximum a posteriori around another inverse, with a Gaussian prior of its errors"
     reads_joined = True  # where its start does
+    version = 2
 
     @property
     def settings(self) -> DescentSettings:

@@ -168,9 +168,10 @@ class LBFGS(Optimiser):
         self.objective = torch.where(accepted, objectives, self.objective)
         first = rates / self.gradient.square().mean(1).sqrt().clamp(min=1e-20)
         stuck = self.refused >= PATIENCE
-        if bool(stuck.any()):
+        if bool(stuck.any()):  # steepest descent goes on from as short a step as was refused last
             self._forget(stuck)
             self.refused = torch.where(stuck, 0, self.refused)
+            self.scale = torch.where(stuck, self.scale * self.length, self.scale)
             self.length = torch.where(stuck, 1, self.length)
         self.scale = torch.where(useful, bend / size, torch.where(fresh & accepted, first, self.scale))
         new = self._direction()
