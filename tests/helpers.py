@@ -130,13 +130,13 @@ class Killed(Exception):
 
 
 def killer(after: float, at: str = "") -> Callable[[int, int, str], None]:
-    """A progress hook that ends the work once more than so much of it is done, ``at`` what is counted.
+    """A progress hook that ends the work when so much of it is done, ``at`` what is counted.
 
     ``after`` is a share of the whole below 1, a count above.
     """
 
     def hook(done: int, total: int, note: str) -> None:
-        if at in note and done > (after * total if after < 1 else after):
+        if at in note and (done > after * total if after < 1 else done == after):
             raise Killed
 
     return hook

@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
     found["timed"] = ranks.gather((timed.cost.image_passes, timed.inverter.tensors()))
     engine.CHECKPOINT_SECONDS = 0.0
     long, steps = Budget(image_passes=240, batch=15), list[int]()
-    killed = problem(long, checkpoints=folder / "trained", progress=killer(5, "training"), ranks=ranks)
+    killed = problem(long, checkpoints=folder / "trained", progress=killer(6, "training"), ranks=ranks)
     try:
         method.fit(killed)
     except Killed:
@@ -96,7 +96,7 @@ def main(folder: Path) -> None:
     ridge.BATCH = floors.FIT_BATCH = SMALL
     passes.SAVE_SECONDS, passes.SAVE_SHARE = 0.0, float("inf")
     for kind in SUMS:
-        killed = problem(checkpoints=folder / "killed" / kind.name, progress=killer(1), ranks=ranks)
+        killed = problem(checkpoints=folder / "killed" / kind.name, progress=killer(2), ranks=ranks)
         try:
             kind.fit(killed)
         except Killed:
