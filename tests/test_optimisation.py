@@ -308,17 +308,6 @@ def test_the_weight_is_chosen_by_the_error_on_selection_images(vit: Model, make_
     assert weights[0] < weights[1], "smooth images want the stronger prior"
 
 
-class Ends:
-    """In place of a descent: every image ends with the next of some PSNRs."""
-
-    def __init__(self, images: torch.Tensor, psnrs: list[float]) -> None:
-        self.images, self.psnrs = images, iter(psnrs)
-
-    def __call__(self, *_: object, **__: object) -> Descended:
-        ones = torch.ones(len(self.images))
-        return Descended(self.images + 10 ** (-next(self.psnrs) / 20), ones, ones, ones.long(), ones.bool())
-
-
 @pytest.mark.parametrize(
     ("psnrs", "chosen"),
     [
@@ -337,10 +326,11 @@ def test_a_path_of_weights_ends_only_where_it_has_gained_and_lost(
     [target] = linear_chain.represent(images, ["first"]).values()
     inverter = make_method("optimisation", {"tv": 0.1}).fit(problem).inverter
     assert isinstance(inverter, Descent)
-    weights = [1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
+    weights, ones = [1.0, 0.5, 0.4, 0.3, 0.2, 0.1], torch.ones(len(images))
+    ends = [Descended(images + 10 ** (-psnr / 20), ones, ones, ones.long(), ones.bool()) for psnr in psnrs]
     with (
         patch("invsuite.methods.optimisation.search.flops_per_pass", return_value=0),
-        patch.object(Descent, "descend", Ends(images, psnrs)),
+        patch.object(Descent, "descend", side_effect=ends),
     ):
         search = search_weight(inverter, target, images, weights=weights)
     assert search.weight == weights[chosen]

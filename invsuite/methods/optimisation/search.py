@@ -76,18 +76,17 @@ def search_weight(
     per_pass = flops_per_pass(short, representation)
     starts: torch.Tensor | None = None
     tried: list[tuple[float, float]] = []
-    passes, best, worse = 0, 0, 0
+    passes, best = 0, 0
     for weight in weights:
         descended = replace(short, weights={stage: weight}).descend(representation, starts)
         starts = descended.images
         passes += int(descended.iterations.sum())
         tried.append((weight, psnr_of(starts, images)))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
-        if tried[-1][1] > tried[best][1] + GAIN:
-            best, worse = len(tried) - 1, 0
-        else:
-            worse += best > 0
-        if worse >= WORSE:
+        last = len(tried) - 1
+        if tried[last][1] > tried[best][1] + GAIN:
+            best = last
+        elif best and last - best >= WORSE:
             break
     return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * per_pass))
 
