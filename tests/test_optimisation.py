@@ -32,11 +32,12 @@ from invsuite.models.base import Model
 from invsuite.models.load import load_model
 
 MakeProblem = Callable[..., Problem]
-PRESETS = ("optimisation", "mahendran2015", "mahendran2016", "plugin", "fourier", "dip")
+PRESETS = ("optimisation", "graduated", "mahendran2015", "mahendran2016", "plugin", "fourier", "dip")
 FEW: dict[str, dict[str, object]] = {
     name: {"iterations": 4, "jitter": 2, "zoom": 0.1, "colour_shift": 0.05} for name in PRESETS
 }
 FEW["optimisation"] = {"iterations": 4, "search_images": 2}
+FEW["graduated"] = {"iterations": 6, "smoothing_iterations": 3, "search_images": 2}
 FEW["dip"] = {"iterations": 2, "width": 4, "depth": 2}
 
 
@@ -458,5 +459,10 @@ def test_views_depend_on_their_generator_alone() -> None:
     assert first.shape == images.shape
     assert torch.equal(first[:1], two(images[:1]))
     assert not torch.equal(first, one(images))
+    noised = Views(0, 0.0, 0.0, torch.Generator().manual_seed(7), 0.5)
+    assert not noised.still
+    difference = noised(images) - images
+    torch.testing.assert_close(difference[0], difference[1])
+    assert 0.4 < float(difference[0].std()) < 0.6
     plain = Views(0, 0.0, 0.0, torch.Generator())
     assert plain(images) is images

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from invsuite._system.identity import CAME_LATER
 from invsuite._system.replay import Replay
 from invsuite._system.validation import Natural, NonNegativeFloat, Positive, PositiveFloat, Range
 from invsuite.errors import ConvergenceError, UsageError
@@ -84,6 +85,10 @@ class DescentSettings:
             half, ``step``, or ``plateau``, which drops it whenever the objective stops falling.
         drops: how often ``step``, at equal parts of the iterations, and ``plateau`` divide the rate.
         drop_by: by which factor.
+        smoothing: deviation of the Gaussian noise, in pixel values of [0, 1], with which a descent begins: so many
+            iterations by Adam, each under fresh noise that falls geometrically; 0 leaves them out.
+        smoothing_end: deviation at the end of it.
+        smoothing_iterations: how many; at most half of ``iterations``, which they are part of.
         restarts: descents from different draws; the one with the least objective is kept for each image.
         jitter: largest cyclic shift of a random view in pixels.
         zoom: largest relative enlargement of a random view.
@@ -116,6 +121,9 @@ class DescentSettings:
     schedule: Schedule = "constant"
     drops: Positive = 3
     drop_by: Annotated[float, Range(minimum=1)] = 3.0
+    smoothing: NonNegativeFloat = field(default=0.0, metadata=CAME_LATER)
+    smoothing_end: PositiveFloat = field(default=0.01, metadata=CAME_LATER)
+    smoothing_iterations: Natural = field(default=250, metadata=CAME_LATER)
     restarts: Positive = 1
     jitter: Natural = 0
     zoom: NonNegativeFloat = 0.0
@@ -133,6 +141,16 @@ class DescentSettings:
             fallen = step * (self.drops + 1) // self.iterations
             return self.learning_rate / float(self.drop_by) ** fallen
         return self.learning_rate
+
+    def noise(self, step: int) -> float:
+        """Return the deviation of the noise of ``step`` (from 0) of the smoothing."""
+        share = step / max(1, self.smoothed - 1)
+        return float(self.smoothing ** (1 - share) * self.smoothing_end**share)
+
+    @property
+    def smoothed(self) -> int:
+        """Return how many iterations a descent begins with under noise."""
+        return min(self.smoothing_iterations, self.iterations // 2) if self.smoothing else 0
 
     def phases(self, tv: float) -> list[tuple[float, float]]:
         """Return, per phase of the descent, what multiplies the total variation's weight ``tv`` and the rate."""
@@ -394,6 +412,8 @@ class Descent(Inverter):
     ) -> Descended:
         settings, count, device = self.settings, len(targets), targets.device
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.name, stage, restart))
+        if settings.smoothed:
+            starts = self._smooth(stage, targets, starts, restart, watch)
         pixels = self._pixels(starts, generator)
         views = Views(settings.jitter, settings.zoom, settings.colour_shift, generator)
         optimiser = self._optimiser(pixels)
@@ -401,11 +421,15 @@ class Descent(Inverter):
         active = torch.arange(count, device=device)
         blank = torch.full((count,), float("nan"), device=device)
         now = Descended(
-            starts.clone(), blank, blank.clone(), torch.zeros_like(active), torch.zeros_like(active, dtype=torch.bool)
+            starts.clone(),
+            blank,
+            blank.clone(),
+            torch.full_like(active, settings.smoothed),
+            torch.zeros_like(active, dtype=torch.bool),
         )
         evaluate = self._evaluation(pixels, views, stage, targets)
         live = torch.ones_like(now.converged)  # of the images at hand
-        for step in range(settings.iterations):
+        for step in range(settings.smoothed, settings.iterations):
             images, losses, objectives, *gradients = evaluate(progress.tv_factor)
             for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -437,6 +461,35 @@ class Descent(Inverter):
                 progress.keep(kept)
                 evaluate = self._evaluation(pixels, views, stage, targets)
         return now
+
+    def _smooth(
+        self,
+        stage: str,
+        targets: torch.Tensor,
+        starts: torch.Tensor,
+        restart: int,
+        watch: Callable[[int, Descended], None],
+    ) -> torch.Tensor:
+        """Return images (B, 3, H, W) that match under noise, ever less of it: where the descent without it begins."""
+        settings, count, device = self.settings, len(targets), targets.device
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.name, stage, restart, "smoothing"))
+        views = Views(0, 0.0, 0.0, generator, settings.noise(0))
+        pixels, marks = self._pixels(starts, generator), snapshot_marks(settings.smoothed)
+        evaluate, optimiser = self._evaluation(pixels, views, stage, targets), Adam(pixels.parameters)
+        factors, rates = torch.ones(2, count, device=device)
+        images = starts
+        for step in range(settings.smoothed):
+            views.noise = settings.noise(step)
+            images, losses, objectives, *gradients = evaluate(factors)
+            for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimiser.step(objectives, settings.learning_rate * rates)
+            pixels.project()
+            if step in marks:
+                made = torch.full((count,), step + 1, device=device)
+                watch(step, Descended(images, losses, objectives, made, torch.zeros_like(made, dtype=torch.bool)))
+            self.progress(restart * settings.iterations + step + 1, settings.iterations * settings.restarts, stage)
+        return images
 
     def _evaluation(self, pixels: Pixels, views: Views, stage: str, targets: torch.Tensor) -> Replay:
         """Return what evaluates images where they stand, from the factors (B,) of their total variation.

@@ -21,12 +21,13 @@ from invsuite.methods.base import Fitted, Method, NamedTensors, Notes, Work, Wor
 from invsuite.methods.optimisation.engine import (
     Descent,
     DescentSettings,
+    Loss,
     OptimiserName,
     Parametrisation,
     Schedule,
     StartImage,
 )
-from invsuite.methods.optimisation.search import WEIGHTS, fit_descent
+from invsuite.methods.optimisation.search import fit_descent, searched_weights
 from invsuite.methods.problem import Problem
 from invsuite.registry import register
 
@@ -87,6 +88,11 @@ class Optimisation(Method, DescentSettings):
                 f"'{self.name}.{refused[0]}' is {value!r}, which the line search of '{self.name}.optimiser' = 'lbfgs' "
                 "does not go with: set 'adam'"
             )
+        if self.smoothing and self.pixels == "network":
+            raise UsageError(
+                f"'{self.name}.smoothing' is {self.smoothing}, but '{self.name}.pixels' = 'network' begins at no "
+                "image: set smoothing = 0 or other pixels"
+            )
 
     def fit(self, problem: Problem) -> Fitted:
         """Average the colour of the fit images, and choose the prior's weight for each stage on selection images."""
@@ -119,7 +125,7 @@ class Optimisation(Method, DescentSettings):
         searched = 0
         if self.tv == "search":
             limit = min(self.iterations, self.search_iterations)
-            searched = math.ceil(usual * limit * len(WEIGHTS)) * self.ensemble * self.search_images
+            searched = math.ceil(usual * limit * len(searched_weights(self))) * self.ensemble * self.search_images
         updates = math.ceil(usual * self.iterations) * self.restarts * self.ensemble
         return replace(super().work(facts), updates=updates, searched_passes=searched)
 
@@ -130,6 +136,46 @@ def mean_colour(images: Split) -> torch.Tensor:
     for batch in images.batches(256):
         total += batch.double().mean((2, 3)).sum(0)
     return (total / len(images)).float().view(1, 3, 1, 1)
+
+
+@register.method
+@dataclass(frozen=True)
+class Graduated(Optimisation):
+    r"""Optimisation that begins under noise on the image, ever less of it: for late stages of large models.
+
+    The first ``smoothing_iterations`` match the representation of the image plus Gaussian noise, fresh at every
+    iteration, whose deviation falls from ``smoothing`` to ``smoothing_end``; Adam moves the coefficients. From there
+    the descent is that of `Optimisation`, with the standardised loss and without annealing. Without noise, a change of
+    the image that nobody sees is enough to match a late stage of a real vision transformer, and a descent ends there;
+    under noise only what stands out of it counts, so that objects, edges and colours form first.
+
+    Formula:
+        $$ L_k = \mathbb{E}_{\epsilon} \, d(f(x + \sigma_k \epsilon), r) + \mathrm{tv} \cdot \mathrm{TV}(x),
+        \qquad \epsilon \sim N(0, 1), \qquad \sigma_k = \sigma_0^{1 - k / K} \sigma_K^{k / K} $$
+
+        for iteration $k$ of $K$ under noise, one draw of $\epsilon$ each; then $L$ of `Optimisation`.
+    Cost:
+        That of `Optimisation`; the search tries three weights, each under noise anew.
+    Use:
+        Where `optimisation` matches the representation by images that show nothing.
+    Pitfalls:
+        An image stands out of noise by its contrast: what is found under noise has too much of it, and is too dark or
+        too bright where the rest of the descent does not mend that. Models of scenes without texture, which were
+        trained without noise, are led away by it.
+    Source:
+        The suite's own, of known parts: randomised smoothing (Duchi et al. 2012, arXiv 1103.4296) that falls (graduated
+        optimisation: Hazan et al. 2016, arXiv 1503.03712, alg. 1), for the objective of Mahendran & Vedaldi 2015.
+    """
+
+    smoothing: NonNegativeFloat = 0.3
+    learning_rate: PositiveFloat = 0.05
+    loss: Loss = "standardised"
+    anneal: Natural = 0
+
+    name = "graduated"
+    source = "the suite's own: Mahendran & Vedaldi 2015 under noise that falls (Hazan et al. 2016, arXiv 1503.03712)"
+    seeded = True
+    version = 1
 
 
 @register.method

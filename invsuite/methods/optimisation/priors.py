@@ -31,7 +31,7 @@ def alpha_norm(images: torch.Tensor, centre: torch.Tensor, exponent: int = 6) ->
 
 
 class Views:
-    """Random views of the images, drawn anew at every step: jitter, zoom and colour shift.
+    """Random views of the images, drawn anew at every step: jitter, zoom, colour shift and noise.
 
     All images of a batch get the same view and the draws depend on the generator alone, so an image descends alike
     whatever stands beside it.
@@ -42,19 +42,22 @@ class Views:
         colour_shift: deviation of a random gain (log-uniform) and offset per channel (Ghiasi et al. 2022, sec. 3.3;
             there for class labels at full strength, here small, because a representation knows its colours).
         generator: seeded, on the CPU.
+        noise: deviation of Gaussian noise on every pixel, which may be set anew before each view.
     """
 
-    def __init__(self, jitter: int, zoom: float, colour_shift: float, generator: torch.Generator) -> None:
-        self.jitter, self.zoom, self.colour_shift = jitter, zoom, colour_shift
+    def __init__(
+        self, jitter: int, zoom: float, colour_shift: float, generator: torch.Generator, noise: float = 0.0
+    ) -> None:
+        self.jitter, self.zoom, self.colour_shift, self.noise = jitter, zoom, colour_shift, noise
         self.generator = generator
 
     @property
     def still(self) -> bool:
         """Tell whether views are the images themselves."""
-        return not (self.jitter or self.zoom or self.colour_shift)
+        return not (self.jitter or self.zoom or self.colour_shift or self.noise)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return one random view (B, 3, H, W); values may leave [0, 1] by the colour shift."""
+        """Return one random view (B, 3, H, W); values may leave [0, 1] by the colour shift and noise."""
         if self.jitter:
             dy, dx = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=self.generator).tolist()
             images = images.roll((dy, dx), (2, 3))
@@ -64,6 +67,8 @@ class Views:
             draw = (2 * torch.rand(2, 1, 3, 1, 1, generator=self.generator) - 1) * self.colour_shift
             gain, offset = draw.to(images.device)
             images = images * gain.exp() + offset
+        if self.noise:
+            images = images + self.noise * torch.randn(1, *images.shape[1:], generator=self.generator).to(images.device)
         return images
 
     def _zoomed(self, images: torch.Tensor) -> torch.Tensor:

@@ -17,13 +17,15 @@ import torch
 from invsuite._system.flops import count_flops
 from invsuite._system.timing import Stopwatch
 from invsuite.methods.base import FitCost, Notes, no_fit
-from invsuite.methods.optimisation.engine import Descent
+from invsuite.methods.optimisation.engine import Descent, DescentSettings
 from invsuite.methods.problem import Problem, silent
 from invsuite.methods.training.initialisation import Moments
 from invsuite.models.base import Representation
 
 #: of the total variation, from strong to weak
 WEIGHTS = tuple(10.0**power for power in range(5, -4, -1))
+#: of descents that begin under noise, each of which goes the whole way for every weight
+SMOOTHED_WEIGHTS = (100.0, 10.0, 1.0)
 GAIN = 0.05  # dB by which a weaker prior must be better to be kept
 WORSE = 2  # weights in a row without a gain that end a path which has gained: it may fall before it rises
 MEASURED = 64  # fit images whose representations tell the deviations of channels
@@ -54,7 +56,7 @@ def search_weight(
     descent: Descent,
     representation: Representation,
     images: torch.Tensor,
-    weights: Sequence[float] = WEIGHTS,
+    weights: Sequence[float] = (),
 ) -> WeightSearch:
     """Choose the weight of the total variation for the stage of ``representation``.
 
@@ -62,9 +64,10 @@ def search_weight(
         descent: whose settings say how many iterations each weight has at most (``search_iterations``).
         representation: of the selection images.
         images: the selection images (B, 3, H, W) themselves, which no descent is shown.
-        weights: from strong to weak.
+        weights: from strong to weak; none for those of `searched_weights`.
     """
     stage, settings = representation.stage, descent.settings
+    weights = weights or searched_weights(settings)
     limit = min(settings.iterations, settings.search_iterations)
     short = replace(
         descent,
@@ -79,9 +82,10 @@ def search_weight(
     passes, best = 0, 0
     for weight in weights:
         descended = replace(short, weights={stage: weight}).descend(representation, starts)
-        starts = descended.images
+        # noise would make little of where a stronger prior has ended
+        starts = None if settings.smoothed else descended.images
         passes += int(descended.iterations.sum())
-        tried.append((weight, psnr_of(starts, images)))
+        tried.append((weight, psnr_of(descended.images, images)))
         descent.progress(len(tried), len(weights), f"weights of the prior at {stage}")
         last = len(tried) - 1
         if tried[last][1] > tried[best][1] + GAIN:
@@ -89,6 +93,11 @@ def search_weight(
         elif best and last - best >= WORSE:
             break
     return WeightSearch(tried[best][0], tried, passes * settings.ensemble, float(passes * per_pass))
+
+
+def searched_weights(settings: DescentSettings) -> tuple[float, ...]:
+    """Return the weights that a search tries, from strong to weak."""
+    return SMOOTHED_WEIGHTS if settings.smoothed else WEIGHTS
 
 
 def flops_per_pass(descent: Descent, representation: Representation, starts: torch.Tensor | None = None) -> int:
