@@ -17,9 +17,9 @@ from invsuite._system.files import file_digest
 from invsuite._system.needs import Need
 from invsuite._system.torch_hub import TorchFile
 from invsuite.data.geometry import Resampling
-from invsuite.errors import UsageError, WeightsError, reason_of, unknown_name
+from invsuite.errors import UsageError, unknown_name
 from invsuite.models.base import Component, Lambda, Layout, Model, Normalise, Prediction, WeightsOrigin, random_origin
-from invsuite.models.checkpoint import check_finite
+from invsuite.models.checkpoint import check_finite, load_weights
 from invsuite.registry import register
 
 TOLERANCE = 1e-4  # relative difference of the chain from the network's own forward
@@ -71,10 +71,7 @@ def load(source: str, name: str) -> Model:
     """
     path = _file(source).find()
     network = torchvision.models.get_model(source, weights=None)
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # whatever a damaged file makes of the reader
-        raise WeightsError(f"weights of '{source}' at {path} cannot be read: {reason_of(error)}") from error
+    load_weights(network, path)
     check_finite(network, f"'{path}'")
     return _chain(name, source, network, file_digest(path))
 
