@@ -113,6 +113,21 @@ def test_a_dry_run_estimates_from_timed_pieces(
     assert costs["layerwise"] > costs["modular"] > costs["mean"] > 0
 
 
+def test_images_that_a_method_does_not_edit_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invsuite.benchmark.estimate.timed", lambda work, device: 1e-11 * (1 + count_flops(work)))
+    settings = "kind = 'optimisation', iterations = 50, tv = 1.0"
+    methods = {"all": f"{{ {settings} }}", "none": f"{{ {settings}, edits = 0 }}"}
+    path = tmp_path / "edited.toml"
+    path.write_text(small_suite("edited", methods, metrics=("psnr", "hue_gain")))
+    plan = make_plan(load_suite(str(path)), Selection(), lambda _: None)
+    costs = {
+        cell.method.name: plan_cost(plan, [cell.id], torch.device("cpu")).hours
+        - plan_cost(plan, [], torch.device("cpu")).hours
+        for cell in plan.cells
+    }
+    assert costs["all"] == pytest.approx(1.5 * costs["none"], rel=0.02), "of 4 images, 2 edited, too"
+
+
 OWN_DESCENTS = """
 from dataclasses import dataclass, replace
 

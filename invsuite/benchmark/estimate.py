@@ -10,6 +10,7 @@ stopping and writing files are left out.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -174,10 +175,19 @@ def step_seconds(plan: Plan, entry: LoadedModel, settings: InverseSettings, devi
     return seconds
 
 
-def measure_seconds(plan: Plan, entry: LoadedModel, stage: str, device: torch.device) -> tuple[float, float]:
+def measure_seconds(
+    plan: Plan, entry: LoadedModel, stage: str, edited: float, device: torch.device
+) -> tuple[float, float]:
     """Return the seconds of all measures per image of one cell, and how many further reconstructions they ask for.
 
     What is kept for all cells of a model is there already.
+
+    Args:
+        plan: whose measures are timed.
+        entry: the model, with its data.
+        stage: of the cell.
+        edited: share of the scored images that the method is asked to reconstruct edited, too.
+        device: where it runs.
     """
     splits, model = entry.splits, entry.model
     samples = [splits.score.sample(i) for i in range(min(IMAGES, len(splits.score)))]
@@ -198,7 +208,7 @@ def measure_seconds(plan: Plan, entry: LoadedModel, stage: str, device: torch.de
         samples,
         images,
         fit=Split(splits.fit.dataset, splits.fit.rows[:FIT_IMAGES]),
-        edit_limit=-(-plan.suite.edits * len(samples) // len(splits.score)),
+        edit_limit=math.ceil(edited * len(samples)),
         classes=splits.score.dataset.classes,
         witness=entry.witness,
     )
@@ -228,7 +238,12 @@ def model_seconds(
     works = {cell.method.name: _work(cell, facts[cell.method.name]) for cell in cells}
     sizes = {work.networks for work in works.values() if work.networks is not None}
     steps = {settings: step_seconds(plan, entry, settings, device) for settings in sizes}
-    measured, further = measure_seconds(plan, entry, cells[0].stage, device)
+    edited = {
+        cell.method.name: cell.method.edited(suite.edits) / cell.method.scored(len(splits.score)) for cell in cells
+    }
+    measures = {
+        share: measure_seconds(plan, entry, cells[0].stage, share, device) for share in sorted(set(edited.values()))
+    }
     cut, deepest = model.order(entry.spec.stages), max(times.forward[cell.stage] for cell in cells)
     seconds = 0.0
     trained: dict[str, int] = {}
@@ -237,6 +252,7 @@ def model_seconds(
     for cell in cells:
         work, forward = works[cell.method.name], times.forward[cell.stage]
         scored = cell.method.scored(len(splits.score))
+        measured, further = measures[edited[cell.method.name]]
         images = scored * (1 + further)  # reconstructed
         seconds += images * forward + scored * measured
         step = BACKWARD * forward * work.model_share
