@@ -145,23 +145,25 @@ class Graduated(Optimisation):
 
     The first ``smoothing_iterations`` match the representation of the image plus Gaussian noise, fresh at every
     iteration, whose deviation falls from ``smoothing`` to ``smoothing_end``; Adam moves the coefficients. From there
-    the descent is that of `Optimisation`, with the standardised loss and without annealing. Without noise, a change of
-    the image that nobody sees is enough to match a late stage of a real vision transformer, and a descent ends there;
-    under noise only what stands out of it counts, so that objects, edges and colours form first.
+    the descent is that of `Optimisation`, with the standardised loss, the alpha-norm, and no annealing. Without noise, a
+    change of the image that nobody sees is enough to match a late stage of a real vision transformer, and a descent
+    ends there; under noise only what stands out of it counts, so that objects, edges and colours form first. A late
+    stage hardly knows how bright an image is; the total variation alone would then make it dark, where differences are
+    small, and the alpha-norm holds its colours.
 
     Formula:
         $$ L_k = \mathbb{E}_{\epsilon} \, d(f(x + \sigma_k \epsilon), r) + \mathrm{tv} \cdot \mathrm{TV}(x),
         \qquad \epsilon \sim N(0, 1), \qquad \sigma_k = \sigma_0^{1 - k / K} \sigma_K^{k / K} $$
 
-        for iteration $k$ of $K$ under noise, one draw of $\epsilon$ each; then $L$ of `Optimisation`.
+        for iteration $k$ of $K$ under noise, one draw of $\epsilon$ each, plus the alpha-norm; then $L$ of
+        `Optimisation`.
     Cost:
-        That of `Optimisation`; the search tries three weights, each under noise anew.
+        That of `Optimisation`; the search tries four weights, each under noise anew.
     Use:
         Where `optimisation` matches the representation by images that show nothing.
     Pitfalls:
-        An image stands out of noise by its contrast: what is found under noise has too much of it, and is too dark or
-        too bright where the rest of the descent does not mend that. Models of scenes without texture, which were
-        trained without noise, are led away by it.
+        An image stands out of noise by its contrast: what is found under noise may have too much of it. Models of
+        scenes without texture, which were trained without noise, are led away by it.
     Source:
         The suite's own, of known parts: randomised smoothing (Duchi et al. 2012, arXiv 1103.4296) that falls (graduated
         optimisation: Hazan et al. 2016, arXiv 1503.03712, alg. 1), for the objective of Mahendran & Vedaldi 2015.
@@ -171,6 +173,7 @@ class Graduated(Optimisation):
     learning_rate: PositiveFloat = 0.05
     loss: Loss = "standardised"
     anneal: Natural = 0
+    alpha: NonNegativeFloat = 0.001
 
     name = "graduated"
     source = "the suite's own: Mahendran & Vedaldi 2015 under noise that falls (Hazan et al. 2016, arXiv 1503.03712)"

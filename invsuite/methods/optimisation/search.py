@@ -25,7 +25,7 @@ from invsuite.models.base import Representation
 #: of the total variation, from strong to weak
 WEIGHTS = tuple(10.0**power for power in range(5, -4, -1))
 #: of descents that begin under noise, each of which goes the whole way for every weight
-SMOOTHED_WEIGHTS = (100.0, 10.0, 1.0)
+SMOOTHED_WEIGHTS = (100.0, 10.0, 1.0, 0.1)
 GAIN = 0.05  # dB by which a weaker prior must be better to be kept
 WORSE = 2  # weights in a row without a gain that end a path which has gained: it may fall before it rises
 MEASURED = 64  # fit images whose representations tell the deviations of channels
