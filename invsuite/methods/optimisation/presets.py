@@ -145,10 +145,10 @@ class Graduated(Optimisation):
 
     The first ``smoothing_iterations`` match the representation of the image plus Gaussian noise, fresh at every
     iteration, whose deviation falls from ``smoothing`` to ``smoothing_end``; Adam moves the coefficients. From there
-    the descent is that of `Optimisation`, with the standardised loss, the alpha-norm, and no annealing. Without noise, a
-    change of the image that nobody sees is enough to match a late stage of a real vision transformer, and a descent
+    the descent is that of `Optimisation`, with the standardised loss, the alpha-norm, and no annealing. Without noise,
+    a change of the image that nobody sees is enough to match a late stage of a real vision transformer, and a descent
     ends there; under noise only what stands out of it counts, so that objects, edges and colours form first. A late
-    stage hardly knows how bright an image is; the total variation alone would then make it dark, where differences are
+    stage hardly knows how bright an image is: the total variation alone would make it dark, where differences are
     small, and the alpha-norm holds its colours.
 
     Formula:
