@@ -147,6 +147,41 @@ def test_other_suites_bring_points_and_levels_of_the_same_images_alone() -> None
     assert {r.cell.method for r in with_others(own, wider)} == {r.cell.method for r in own} | {"my-layerwise"}
 
 
+def test_of_a_suite_that_is_scored_on_more_images_the_first_ones_are_kept() -> None:
+    """They are told by their contents: others of the same names, or in another order, are other images."""
+    own, inputs = planted(), {"weights": "a", "image_size": [96, 96]}
+    own = [replace(one, identity=inputs | {"data": {"fit": "f", "score": "s"}, "method": "own"}) for one in own]
+    names = own[0].images
+    more = [*names, "further"]
+    wide = replace(record("ridge-5x5", "early", 30.0), images=more)
+    psnr = wide.measurements["psnr"]
+    wide = replace(
+        wide,
+        identity=inputs | {"data": {"fit": "f", "score": "wider"}, "method": "ridge-5x5"},
+        measurements={
+            "psnr": replace(psnr, values=[*psnr.values, 90.0], n=psnr.n + 1),
+            "ssim": replace(psnr, name="ssim"),
+        },
+    )
+    contents = {name: f"content of {name}" for name in names}
+
+    def joined(theirs: dict[str, str], one: Record = wide) -> list[Record]:
+        return with_others(own, [one], lambda asked: theirs if asked is one else contents)[len(own) :]
+
+    [kept] = joined(contents | {"further": "x"})
+    assert kept.images == names
+    assert kept.measurements["psnr"].values == psnr.values
+    assert kept.measurements["psnr"].n == len(names)
+    assert kept.measurements["psnr"].mean == pytest.approx(np.mean(np.array(psnr.values, dtype=float)))
+    [fewer] = joined(contents, replace(wide, images=names[:5]))
+    assert fewer.measurements["psnr"].n == 5
+    assert joined(contents | {names[3]: "another photo of the same name"}) == []
+    assert joined(contents, replace(wide, images=more[::-1])) == []
+    assert joined({}) == []
+    elsewhere = wide.identity | {"data": {"fit": "other", "score": "wider"}}
+    assert joined(contents, replace(wide, identity=elsewhere)) == []
+
+
 def test_budgets_of_one_method_are_a_range_in_a_sentence() -> None:
     rows = rows_of(one for one in planted() if one.cell.method.startswith(("layerwise", "ridge")))
     assert budgets_text(rows) == "`layerwise` (1.6k to 25.6k passes); `ridge` (closed form)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from invsuite.report.texts import budgets_text, difference_text, heading, listed
 from invsuite.results.record import Measurement, Record
 from invsuite.results.regime import AT, joint_text, short, table_of
 from invsuite.results.rows import Row, advantage, measures_of, rows_of
-from invsuite.results.statistics import Difference, percentile_interval, resampled_means
+from invsuite.results.statistics import Difference, percentile_interval, resampled_means, summarise
 
 END_TO_END, MODULAR, FLOOR = "layerwise", "modular", "mean"
 MEASURES = ("psnr", "ssim")
@@ -171,18 +172,33 @@ def _point(budget: str, rows: dict[str, Row], stages: Sequence[str]) -> Point | 
     return Point(int(budget), own, sum(flops), max(frozen), sum(seconds) + max(shared), device_of(own.values()))
 
 
-def with_others(records: Sequence[Record], others: Iterable[Record]) -> list[Record]:
+#: content digests of a record's scored images by their names, {} where they are not known
+Listing = Callable[[Record], Mapping[str, str]]
+
+
+def with_others(
+    records: Sequence[Record], others: Iterable[Record], listing: Listing = lambda record: {}
+) -> list[Record]:
     """Return the records of a model and, of other suites, what was measured of the same weights and images.
 
     A record of another suite that differs from one of these by its budget alone is one more point of that curve;
-    methods that these records lack come as they are.
+    methods that these records lack come as they are. Of a suite that is scored on more images, which begin with those
+    of these records, the first ones are kept.
+
+    Args:
+        records: of the model.
+        others: of other suites.
+        listing: tells the contents of scored images.
     """
     points = {_curve_of(record): table_of(record.cell.method)[0] for record in records if record.ok}
     inputs = {_inputs_of(record) for record in records if record.ok}
     rows = {(record.cell.method, record.cell.stage) for record in records}
     tables = {table_of(record.cell.method)[0] for record in records}
     joined = list(records)
+    first = next((record for record in records if record.ok), None)
     for record in others:
+        if record.ok and first is not None and _inputs_of(record) not in inputs:
+            record = shortened(record, first, listing) or record
         if not record.ok or _inputs_of(record) not in inputs:
             continue
         budget = record.identity.get("budget", {}).get("image_passes")
@@ -194,6 +210,48 @@ def with_others(records: Sequence[Record], others: Iterable[Record]) -> list[Rec
         if (name, record.cell.stage) not in rows:
             joined.append(replace(record, cell=replace(record.cell, method=name)))
     return joined
+
+
+def shortened(record: Record, like: Record, listing: Listing) -> Record | None:
+    """Return what ``record`` has of the scored images of another suite's record, or None if they are others.
+
+    Args:
+        record: scored on more images, or a method of that suite on its first ones.
+        like: a record of the same model, whose measures are kept.
+        listing: tells the contents of scored images.
+    """
+    mine, theirs = listing(record), listing(like)
+    count = min(len(record.images), len(theirs))
+    begun = list(theirs.items())[:count]
+    if not begun or begun != [(name, mine.get(name)) for name in record.images[:count]]:
+        return None
+    measurements = {}
+    for name in like.measurements.keys() & record.measurements.keys():
+        measurement = record.measurements[name]
+        if measurement.ok and not measurement.pooled:
+            values = measurement.values[:count]
+            found = summarise(values)
+            measurements[name] = replace(
+                measurement, values=values, n=found.n, mean=found.mean, low=found.low, high=found.high
+            )
+    scored = {"score": like.identity.get("data", {}).get("score")}
+    identity = record.identity | {"data": record.identity.get("data", {}) | scored}
+    return replace(record, images=record.images[:count], measurements=measurements, identity=identity)
+
+
+def listings_of(suites: Iterable[Results]) -> Listing:
+    """Return what tells the contents of the scored images of records of ``suites``, from the files beside them."""
+    stores = [store for results in suites for store in results.stores.values() if store is not None]
+
+    @cache
+    def read(name: str) -> Mapping[str, str]:
+        return next((found for store in stores if (found := store.read_listing(name))), {})
+
+    def listing(record: Record) -> Mapping[str, str]:
+        name = record.data.parts.get("score", {}).get("listing") if record.data is not None else None
+        return read(name) if name else {}
+
+    return listing
 
 
 def _inputs_of(record: Record) -> str:
@@ -222,9 +280,10 @@ def write_budget(suites: Iterable[Results], folder: Path, beside: Iterable[Resul
     page = Page(folder / "budget.md", TITLE, READING)
     every: list[Curves] = []
     quoted: list[str] = []
-    others = [record for results in beside for record in results.records]
+    suites, beside = list(suites), list(beside)
+    others, listing = [record for results in beside for record in results.records], listings_of([*suites, *beside])
     for results in suites:
-        records = {model: with_others(own, others) for model, own in results.models.items()}
+        records = {model: with_others(own, others, listing) for model, own in results.models.items()}
         models = [curves for model, own in records.items() if (curves := curves_of(model, own)).curves]
         if not models:
             raise UsageError(

@@ -246,6 +246,13 @@ class Store(RecordFolder[Record]):
             write_atomically(self.folder / name, data)
         return name
 
+    def read_listing(self, name: str) -> dict[str, str]:
+        """Return the content digests of images by their names, which `write_listing` wrote to ``name``; {} without."""
+        try:
+            return dict(json.loads((self.folder / name).read_bytes()))
+        except (OSError, ValueError):
+            return {}
+
     def originals_path(self, model: str) -> Path:
         """Return the file of a model's first few scored images."""
         return self.folder / f"{file_name(model)}-originals.webp"
