@@ -236,7 +236,8 @@ def shortened(record: Record, like: Record, listing: Listing) -> Record | None:
             )
     scored = {"score": like.identity.get("data", {}).get("score")}
     identity = record.identity | {"data": record.identity.get("data", {}) | scored}
-    return replace(record, images=record.images[:count], measurements=measurements, identity=identity, data=like.data)
+    data = None if record.data is None else replace(record.data, score=count)
+    return replace(record, images=record.images[:count], measurements=measurements, identity=identity, data=data)
 
 
 def listings_of(suites: Iterable[Results]) -> Listing:
