@@ -162,8 +162,9 @@ class Graduated(Optimisation):
     Use:
         Where `optimisation` matches the representation by images that show nothing.
     Pitfalls:
-        An image stands out of noise by its contrast: what is found under noise may have too much of it. Models of
-        scenes without texture, which were trained without noise, are led away by it.
+        An image stands out of noise by its contrast: what is found under noise may have too much of it. The alpha-norm
+        takes contrast where a stage does know how bright an image is: set ``alpha = 0`` there. Models of scenes without
+        texture, which were trained without noise, are led away by noise.
     Source:
         The suite's own, of known parts: randomised smoothing (Duchi et al. 2012, arXiv 1103.4296) that falls (graduated
         optimisation: Hazan et al. 2016, arXiv 1503.03712, alg. 1), for the objective of Mahendran & Vedaldi 2015.
