@@ -431,8 +431,7 @@ class Descent(Inverter):
         live = torch.ones_like(now.converged)  # of the images at hand
         for step in range(settings.smoothed, settings.iterations):
             images, losses, objectives, *gradients = evaluate(progress.tv_factor)
-            for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            optimiser.give(gradients)
             # what a captured evaluation returns is overwritten by the next one
             rows = optimiser.step(objectives.clone(), settings.rate(step) * progress.rate_factor) & live
             pixels.project()
@@ -481,8 +480,7 @@ class Descent(Inverter):
         for step in range(settings.smoothed):
             views.noise = settings.noise(step)
             images, losses, objectives, *gradients = evaluate(factors)
-            for parameter, gradient in zip(pixels.parameters, gradients, strict=True):
-                parameter.grad = gradient
+            optimiser.give(gradients)
             optimiser.step(objectives, settings.learning_rate * rates)
             pixels.project()
             if step in marks:

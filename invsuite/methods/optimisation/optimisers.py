@@ -45,6 +45,11 @@ class Optimiser(ABC):
     def restart(self, rows: torch.Tensor) -> None:  # noqa: B027 - one without a line search need not know
         """Forget what was measured of the images ``rows`` (a mask): their objective has changed."""
 
+    def give(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Set the gradients of the parameters, which the next `step` takes."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
     def gradients(self) -> list[torch.Tensor]:
         """Return the gradients, which are removed."""
         gradients = []
