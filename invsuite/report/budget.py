@@ -220,24 +220,26 @@ def shortened(record: Record, like: Record, listing: Listing) -> Record | None:
         like: a record of the same model, whose measures are kept.
         listing: tells the contents of scored images.
     """
+    scored = {"score": like.identity.get("data", {}).get("score")}
+    alike = replace(record, identity=record.identity | {"data": record.identity.get("data", {}) | scored})
+    if _inputs_of(alike) != _inputs_of(like):
+        return None
     mine, theirs = listing(record), listing(like)
     count = min(len(record.images), len(theirs))
     begun = list(theirs.items())[:count]
     if not begun or begun != [(name, mine.get(name)) for name in record.images[:count]]:
         return None
     measurements = {}
-    for name in like.measurements.keys() & record.measurements.keys():
-        measurement = record.measurements[name]
-        if measurement.ok and not measurement.pooled:
+    for name in like.measurements:
+        measurement = record.measurements.get(name)
+        if measurement is not None and measurement.ok and not measurement.pooled:
             values = measurement.values[:count]
             found = summarise(values)
             measurements[name] = replace(
                 measurement, values=values, n=found.n, mean=found.mean, low=found.low, high=found.high
             )
-    scored = {"score": like.identity.get("data", {}).get("score")}
-    identity = record.identity | {"data": record.identity.get("data", {}) | scored}
     data = None if record.data is None else replace(record.data, score=count)
-    return replace(record, images=record.images[:count], measurements=measurements, identity=identity, data=data)
+    return replace(alike, images=record.images[:count], measurements=measurements, data=data)
 
 
 def listings_of(suites: Iterable[Results]) -> Listing:
